@@ -1,0 +1,1 @@
+"""Vector-quantised spiking diffusion: spiking networks that generate images."""

@@ -1,0 +1,1 @@
+"""Diffusion processes: schedules, forward process, losses and samplers. Tensors in, tensors out; no network inside."""

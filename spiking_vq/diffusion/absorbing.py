@@ -1,0 +1,412 @@
+"""Absorbing (masked) discrete diffusion on a grid of tokens.
+
+Tokens [B, h, w] are int64 in 0..K-1, K the codebook size; mask_id = K. The N = h * w positions set the number of
+diffusion steps: at time t in 0..N a token is masked with probability t / N, independently of the others. On the way
+back from t to t - 1 a masked token is unmasked with probability 1 / t, and it is never masked again.
+
+A denoiser is any callable `denoiser(tokens, t) -> logits`: tokens int64 [B, h, w] with mask_id at masked positions, t
+int64 [B] in 1..N, logits [B, K, h, w] of the tokens at time 0.
+
+Reference: Spiking-Diffusion, Liu et al., arXiv:2308.10187; D3PM, Austin et al., arXiv:2107.03006.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spiking_vq.errors import InputError
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+
+def elbo_weight(t: Tensor, num_masked: Tensor, diffusion_steps: int) -> Tensor:
+    """Weight of an image in the paper's bound, 1 / t: N / t for a uniform t, over N to give nats per token."""
+    return 1 / t
+
+
+def reweighted_weight(t: Tensor, num_masked: Tensor, diffusion_steps: int) -> Tensor:
+    """Weight of an image in the authors' code, (1 - t / N) / (N ln 2): zero at t = N, where sampling starts."""
+    return (1 - t / diffusion_steps) / (diffusion_steps * math.log(2))
+
+
+def masked_ce_weight(t: Tensor, num_masked: Tensor, diffusion_steps: int) -> Tensor:
+    """Weight of an image in the mean over all masked positions of the batch, B / sum(num_masked)."""
+    return len(t) / num_masked.sum().clamp(min=1)
+
+
+LOSSES = {"elbo": elbo_weight, "reweighted": reweighted_weight, "masked_ce": masked_ce_weight}
+ORDERS = ("bernoulli", "random", "halton")
+
+
+class AbsorbingDiffusion:
+    """Forward process, objectives, likelihood bound and sampler of absorbing diffusion; no network, no state inside."""
+
+    def __init__(self, grid: tuple[int, int], codebook_size: int, loss: str = "masked_ce") -> None:
+        """Set the size of the problem and the objective.
+
+        With ce_b the cross-entropy summed over the masked positions of image b, in nats, the objectives are
+
+            "elbo"        mean_b ce_b / t_b                           the paper's bound, in nats per token
+            "reweighted"  mean_b ce_b (1 - t_b / N) / (N ln 2)        what the authors' code trains
+            "masked_ce"   sum_b ce_b / (number of masked positions)   the unweighted mean
+
+        Args:
+            grid: (h, w) of the tokens.
+            codebook_size: K.
+            loss: the objective, a key of `LOSSES`.
+
+        Raises:
+            InputError: the loss is unknown, or the grid or the codebook is empty.
+        """
+        if loss not in LOSSES:
+            raise InputError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}.")
+        if min(*grid, codebook_size) < 1:
+            raise InputError(f"grid and codebook_size must be at least 1; got {tuple(grid)} and {codebook_size}.")
+        self.grid = tuple(grid)
+        self.codebook_size = codebook_size
+        self.objective = loss
+
+    @property
+    def diffusion_steps(self) -> int:
+        """N, one diffusion step for each position."""
+        return math.prod(self.grid)
+
+    @property
+    def mask_id(self) -> int:
+        """The id after the last code, K."""
+        return self.codebook_size
+
+    def prior(self, n: int, device: torch.device | str | None = None) -> Tensor:
+        """State at t = N: n grids, all masked, int64 [n, h, w]."""
+        return torch.full((n, *self.grid), self.mask_id, dtype=torch.int64, device=device)
+
+    def q_sample(self, tokens: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Forward process q(x_t | x_0): mask each token with probability t / N.
+
+        Args:
+            tokens: int64 [B, h, w] in 0..K-1.
+            t: int64 [B] in 0..N.
+            generator: on the device of the tokens.
+
+        Returns:
+            int64 [B, h, w] in 0..K, mask_id where masked.
+
+        Raises:
+            InputError: tokens are not [B, h, w].
+        """
+        if tokens.ndim != 3 or tuple(tokens.shape[1:]) != self.grid:
+            raise InputError(f"tokens must be [B, {self.grid[0]}, {self.grid[1]}]; got {list(tokens.shape)}.")
+        uniform = torch.rand(tokens.shape, generator=generator, device=tokens.device)
+        return tokens.masked_fill(uniform < (t / self.diffusion_steps).view(-1, 1, 1), self.mask_id)
+
+    def loss(self, denoiser: Denoiser, tokens: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Training objective at one time per image, the times stratified over 1..N.
+
+        loss = mean_b weight_b * sum over masked i of -ln p(x_0[b, i] | x_t[b]), the weight from `LOSSES`.
+
+        Args:
+            denoiser: called once, with gradients.
+            tokens: int64 [B, h, w] in 0..K-1.
+            generator: on the device of the tokens.
+
+        Returns:
+            Scalars: `loss` with its gradient; detached over the masked tokens, `cross_entropy` in nats per token and
+            `accuracy` in [0, 1].
+        """
+        t = stratified_times(len(tokens), self.diffusion_steps, tokens.device, generator)
+        noisy = self.q_sample(tokens, t, generator)
+        masked = noisy == self.mask_id
+        logits = denoiser(noisy, t)
+        nll = masked_nll(logits, tokens, masked).sum((1, 2))
+        weight = LOSSES[self.objective](t, masked.sum((1, 2)), self.diffusion_steps)
+
+        num_masked = masked.sum().clamp(min=1)  # small t may mask nothing at all
+        correct = (logits.argmax(1) == tokens) & masked
+        return {
+            "loss": (weight * nll).mean(),
+            "cross_entropy": nll.detach().sum() / num_masked,
+            "accuracy": correct.sum() / num_masked,
+        }
+
+    @torch.no_grad()
+    def elbo_bits(self, denoiser: Denoiser, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Unbiased estimate of an upper bound on -log2 p(tokens), in bits per image.
+
+        p is the paper's N-step process: `sample` with order "bernoulli", sample_steps N and temperature 1. The bound is
+
+            -ln p(x_0) <= KL(q(x_N | x_0) || prior)
+                          + sum_{t=2..N} E KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) - E ln p(x_0 | x_1)
+
+        The first term is 0, as x_N is all masked under both. In step t both q and p unmask a masked position with
+        probability 1 / t and differ only in the token, so its KL is 1/t * -ln p(x_0[i] | x_t). The last term has the
+        same form with t = 1. Together
+
+            bits = sum_{t=1..N} 1/t * E_{q(x_t | x_0)} sum over masked i of -log2 p(x_0[i] | x_t)
+
+        Every t is evaluated once, with masks of its own: masks shared between the times would be unbiased too, but all
+        terms would err together and make the estimate several times noisier.
+
+        Args:
+            denoiser: called N times.
+            tokens: int64 [B, h, w] in 0..K-1.
+            generator: on the device of the tokens.
+
+        Returns:
+            float32 [B], >= 0; divide by N for bits per token.
+        """
+        nats = torch.zeros(len(tokens), device=tokens.device)
+        for time in range(1, self.diffusion_steps + 1):
+            t = torch.full((len(tokens),), time, device=tokens.device)
+            noisy = self.q_sample(tokens, t, generator)
+            nll = masked_nll(denoiser(noisy, t), tokens, noisy == self.mask_id)
+            nats += nll.sum((1, 2)) / time
+        return nats / math.log(2)
+
+    @torch.no_grad()
+    def p_sample(
+        self,
+        denoiser: Denoiser,
+        tokens: Tensor,
+        t: Tensor,
+        s: Tensor,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """One ancestral step from time t to s: unmask each masked position with probability (t - s) / t.
+
+        Args:
+            denoiser: called once.
+            tokens: int64 [B, h, w] in 0..K, the state at time t.
+            t: int64 [B] in 1..N.
+            s: int64 [B] in 0..t-1.
+            generator: on the device of the tokens.
+            temperature: of the softmax the tokens are drawn from, >= 0; 0 takes the most probable token.
+
+        Returns:
+            int64 [B, h, w] in 0..K, the state at time s.
+
+        Raises:
+            InputError: the temperature or the times are out of range.
+        """
+        check_temperature(temperature)
+        if not ((s >= 0) & (s < t) & (t <= self.diffusion_steps)).all():
+            raise InputError(
+                f"times must be 0 <= s < t <= {self.diffusion_steps}; got t = {t.tolist()}, s = {s.tolist()}."
+            )
+        uniform = torch.rand(tokens.shape, generator=generator, device=tokens.device)
+        chosen = (tokens == self.mask_id) & (uniform < ((t - s) / t).view(-1, 1, 1))
+        gumbel = gumbel_noise((len(tokens), self.codebook_size, *self.grid), generator, tokens.device)
+        return unmask(denoiser, tokens, t, chosen, gumbel, temperature)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        denoiser: Denoiser,
+        seeds: list[int],
+        *,
+        sample_steps: int | None = None,
+        order: str = "random",
+        temperature: float = 1.0,
+        known: Tensor | None = None,
+        device: torch.device | str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Generate one grid of tokens per seed, or fill in the masked positions of `known`.
+
+        Every position is unmasked in exactly one call of the denoiser and then never changes. So `unmask_schedule`
+        first decides which call that is, and one loop serves every order. Call c in 0..S-1 is told
+        t = ceil(N (1 - c / S)). Calls in which no image unmasks anything are skipped: their output would not be used.
+
+        Each image draws all its noise, 4 N (K + 1) bytes, from its own seed on the CPU: it is the same in any batch and
+        on any device, up to the rounding of the denoiser.
+
+        Args:
+            denoiser: called at most sample_steps times.
+            seeds: one for each image.
+            sample_steps: S in 1..N, the number of calls over which the positions are spread; None means N.
+            order: "bernoulli", "random" or "halton", see `unmask_schedule`.
+            temperature: of the softmax the tokens are drawn from, >= 0; 0 takes the most probable token.
+            known: int64 [B, h, w] in 0..K, mask_id where free; its other tokens come back unchanged.
+            device: where to sample; None means where `known` is, or torch's default device.
+            progress: called as progress(calls_done, calls_total) after each call of the denoiser.
+
+        Returns:
+            int64 [B, h, w] in 0..K-1.
+
+        Raises:
+            InputError: an argument is out of its range.
+        """
+        sample_steps = self.diffusion_steps if sample_steps is None else sample_steps
+        self._check_sampling(seeds, sample_steps, order, temperature, known)
+
+        tokens = self.prior(len(seeds), device) if known is None else known.to(device, torch.int64, copy=True)
+        order_noise, gumbel = (noise.to(tokens.device) for noise in self._noise(seeds))
+        unmask_call = unmask_schedule(order, order_noise, tokens == self.mask_id, sample_steps)
+
+        calls = unmask_call[unmask_call >= 0].unique().tolist()
+        for done, call in enumerate(calls, start=1):
+            time = self.diffusion_steps - self.diffusion_steps * call // sample_steps  # the ceil, in integers
+            t = torch.full((len(tokens),), time, device=tokens.device)
+            tokens = unmask(denoiser, tokens, t, unmask_call == call, gumbel, temperature)
+            if progress is not None:
+                progress(done, len(calls))
+        return tokens
+
+    def _noise(self, seeds: list[int]) -> tuple[Tensor, Tensor]:
+        """Uniform order noise [B, N] and Gumbel noise [B, K, h, w], every image from its own CPU generator."""
+        order_noise, gumbel = [], []
+        for seed in seeds:
+            generator = torch.Generator("cpu").manual_seed(seed)
+            order_noise.append(torch.rand(self.diffusion_steps, generator=generator, device="cpu"))
+            gumbel.append(gumbel_noise((*self.grid, self.codebook_size), generator, "cpu"))
+        return torch.stack(order_noise), torch.stack(gumbel).movedim(-1, 1)
+
+    def _check_sampling(
+        self, seeds: list[int], sample_steps: int, order: str, temperature: float, known: Tensor | None
+    ) -> None:
+        check_temperature(temperature)
+        if len(seeds) == 0:
+            raise InputError("seeds must hold at least one seed, one for each image; got none.")
+        if not 1 <= sample_steps <= self.diffusion_steps:
+            raise InputError(f"sample_steps must be in 1..{self.diffusion_steps}; got {sample_steps}.")
+        if order not in ORDERS:
+            raise InputError(f"order must be one of {', '.join(ORDERS)}; got {order!r}.")
+        if known is None:
+            return
+        shape = [len(seeds), *self.grid]
+        if list(known.shape) != shape:
+            raise InputError(f"known must be {shape}, one grid for each seed; got {list(known.shape)}.")
+        if known.min() < 0 or known.max() > self.mask_id:
+            raise InputError(
+                f"known must hold tokens in 0..{self.mask_id - 1}, or {self.mask_id} where free; "
+                f"got values in {known.min()}..{known.max()}."
+            )
+
+
+def stratified_times(n: int, diffusion_steps: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """Draw n times evenly spaced over the cycle 1..N from one random offset, each of them uniform over 1..N.
+
+    t_b = floor((offset + b N) / n) mod N + 1, the offset uniform over 0..n N - 1: each t_b alone is exactly uniform,
+    and among the n every time comes up floor(n / N) or ceil(n / N) times.
+
+    Returns:
+        int64 [n] in 1..N.
+    """
+    offset = torch.randint(n * diffusion_steps, (1,), generator=generator, device=device)
+    return (offset + diffusion_steps * torch.arange(n, device=device)) // n % diffusion_steps + 1
+
+
+def masked_nll(logits: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
+    """Negative log-likelihood -ln p(token), in nats, at masked positions and 0 at the others.
+
+    Args:
+        logits: [B, K, h, w], any floating type; computed in float32.
+        tokens: int64 [B, h, w] in 0..K-1.
+        masked: bool [B, h, w].
+
+    Returns:
+        float32 [B, h, w].
+    """
+    # Ignored rather than multiplied by 0, as a denoiser may say -inf at a visible position.
+    return F.cross_entropy(logits.float(), tokens.masked_fill(~masked, -1), ignore_index=-1, reduction="none")
+
+
+def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device | str) -> Tensor:
+    """Standard Gumbel noise -ln(-ln(u)), u uniform, float32 of the given shape, always finite."""
+    uniform = torch.rand(shape, generator=generator, device=device)
+    return -torch.log(-torch.log(uniform.clamp(min=torch.finfo(uniform.dtype).tiny)))
+
+
+def unmask(denoiser: Denoiser, tokens: Tensor, t: Tensor, chosen: Tensor, gumbel: Tensor, temperature: float) -> Tensor:
+    """Replace the chosen positions by draws from softmax(logits / temperature), by the Gumbel-max trick.
+
+    argmax(logits + temperature * gumbel) has that distribution, and the limit at temperature 0 needs no special case.
+    The sum is in float32, the type of the noise, for bf16 logits too.
+
+    Args:
+        denoiser: called once with (tokens, t).
+        tokens: int64 [B, h, w] in 0..K.
+        t: int64 [B] in 1..N.
+        chosen: bool [B, h, w].
+        gumbel: float32 [B, K, h, w].
+        temperature: >= 0.
+
+    Returns:
+        int64 [B, h, w], equal to `tokens` where not chosen.
+    """
+    drawn = (denoiser(tokens, t) + temperature * gumbel).argmax(1)
+    return torch.where(chosen, drawn, tokens)
+
+
+def unmask_schedule(order: str, order_noise: Tensor, free: Tensor, sample_steps: int) -> Tensor:
+    """Decide in which of S = sample_steps calls each free position is unmasked.
+
+    "bernoulli" is the paper's rule at the times t_c = N (1 - c / S): call c unmasks each still masked position with
+    probability (t_c - t_{c+1}) / t_c = 1 / (S - c), which is 1 / t for S = N. A position is thus unmasked in call c
+    with probability prod_{j<c} (1 - 1 / (S - j)) * 1 / (S - c) = (S - c) / S * 1 / (S - c) = 1 / S: its call is
+    uniform over 0..S-1. For S = N about 36 % of the calls unmask nothing in a given image.
+
+    "random" ranks the free positions by a random permutation, "halton" by `halton_order`; both split the ranks over the
+    calls as evenly as possible. With fewer free positions than calls, the first calls unmask one each.
+
+    Args:
+        order: one of `ORDERS`.
+        order_noise: [B, N], uniform in [0, 1).
+        free: bool [B, h, w], the positions to unmask.
+        sample_steps: S in 1..N.
+
+    Returns:
+        int64 [B, h, w] in 0..S-1, -1 where not free.
+    """
+    if order == "bernoulli":
+        call = (order_noise * sample_steps).long()
+    else:
+        score = order_noise
+        if order == "halton":
+            score = halton_order(tuple(free.shape[1:])).argsort().to(order_noise).expand_as(order_noise)
+        # Stable, so that ties, rare in 24-bit noise, fall the same way in every batch and on every device.
+        by_score = score.masked_fill(~free.flatten(1), math.inf).argsort(dim=1, stable=True)
+        num_free = free.sum((1, 2)).clamp(min=1)[:, None]
+        call = by_score.argsort(dim=1) * num_free.clamp(max=sample_steps) // num_free
+    return call.view_as(free).masked_fill(~free, -1)
+
+
+def halton_order(grid: tuple[int, int]) -> Tensor:
+    """Order the cells of a grid by the first visit of the Halton sequence: any run of cells is spread over the grid.
+
+    Point i is (radical inverse of i in base 2, in base 3) in [0, 1)^2 and visits cell (floor(h y), floor(w x)).
+
+    Args:
+        grid: (h, w).
+
+    Returns:
+        int64 [h * w], a permutation: the flat index of the cell at each rank.
+
+    Reference:
+        Halton scheduler, Besnier et al., arXiv:2503.17076.
+    """
+    height, width = grid
+    cells: dict[int, None] = {}  # a dict is an ordered set
+    index = 0
+    while len(cells) < height * width:
+        index += 1
+        cells[scaled_radical_inverse(index, 2, height) * width + scaled_radical_inverse(index, 3, width)] = None
+    return torch.tensor(list(cells))
+
+
+def scaled_radical_inverse(index: int, base: int, size: int) -> int:
+    """Return floor(size * 0.d0 d1 d2 ...) in base `base`, d0 the lowest digit of the index; exact, in integers."""
+    numerator, denominator = 0, 1
+    while index:
+        index, digit = divmod(index, base)
+        numerator, denominator = numerator * base + digit, denominator * base
+    return size * numerator // denominator
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise InputError unless the temperature is finite and >= 0."""
+    if not 0 <= temperature < math.inf:
+        raise InputError(f"temperature must be finite and >= 0, 0 meaning the most probable token; got {temperature}.")

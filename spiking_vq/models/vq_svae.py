@@ -1,0 +1,224 @@
+"""Stage 1: the vector-quantised spiking variational autoencoder (VQ-SVAE).
+
+image -> spiking encoder -> spikes z[t] -> rate + postsynaptic potential -> nearest code -> spike generator -> spiking
+decoder -> membrane read-out -> image
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spiking_vq.errors import InputError
+from spiking_vq.layers import NeuronFactory, OverTime, SpikingResidual, conv_norm, direct_coding, up_conv_norm
+from spiking_vq.neurons import decayed_sum, firing_rate, psp_trace
+from spiking_vq.quantize import SPIKE_GENERATORS, Quantized, VectorQuantizer
+
+ENCODINGS = ("rate", "psp", "both")
+PSPS = ("decay", "trace")
+
+
+class SpikeEncoding(nn.Module):
+    """A spike train as one vector: firing rate, postsynaptic potential, or a learnt mix of the two.
+
+    `(1 - a) * PSP(z) + a * SFR(z)`, `SFR(z) = mean_t z[t]`, `a` a learnable scalar that starts at 0.5.
+
+    Args:
+        encoding: `rate` (SFR alone), `psp` (PSP alone) or `both`.
+        psp: `decay`, `PSP = sum_t 0.8^(T-1-t) z[t]`, as in the authors' program; or `trace`, the last value of the
+            paper's `PSP[t] = PSP[t-1] / 2 + z[t] / 2`.
+
+    Reference: Liu et al., arXiv:2308.10187, encoding by firing rate and postsynaptic potential.
+    """
+
+    def __init__(self, encoding: str = "both", psp: str = "decay") -> None:
+        super().__init__()
+        if encoding not in ENCODINGS:
+            raise InputError(f"encoding must be one of {', '.join(ENCODINGS)}; got {encoding!r}")
+        if psp not in PSPS:
+            raise InputError(f"psp must be one of {', '.join(PSPS)}; got {psp!r}")
+        self.encoding, self.psp = encoding, psp
+        if encoding == "both":
+            self.mix = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, spk: Tensor) -> Tensor:
+        """Spikes `[T, B, D, h, w]` to vectors [B, D, h, w]."""
+        if self.encoding == "rate":
+            return firing_rate(spk)
+        psp = decayed_sum(spk) if self.psp == "decay" else psp_trace(spk)[-1]
+        if self.encoding == "psp":
+            return psp
+        return (1 - self.mix) * psp + self.mix * firing_rate(spk)
+
+
+class VQSVAE(nn.Module):
+    """The autoencoder. Two stride-2 convolutions make a grid of a quarter of the image's height and width.
+
+    Args:
+        image_shape: (C, H, W); H and W multiples of 4.
+        T: number of spiking steps.
+        neuron: builds the neuron layers.
+        channels: widths after the first and the second stride-2 convolution.
+        num_residual_blocks: pre-spike residual blocks at the grid's resolution, in the encoder and again in the decoder.
+        embedding_dim: D.
+        codebook_size: K.
+        encoding, psp: see `SpikeEncoding`.
+        spike_generator: `adaptive`, `poisson` or `repeat`; see `spiking_vq.quantize`.
+        commitment_cost, ema_decay, restart_below: see `VectorQuantizer`. The commitment cost weighs the PSP term too.
+        data_variance: variance of the training images' pixels; scales the reconstruction error. Saved with the weights.
+
+    Raises:
+        InputError: a size that does not divide, T < 1, an unknown name.
+
+    Reference: Liu et al., arXiv:2308.10187, section 3; the defaults are the published network (50,658 parameters on
+        1x28x28 images).
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        T: int,
+        neuron: NeuronFactory,
+        *,
+        channels: Sequence[int] = (32, 64),
+        num_residual_blocks: int = 0,
+        embedding_dim: int = 16,
+        codebook_size: int = 128,
+        encoding: str = "both",
+        psp: str = "decay",
+        spike_generator: str = "adaptive",
+        commitment_cost: float = 0.25,
+        ema_decay: float = 0.0,
+        restart_below: float = 0.0,
+        data_variance: float = 1.0,
+    ) -> None:
+        super().__init__()
+        in_channels, height, width = image_shape
+        if height % 4 or width % 4:
+            raise InputError(
+                f"image height and width must be multiples of 4 (the token grid is a quarter of each); got {height}x{width}."
+                " Set image_size to one that divides."
+            )
+        if T < 1:
+            raise InputError(f"T, the number of spiking steps, must be at least 1; got {T}")
+        if len(channels) != 2:
+            raise InputError(f"channels must name two widths, such as [32, 64]; got {list(channels)}")
+        if spike_generator not in SPIKE_GENERATORS:
+            raise InputError(f"spike_generator must be one of {', '.join(SPIKE_GENERATORS)}; got {spike_generator!r}")
+        self.image_shape, self.T = tuple(image_shape), T
+        self.grid = (height // 4, width // 4)
+        self.register_buffer("data_variance", torch.tensor(float(data_variance)))
+        outer, inner = channels
+
+        def residual_blocks() -> list[nn.Module]:
+            return [
+                SpikingResidual(neuron, conv_norm(inner, inner), conv_norm(inner, inner))
+                for _ in range(num_residual_blocks)
+            ]
+
+        self.stem = conv_norm(in_channels, outer, stride=2)
+        self.encoder = nn.Sequential(
+            neuron(),
+            conv_norm(outer, inner, stride=2),
+            *residual_blocks(),
+            neuron(),
+            conv_norm(inner, embedding_dim, kernel_size=1),
+            neuron(),
+        )
+        self.encode_spikes = SpikeEncoding(encoding, psp)
+        self.quantizer = VectorQuantizer(codebook_size, embedding_dim, commitment_cost, ema_decay, restart_below)
+        self.spike_generator = SPIKE_GENERATORS[spike_generator](embedding_dim, T, neuron)
+        entry = [conv_norm(embedding_dim, inner), *residual_blocks(), neuron()] if num_residual_blocks else []
+        self.decoder = nn.Sequential(
+            *entry,
+            up_conv_norm(inner if entry else embedding_dim, inner),
+            neuron(),
+            up_conv_norm(inner, outer),
+            neuron(),
+            OverTime(nn.ConvTranspose2d(outer, in_channels, 3, padding=1)),
+        )
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.quantizer.codebook.shape[0]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The encoder's spikes `[T, B, D, h, w]` of `images` [B, C, H, W] in [0, 1]."""
+        if images.dim() != 4 or tuple(images.shape[1:]) != self.image_shape:
+            raise InputError(
+                f"expected images [B, {', '.join(map(str, self.image_shape))}]; got shape {tuple(images.shape)}."
+                " Resize them, or train a model for that size."
+            )
+        current = self.stem((images - 0.5).unsqueeze(0))
+        return self.encoder(direct_coding(current, self.T))
+
+    def tokenize(self, images: Tensor) -> Tensor:
+        """Code ids [B, h, w] of `images` [B, C, H, W] in [0, 1]."""
+        return self.quantizer.nearest(self.encode_spikes(self.encode(images)))
+
+    def decode_spikes(self, spk: Tensor) -> Tensor:
+        """Images [B, C, H, W] minus 0.5, in (-0.5, 0.5) once trained, of the generator's spikes `[T, B, D, h, w]`.
+
+        `tanh(sum_t 0.8^(T-1-t) y[t])`, y the un-thresholded output of the last layer.
+        """
+        return torch.tanh(decayed_sum(self.decoder(spk).float()))
+
+    def decode(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Images [B, C, H, W] in [0, 1] of `tokens` [B, h, w]; `generator` feeds the Poisson spike generator alone."""
+        spk = self.spike_generator(self.quantizer.lookup(tokens), generator)
+        return (self.decode_spikes(spk) + 0.5).clamp(0, 1)
+
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Quantized, Tensor, Tensor]:
+        """Through the bottleneck and back.
+
+        Returns:
+            The reconstruction minus 0.5 [B, C, H, W]; what the quantiser gave; the encoder's and the generator's spikes
+            `[T, B, D, h, w]`.
+        """
+        encoded = self.encode(images)
+        quantized = self.quantizer(self.encode_spikes(encoded))
+        generated = self.spike_generator(quantized.vectors, generator)
+        return self.decode_spikes(generated), quantized, encoded, generated
+
+    def loss(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """The paper's loss; while training, also one step of the codebook's moving averages.
+
+        `MSE(x', x) / Var(train) + [MSE(q, sg z) + c MSE(z, sg q)] + [mean((PSP(s_q) - PSP(sg s_z))^2) +
+        c mean((PSP(sg s_q) - PSP(s_z))^2)]`, c the commitment cost, s_z the encoder's and s_q the generator's spikes,
+        PSP the trace with tau = 2. An EMA codebook has no first term in the first bracket.
+
+        Args:
+            images: [B, C, H, W] in [0, 1].
+            generator: source of what is random (Poisson spikes, code restarts), on CPU.
+
+        Returns:
+            `loss` (scalar, with gradient), and detached: `mse` in units of [0, 1] images, `quantizer`, `psp`,
+            `perplexity` of the batch's tokens (1..K), `restarts`.
+        """
+        reconstruction, quantized, encoded, generated = self(images, generator)
+        mse = F.mse_loss(reconstruction, images - 0.5)
+        psp_z, psp_q = psp_trace(encoded.float()), psp_trace(generated.float())
+        psp = F.mse_loss(psp_q, psp_z.detach()) + self.quantizer.commitment_cost * F.mse_loss(psp_z, psp_q.detach())
+        restarts = 0
+        if self.training and self.quantizer.ema_decay:
+            with torch.no_grad():
+                vectors = self.encode_spikes(encoded)
+            restarts = self.quantizer.update(vectors, quantized.tokens, generator)
+        return {
+            "loss": mse / self.data_variance + quantized.loss + psp,
+            "mse": mse.detach(),
+            "quantizer": quantized.loss.detach(),
+            "psp": psp.detach(),
+            "perplexity": perplexity(quantized.tokens, self.codebook_size),
+            "restarts": torch.tensor(float(restarts)),
+        }
+
+
+def perplexity(tokens: Tensor, codebook_size: int) -> Tensor:
+    """`exp(-sum_k p_k ln p_k)` of the frequencies of the codes among `tokens` (any shape), from 1 to K."""
+    p = torch.bincount(tokens.flatten(), minlength=codebook_size).float() / tokens.numel()
+    return torch.special.entr(p).sum().exp()

@@ -1,0 +1,173 @@
+"""From rates to code vectors and back to spikes: the vector quantiser and the spike generators."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spiking_vq.errors import InputError
+from spiking_vq.layers import NeuronFactory, conv_norm, direct_coding
+
+
+class Quantized(NamedTuple):
+    """What the quantiser makes of `z`.
+
+    Attributes:
+        vectors: nearest code vectors [B, D, h, w]; their gradient goes straight through to `z`.
+        tokens: their ids [B, h, w] in 0..K-1.
+        loss: `MSE(q, sg z) + commitment_cost * MSE(z, sg q)`; the first term only where the codebook learns by gradient.
+    """
+
+    vectors: Tensor
+    tokens: Tensor
+    loss: Tensor
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest code by Euclidean distance, with the straight-through gradient.
+
+    The codebook learns by gradient (`ema_decay = 0`) or as an exponential moving average of the vectors assigned to each
+    code, with restarts: a code whose average use has fallen below `restart_below` (in vectors a batch) takes the value of
+    a vector of the present batch.
+
+    Args:
+        codebook_size: K, number of codes.
+        embedding_dim: D.
+        commitment_cost: weight of the term that ties the encoder to its code.
+        ema_decay: decay per batch of the moving averages, in [0, 1); 0 learns by gradient.
+        restart_below: see above; 0 never restarts. Needs `ema_decay`.
+
+    Reference: van den Oord et al., arXiv:1711.00937 (loss, appendix A.1 for the averages); Dhariwal et al.,
+        arXiv:2005.00341 (restarts).
+    """
+
+    def __init__(
+        self,
+        codebook_size: int,
+        embedding_dim: int,
+        commitment_cost: float = 0.25,
+        ema_decay: float = 0.0,
+        restart_below: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= ema_decay < 1:
+            raise InputError(f"ema_decay must lie in [0, 1); got {ema_decay}")
+        if restart_below and not ema_decay:
+            raise InputError("restart_below needs an ema_decay greater than 0: codes that learn by gradient have no use count")
+        self.commitment_cost, self.ema_decay, self.restart_below = commitment_cost, ema_decay, restart_below
+        codebook = torch.randn(codebook_size, embedding_dim)
+        if ema_decay:
+            self.register_buffer("codebook", codebook)
+            self.register_buffer("use", torch.ones(codebook_size))
+            self.register_buffer("total", codebook.clone())
+        else:
+            self.codebook = nn.Parameter(codebook)
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Quantise `z` [B, D, h, w]."""
+        z = z.float()
+        tokens = self.nearest(z)
+        codes = self.lookup(tokens)
+        loss = self.commitment_cost * F.mse_loss(z, codes.detach())
+        if not self.ema_decay:
+            loss = loss + F.mse_loss(codes, z.detach())
+        return Quantized(z + (codes - z).detach(), tokens, loss)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Ids [B, h, w] of the codes nearest to `z` [B, D, h, w]; the lowest id where several tie."""
+        rows = _rows(z)
+        # |z - c|^2 without |z|^2, which is the same for every code
+        distances = self.codebook.square().sum(1) - 2 * rows @ self.codebook.T
+        return distances.argmin(1).view(z.shape[0], *z.shape[2:])
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """Code vectors [B, D, h, w] of the ids `tokens` [B, h, w] in 0..K-1."""
+        return F.embedding(tokens, self.codebook).movedim(-1, 1)
+
+    @torch.no_grad()
+    def update(self, z: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> int:
+        """One step of the moving averages, then the restarts; returns how many codes were restarted.
+
+        Args:
+            z: the vectors of this batch [B, D, h, w].
+            tokens: their codes [B, h, w].
+            generator: source of the choice of restart vectors, on CPU.
+        """
+        rows, ids = _rows(z.float()), tokens.flatten()
+        count = torch.zeros_like(self.use).index_add_(0, ids, torch.ones_like(ids, dtype=self.use.dtype))
+        total = torch.zeros_like(self.total).index_add_(0, ids, rows)
+        self.use.lerp_(count, 1 - self.ema_decay)
+        self.total.lerp_(total, 1 - self.ema_decay)
+        idle = (self.use < self.restart_below).nonzero().flatten()[: len(rows)]
+        # distinct places; rows of flat background are identical, so jitter keeps the restarted codes apart
+        chosen = torch.randperm(len(rows), generator=generator)[: len(idle)].to(rows.device)
+        noise = torch.randn(len(idle), rows.shape[1], generator=generator).to(rows.device)
+        self.total[idle] = rows[chosen] + 0.01 * rows.std() * noise
+        self.use[idle] = 1.0
+        self.codebook.copy_(self.total / self.use.clamp(min=1e-6).unsqueeze(1))
+        return len(idle)
+
+
+def _rows(z: Tensor) -> Tensor:
+    """`[B, D, h, w] -> [B*h*w, D]`."""
+    return z.movedim(1, -1).flatten(0, -2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Spike generators: code vectors [B, D, h, w] -> spike trains [T, B, D, h, w]
+
+
+class AdaptiveSpikeGenerator(nn.Module):
+    """Learnt: 1x1 convolution and batch norm of the constant code vector drive a neuron for T steps.
+
+    Reference: Liu et al., arXiv:2308.10187, adaptive spike generator.
+    """
+
+    def __init__(self, embedding_dim: int, num_steps: int, neuron: NeuronFactory) -> None:
+        super().__init__()
+        self.num_steps = num_steps
+        self.current = conv_norm(embedding_dim, embedding_dim, kernel_size=1)
+        self.neuron = neuron()
+
+    def forward(self, vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w]; `generator` is not used."""
+        return self.neuron(direct_coding(self.current(vectors.unsqueeze(0)), self.num_steps))
+
+
+class PoissonSpikeGenerator(nn.Module):
+    """Random: a spike at each step with the probability that the vector's entry, clamped to [0, 1], gives.
+
+    The gradient goes straight through to the probability.
+    """
+
+    def __init__(self, embedding_dim: int, num_steps: int, neuron: NeuronFactory) -> None:
+        super().__init__()
+        self.num_steps = num_steps
+
+    def forward(self, vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w], drawn from `generator` (on CPU)."""
+        rate = direct_coding(vectors.clamp(0, 1).unsqueeze(0), self.num_steps)
+        spk = (torch.rand(rate.shape, generator=generator).to(rate.device) < rate).to(rate.dtype)
+        return rate + (spk - rate).detach()
+
+
+class RepeatGenerator(nn.Module):
+    """None: the real-valued vector itself at every step. An ablation: what follows it is not fed by spikes."""
+
+    def __init__(self, embedding_dim: int, num_steps: int, neuron: NeuronFactory) -> None:
+        super().__init__()
+        self.num_steps = num_steps
+
+    def forward(self, vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """`vectors` [B, D, h, w] as `[T, B, D, h, w]`; `generator` is not used."""
+        return direct_coding(vectors.unsqueeze(0), self.num_steps)
+
+
+SPIKE_GENERATORS = {
+    "adaptive": AdaptiveSpikeGenerator,
+    "poisson": PoissonSpikeGenerator,
+    "repeat": RepeatGenerator,
+}
