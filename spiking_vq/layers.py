@@ -72,7 +72,7 @@ class SpikingResidual(nn.Module):
 
 
 class GridMixer(nn.Module):
-    """Every place of the grid sees every other: one linear map over the places, the same for each channel, and batch norm.
+    """Every place of the grid sees every other: one linear map over the places for all channels, and batch norm.
 
     `y[c, j] = sum_i W[j, i] x[c, i]`: full-grid reach for N operations a place and channel, where a 3x3 convolution
     takes 9 C. Reference: token mixing of Tolstikhin et al., arXiv:2105.01601.

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import snntorch
 import torch
 from torch import Tensor, nn
 
@@ -119,9 +118,7 @@ class Dynamics:
         """Spikes (0.0 or 1.0) of membranes `h`, with the surrogate gradient."""
         return _Spike.apply(h - threshold, self.fire_at_threshold, self.surrogate, self.scale)
 
-    def step(
-        self, x: Tensor, mem: Tensor, beta: Tensor | float, threshold: Tensor | float
-    ) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, mem: Tensor, beta: Tensor | float, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
         """One step of the recurrence above: (input, membrane) -> (spikes, membrane)."""
         h = beta * mem + ((1 - beta) * x if self.scale_input else x)
         if self.reset == "delayed_subtract":

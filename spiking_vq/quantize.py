@@ -18,7 +18,7 @@ class Quantized(NamedTuple):
     Attributes:
         vectors: nearest code vectors [B, D, h, w]; their gradient goes straight through to `z`.
         tokens: their ids [B, h, w] in 0..K-1.
-        loss: `MSE(q, sg z) + commitment_cost * MSE(z, sg q)`; the first term only where the codebook learns by gradient.
+        loss: `MSE(q, sg z) + commitment_cost * MSE(z, sg q)`; the first term only for a codebook that learns by gradient.
     """
 
     vectors: Tensor
@@ -29,9 +29,9 @@ class Quantized(NamedTuple):
 class VectorQuantizer(nn.Module):
     """Nearest code by Euclidean distance, with the straight-through gradient.
 
-    The codebook learns by gradient (`ema_decay = 0`) or as an exponential moving average of the vectors assigned to each
-    code, with restarts: a code whose average use has fallen below `restart_below` (in vectors a batch) takes the value of
-    a vector of the present batch.
+    The codebook learns by gradient (`ema_decay = 0`), or each code as an exponential moving average of the vectors
+    assigned to it, with restarts: a code whose average use has fallen below `restart_below` (vectors a batch) takes the
+    value of a vector of the present batch.
 
     Args:
         codebook_size: K, number of codes.
@@ -56,7 +56,9 @@ class VectorQuantizer(nn.Module):
         if not 0 <= ema_decay < 1:
             raise InputError(f"ema_decay must lie in [0, 1); got {ema_decay}")
         if restart_below and not ema_decay:
-            raise InputError("restart_below needs an ema_decay greater than 0: codes that learn by gradient have no use count")
+            raise InputError(
+                "restart_below needs an ema_decay greater than 0: codes that learn by gradient have no use count"
+            )
         self.commitment_cost, self.ema_decay, self.restart_below = commitment_cost, ema_decay, restart_below
         codebook = torch.randn(codebook_size, embedding_dim)
         if ema_decay:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spiking_vq.errors import InputError
 from spiking_vq.layers import NeuronFactory, OverTime, SpikingResidual, conv_norm, direct_coding, up_conv_norm
+from spiking_vq.metrics.codebook import perplexity
 from spiking_vq.neurons import decayed_sum, firing_rate, psp_trace
 from spiking_vq.quantize import SPIKE_GENERATORS, Quantized, VectorQuantizer
 
@@ -62,7 +63,7 @@ class VQSVAE(nn.Module):
         T: number of spiking steps.
         neuron: builds the neuron layers.
         channels: widths after the first and the second stride-2 convolution.
-        num_residual_blocks: pre-spike residual blocks at the grid's resolution, in the encoder and again in the decoder.
+        num_residual_blocks: pre-spike residual blocks at the grid's resolution, in the encoder and in the decoder each.
         embedding_dim: D.
         codebook_size: K.
         encoding, psp: see `SpikeEncoding`.
@@ -99,8 +100,8 @@ class VQSVAE(nn.Module):
         in_channels, height, width = image_shape
         if height % 4 or width % 4:
             raise InputError(
-                f"image height and width must be multiples of 4 (the token grid is a quarter of each); got {height}x{width}."
-                " Set image_size to one that divides."
+                f"image height and width must be multiples of 4, as the token grid is a quarter of each;"
+                f" got {height}x{width}. Set image_size to one that divides."
             )
         if T < 1:
             raise InputError(f"T, the number of spiking steps, must be at least 1; got {T}")
@@ -138,8 +139,12 @@ class VQSVAE(nn.Module):
             neuron(),
             up_conv_norm(inner, outer),
             neuron(),
-            OverTime(nn.ConvTranspose2d(outer, in_channels, 3, padding=1)),
+            OverTime(readout := nn.ConvTranspose2d(outer, in_channels, 3, padding=1)),
         )
+        # PyTorch takes a transposed convolution's fan-in from its output channels: six times too wide a start here, all
+        # of it in the flat part of the tanh.
+        fan_in = outer * readout.kernel_size[0] * readout.kernel_size[1]
+        nn.init.uniform_(readout.weight, -(fan_in**-0.5), fan_in**-0.5)
 
     @property
     def codebook_size(self) -> int:
@@ -172,7 +177,9 @@ class VQSVAE(nn.Module):
         spk = self.spike_generator(self.quantizer.lookup(tokens), generator)
         return (self.decode_spikes(spk) + 0.5).clamp(0, 1)
 
-    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Quantized, Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Quantized, Tensor, Tensor]:
         """Through the bottleneck and back.
 
         Returns:
@@ -216,9 +223,3 @@ class VQSVAE(nn.Module):
             "perplexity": perplexity(quantized.tokens, self.codebook_size),
             "restarts": torch.tensor(float(restarts)),
         }
-
-
-def perplexity(tokens: Tensor, codebook_size: int) -> Tensor:
-    """`exp(-sum_k p_k ln p_k)` of the frequencies of the codes among `tokens` (any shape), from 1 to K."""
-    p = torch.bincount(tokens.flatten(), minlength=codebook_size).float() / tokens.numel()
-    return torch.special.entr(p).sum().exp()

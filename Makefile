@@ -1,0 +1,71 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Python >= 3.10 and make are all they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+
+DATA ?= mnist
+PRESET ?= base
+SEED ?= 0
+N ?= 64
+DATA_DIR ?= data
+RUNS ?= runs
+CKPT ?=
+ARGS ?=
+
+TRAIN := data=$(DATA) preset=$(PRESET) seed=$(SEED) data_dir=$(DATA_DIR) runs=$(RUNS)
+FIND := data=$(DATA) preset=$(PRESET) runs=$(RUNS) ckpt=$(CKPT)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo stage1 stage2 sample evaluate rates test lint format notebook clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: DATA=mnist|fmnist|kmnist|letters|cifar10|digits PRESET=base|paper SEED N DATA_DIR RUNS CKPT ARGS=\"key=value ...\""
+
+install: $(VENV)/installed  ## create the virtual environment and install the package into it
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable ".[metrics,test]"
+	@touch $@
+
+demo: $(VENV)/installed  ## train both stages on scikit-learn's digits, sample, and let a classifier read the samples
+	$(RUN) -m stages.train vq_svae preset=base data=digits runs=$(RUNS) $(DEMO_STAGE1)
+	$(RUN) -m stages.train absorbing preset=base data=digits runs=$(RUNS) $(DEMO_STAGE2)
+	$(RUN) -m stages.sample preset=base data=digits runs=$(RUNS) n=100
+	$(RUN) -m stages.recognise runs=$(RUNS)
+
+# The digits are 1,437 small images: a short run without compilation is enough, and starts at once.
+DEMO_STAGE1 := train.max_steps=300 train.val_every=100 train.compile=false
+DEMO_STAGE2 := train.max_steps=600 train.val_every=200 train.compile=false
+
+stage1: $(VENV)/installed  ## train the VQ-SVAE (the same command resumes)
+	$(RUN) -m stages.train vq_svae $(TRAIN) $(ARGS)
+
+stage2: $(VENV)/installed  ## train the denoiser on the frozen stage 1's tokens (the same command resumes)
+	$(RUN) -m stages.train absorbing $(TRAIN) $(ARGS)
+
+sample: $(VENV)/installed  ## generate N images with CKPT, else your own run, else the weights that ship
+	$(RUN) -m stages.sample $(FIND) n=$(N) seed=$(SEED) $(ARGS)
+
+evaluate: $(VENV)/installed  ## reconstruction error, code use and FID of 10,000 samples, beside the floor
+	$(RUN) -m stages.evaluate $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
+
+rates: $(VENV)/installed  ## mean firing rate of every layer of both stages
+	$(RUN) -m stages.firing_rates $(FIND) data_dir=$(DATA_DIR) $(ARGS)
+
+test: $(VENV)/installed  ## run the tests: no data, no GPU, a few minutes
+	$(RUN) -m pytest
+
+lint: $(VENV)/installed  ## check style and formatting
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(VENV)/installed  ## format the code
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:  ## remove the virtual environment and caches; runs and data stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,160 @@
+"""Exported weights: one `model.safetensors` with the whole configuration in its metadata.
+
+A stage-2 file carries the frozen stage 1 inside it. Nothing else is needed to use either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from spiking_vq.config import AbsorbingConfig, Config, VQSVAEConfig, config_from_dict
+from spiking_vq.errors import InputError
+from spiking_vq.models.token_denoiser import DENOISERS
+from spiking_vq.models.vq_svae import VQSVAE
+from spiking_vq.neurons import neuron_factory
+
+FORMAT = "spiking_vq/1"
+
+
+def build_vq_svae(config: VQSVAEConfig) -> VQSVAE:
+    """The stage-1 network of a configuration whose `image_shape` is known, freshly initialised."""
+    neuron = neuron_factory(config.neuron, **asdict(config.lif))
+    return VQSVAE(config.image_shape, config.T, neuron, **asdict(config.model))
+
+
+def build_denoiser(config: AbsorbingConfig) -> nn.Module:
+    """The stage-2 network of a configuration whose `vq_svae` is known, freshly initialised."""
+    options = {key: value for key, value in asdict(config.model).items() if value is not None}
+    name = options.pop("denoiser")
+    if name not in DENOISERS:
+        raise InputError(f"model.denoiser must be one of {', '.join(DENOISERS)}; got {name!r}")
+    _, height, width = config.vq_svae.image_shape
+    neuron = neuron_factory(config.neuron, **asdict(config.lif))
+    try:
+        return DENOISERS[name](
+            (height // 4, width // 4), config.vq_svae.model.codebook_size, config.T, neuron, **options
+        )
+    except TypeError as error:
+        raise InputError(f"model.denoiser={name} does not take all of {', '.join(options)}: {error}") from error
+
+
+class LatentModel(nn.Module):
+    """Both networks of the discrete pipeline, as one stage-2 file holds them.
+
+    Attributes:
+        vq_svae: the frozen stage 1.
+        denoiser: stage 2.
+    """
+
+    def __init__(self, vq_svae: VQSVAE, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.vq_svae, self.denoiser = vq_svae, denoiser
+
+
+def build_model(config: Config) -> VQSVAE | LatentModel:
+    """The network that a file of this configuration's stage holds, freshly initialised."""
+    if isinstance(config, AbsorbingConfig):
+        return LatentModel(build_vq_svae(config.vq_svae), build_denoiser(config))
+    return build_vq_svae(config)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a model's weights: names, shapes, types and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def save_model(path: str | Path, model: nn.Module, config: Config, dtype: torch.dtype | None = None) -> None:
+    """Write weights and configuration as one file, whole or not at all.
+
+    Args:
+        path: file to write.
+        model: what `build_model(config)` builds.
+        config: its configuration.
+        dtype: type of the floating-point weights in the file; None keeps theirs. Loading gives fp32 back.
+    """
+
+    def stored(value: Tensor) -> Tensor:
+        value = value.detach().cpu().contiguous()
+        return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+
+    weights = {name: stored(value) for name, value in model.state_dict().items()}
+    with atomic_write(path) as temporary:
+        save_file(weights, temporary, metadata={"format": FORMAT, "config": json.dumps(asdict(config))})
+
+
+def load_model(path: str | Path) -> tuple[VQSVAE | LatentModel, Config]:
+    """Read what `save_model` wrote: the model, in evaluation mode, on the CPU in fp32, and its configuration.
+
+    Raises:
+        InputError: no such file, a truncated or corrupt one, one of another program, or weights that do not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no model file at {path}: train one, or name another with CKPT=")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise InputError(
+                    f"{path} is a safetensors file, but not of this package (format {metadata.get('format')!r},"
+                    f" expected {FORMAT!r}): name a model.safetensors that training wrote"
+                )
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        config = config_from_dict(json.loads(metadata["config"]))
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{path} is not a whole model.safetensors ({error}): it is truncated, corrupt or of another format."
+            " Copy it again, or train it again."
+        ) from error
+    model = build_model(config)
+    _load_weights(model, weights, path)
+    return model.eval(), config
+
+
+def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the weights in {path} do not fit its own configuration: {reason}") from error
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; it takes its place, synced to disk, when the block ends well.
+
+    The temporary file lies in the same folder because only a rename within one file system is atomic.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}. Choose a folder you can write to.") from error
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

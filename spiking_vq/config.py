@@ -1,0 +1,318 @@
+"""What can be configured: one dataclass a stage, filled from YAML and `key=value` overrides.
+
+A field's name is the constructor's keyword and the YAML key. OmegaConf's objects do not leave this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from spiking_vq.errors import InputError
+
+PRECISIONS = ("fp32", "bf16")
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass
+class LIFOptions:
+    """The neuron; see `spiking_vq.neurons.LIF`. The defaults are the published model's (arXiv:2308.10187)."""
+
+    beta: float = 0.5
+    threshold: float = 1.0
+    learn_beta: bool = False
+    learn_threshold: bool = False
+    reset: str = "zero"
+    detach_reset: bool = False
+    scale_input: bool = True
+    fire_at_threshold: bool = True
+    surrogate: str = "atan"
+    surrogate_scale: float | None = None
+
+
+@dataclass
+class VQSVAEOptions:
+    """Stage 1's network; see `spiking_vq.models.vq_svae.VQSVAE`."""
+
+    channels: list[int] = field(default_factory=lambda: [32, 64])
+    num_residual_blocks: int = 0
+    embedding_dim: int = 16
+    codebook_size: int = 128
+    encoding: str = "both"
+    psp: str = "decay"
+    spike_generator: str = "adaptive"
+    commitment_cost: float = 0.25
+    ema_decay: float = 0.0
+    restart_below: float = 0.0
+
+
+@dataclass
+class DenoiserOptions:
+    """Stage 2's network; see `spiking_vq.models.token_denoiser`."""
+
+    denoiser: str = "sdid"
+    width: int = 64
+    num_blocks: int | None = None
+
+
+@dataclass
+class TrainOptions:
+    """How to train.
+
+    Attributes:
+        batch_size: images a step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW, on all parameters.
+        schedule: `constant`, or `cosine` from `lr` to 0 at the end of the run.
+        warmup_steps: steps over which the learning rate rises linearly to `lr`.
+        max_epochs, max_steps: length of the run; the shorter of the two where both are given.
+        ema_decay: decay a step of the weights' moving average, in [0, 1); 0 keeps none. Where there is one it is
+            validated and exported.
+        val_every: steps between validations.
+        save_every: steps between writes of `last.ckpt`.
+        compile: compile the network with `torch.compile` where there is a C++ compiler; else run it as it is.
+    """
+
+    batch_size: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 1e-3
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    max_epochs: int | None = None
+    max_steps: int | None = None
+    ema_decay: float = 0.0
+    val_every: int = 500
+    save_every: int = 100
+    compile: bool = False
+
+
+@dataclass
+class SampleOptions:
+    """Defaults of `sample`, which travel with the weights; see `AbsorbingDiffusion.sample`."""
+
+    sample_steps: int | None = None
+    order: str = "random"
+    temperature: float = 1.0
+
+
+@dataclass
+class Config:
+    """What all stages have in common.
+
+    Attributes:
+        stage: which stage this configures.
+        preset: name of the YAML file it came from.
+        data: name of the data set.
+        image_size: resize the images to this square; None keeps the data's own size.
+        image_shape: (C, H, W) that follows from the data; filled in when training starts.
+        seed: of weights, batches and noise.
+        T: spiking steps.
+        neuron: `lif`, or `relu` for the non-spiking twin at T = 1.
+        lif: the neuron's options.
+        train: how to train.
+        precision: `fp32`, or `bf16` (autocast; membranes and parameters stay fp32).
+        device: torch's name of the device, such as `cpu` or `cuda`.
+        data_dir: folder of the data sets.
+        runs: folder of the run folders.
+    """
+
+    stage: str = ""
+    preset: str = ""
+    data: str = "mnist"
+    image_size: int | None = None
+    image_shape: list[int] | None = None
+    seed: int = 0
+    T: int = 16
+    neuron: str = "lif"
+    lif: LIFOptions = field(default_factory=LIFOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    precision: str = "fp32"
+    device: str = "cpu"
+    data_dir: str = "data"
+    runs: str = "runs"
+
+
+@dataclass
+class VQSVAEConfig(Config):
+    """Stage 1."""
+
+    stage: str = "vq_svae"
+    model: VQSVAEOptions = field(default_factory=VQSVAEOptions)
+
+
+@dataclass
+class AbsorbingConfig(Config):
+    """Stage 2.
+
+    Attributes:
+        loss: objective of the diffusion, `elbo`, `reweighted` or `masked_ce`.
+        sample: defaults of the sampler.
+        stage1: file of the frozen stage 1; None takes the one in the run folder of the same data and preset.
+        stage1_sha256: fingerprint of its weights; filled in when training starts.
+        vq_svae: its configuration; likewise.
+    """
+
+    stage: str = "absorbing"
+    model: DenoiserOptions = field(default_factory=DenoiserOptions)
+    loss: str = "masked_ce"
+    sample: SampleOptions = field(default_factory=SampleOptions)
+    stage1: str | None = None
+    stage1_sha256: str | None = None
+    vq_svae: VQSVAEConfig | None = None
+
+
+STAGES: dict[str, type[Config]] = {"vq_svae": VQSVAEConfig, "absorbing": AbsorbingConfig}
+
+# Where things are and what computes them does not change what is computed: a run may move.
+_PLACES = ("data_dir", "runs", "device", "stage1")
+
+
+def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """The configuration of a stage: its defaults, then a YAML file, then overrides.
+
+    Args:
+        stage: a key of `STAGES`.
+        path: YAML file that holds only what differs from the defaults; its name is the preset's.
+        overrides: `key=value` strings; nested fields are dotted, as in `train.lr=1e-3`.
+
+    Raises:
+        InputError: unreadable YAML, an unknown key (the nearest one is suggested), a value of the wrong type or range.
+    """
+    path = Path(path)
+    try:
+        from_file = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"cannot read the configuration {path}: {error}") from error
+    overrides = list(overrides)
+    for text in overrides:
+        if "=" not in text:
+            raise InputError(f"an override is key=value, such as train.lr=1e-3; got {text!r}")
+    try:
+        from_overrides = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"cannot read the overrides {' '.join(overrides)!r}: {error}") from error
+    if from_overrides.get("neuron") == "relu":
+        from_overrides.setdefault("T", 1)  # the twin without spikes has no time
+    return _merge(stage, {"preset": path.stem}, from_file or {}, from_overrides)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """The configuration that `asdict` turned into `values`; `values["stage"]` says of which stage.
+
+    Raises:
+        InputError: unknown stage or key, or a value of the wrong type or range.
+    """
+    return _merge(values.get("stage", ""), values)
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Write the whole configuration as YAML."""
+    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+
+
+def read_config(path: str | Path) -> Config:
+    """Read what `save_config` wrote."""
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+        return config_from_dict(values)
+    except (OSError, YAMLError, OmegaConfBaseException, AttributeError) as error:
+        raise InputError(f"cannot read the configuration {path}: {error}") from error
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Lines `key: old -> new` for all that differs, apart from places (folders, device)."""
+    old_values, new_values = _flatten(asdict(old)), _flatten(asdict(new))
+    keys = [key for key in old_values | new_values if key.split(".")[-1] not in _PLACES]
+    return [
+        f"{key}: {old_values.get(key)} -> {new_values.get(key)}"
+        for key in keys
+        if old_values.get(key) != new_values.get(key)
+    ]
+
+
+def _merge(stage: str, *layers: Mapping[str, Any]) -> Config:
+    if stage not in STAGES:
+        raise InputError(f"unknown stage {stage!r}: choose one of {', '.join(STAGES)}")
+    cls = STAGES[stage]
+    known = _field_names(cls)
+    for layer in layers:
+        for key in _flatten(layer):
+            _check_key(key, known)
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), *layers))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        raise InputError(f"configuration field {key}: {str(error).splitlines()[0]}") from error
+    _check_values(config)
+    return config
+
+
+def _check_key(key: str, known: list[str]) -> None:
+    if key in known or any(name.startswith(f"{key}.") for name in known):
+        return
+    leaf = key.split(".")[-1]
+    same_leaf = [name for name in known if name.split(".")[-1] == leaf]
+    near = same_leaf or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    near = near or [
+        name for name in known if name.split(".")[-1] in difflib.get_close_matches(leaf, [name.split(".")[-1]])
+    ]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(known)}"
+    raise InputError(f"unknown configuration field {key!r}: {hint}")
+
+
+def _check_values(config: Config) -> None:
+    train = config.train
+    checks = [
+        (config.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", config.precision),
+        (config.T >= 1, "T", "at least 1", config.T),
+        (config.neuron != "relu" or config.T == 1, "T", "1 with neuron=relu", config.T),
+        (train.schedule in SCHEDULES, "train.schedule", f"one of {', '.join(SCHEDULES)}", train.schedule),
+        (train.lr > 0, "train.lr", "greater than 0", train.lr),
+        (0 <= train.ema_decay < 1, "train.ema_decay", "in [0, 1)", train.ema_decay),
+        (train.val_every >= 1, "train.val_every", "at least 1", train.val_every),
+        (train.save_every >= 1, "train.save_every", "at least 1", train.save_every),
+        (
+            any(length is not None for length in (train.max_epochs, train.max_steps)),
+            "train.max_epochs, train.max_steps",
+            "given, at least one of them",
+            None,
+        ),
+        (
+            all(n is None or n >= 1 for n in (train.max_epochs, train.max_steps)),
+            "the length of the run",
+            "at least 1",
+            (train.max_epochs, train.max_steps),
+        ),
+    ]
+    for holds, name, expected, got in checks:
+        if not holds:
+            raise InputError(f"configuration field {name} must be {expected}; got {got}")
+
+
+def _field_names(cls: type, prefix: str = "") -> list[str]:
+    """Dotted names of all leaves of a configuration class."""
+    names = []
+    for item in fields(cls):
+        default = item.default_factory() if callable(item.default_factory) else None
+        if is_dataclass(default):
+            names += _field_names(type(default), f"{prefix}{item.name}.")
+        else:
+            names.append(prefix + item.name)
+    return names
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

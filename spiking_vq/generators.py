@@ -1,0 +1,174 @@
+"""What a user holds: a trained generator that needs one file and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spiking_vq.checkpoint import LatentModel, load_model
+from spiking_vq.config import AbsorbingConfig
+from spiking_vq.data import mix_seed, to_uint8, to_unit
+from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
+from spiking_vq.errors import InputError
+
+ZOO = Path(__file__).parent / "zoo"
+
+CHUNK = 64
+"""Images computed at once. Fixed, the last chunk padded: convolutions round differently at another batch size, and an
+image must be the same however many are asked for."""
+
+
+class Samples(NamedTuple):
+    """What a generator makes.
+
+    Attributes:
+        images: uint8 [n, C, H, W].
+        tokens: int64 [n, h, w] in 0..K-1.
+    """
+
+    images: Tensor
+    tokens: Tensor
+
+
+class LatentGenerator:
+    """Tokens from absorbing diffusion, images from the VQ-SVAE's decoder.
+
+    Args:
+        model: both networks.
+        config: the stage-2 configuration they were trained with.
+        device: where to compute.
+    """
+
+    def __init__(self, model: LatentModel, config: AbsorbingConfig, device: str = "cpu") -> None:
+        self.model, self.config, self.device = model.to(device).eval(), config, device
+        self.diffusion = AbsorbingDiffusion(model.vq_svae.grid, model.vq_svae.codebook_size, config.loss)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: str = "cpu") -> LatentGenerator:
+        """Read a stage-2 `model.safetensors`.
+
+        Raises:
+            InputError: not such a file, or a stage-1 one.
+        """
+        model, config = load_model(path)
+        if not isinstance(model, LatentModel):
+            raise InputError(f"{path} is a {config.stage} model, which cannot generate: name a stage-2 file")
+        return cls(model, config, device)
+
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        *,
+        sample_steps: int | None = None,
+        order: str | None = None,
+        temperature: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Samples:
+        """Generate `n` images. Image i depends on (seed, i) alone, not on `n`.
+
+        Args:
+            n: how many, at least 1.
+            seed: of the whole set.
+            sample_steps, order, temperature: see `AbsorbingDiffusion.sample`; None takes the file's own default.
+            progress: called as `progress(images_done, n)` after each chunk.
+
+        Raises:
+            InputError: a value out of range.
+        """
+        if n < 1:
+            raise InputError(f"n, the number of images, must be at least 1; got {n}")
+        free = torch.full((n, *self.model.vq_svae.grid), self.diffusion.mask_id)
+        return self._complete(free, seed, sample_steps, order, temperature, progress)
+
+    def inpaint(
+        self,
+        images: Tensor,
+        keep: Tensor,
+        seed: int = 0,
+        *,
+        sample_steps: int | None = None,
+        order: str | None = None,
+        temperature: float | None = None,
+    ) -> Samples:
+        """Keep some places of the token grid of given images, and generate the others.
+
+        Args:
+            images: uint8 [n, C, H, W].
+            keep: bool [h, w] or [n, h, w], the places of the token grid whose tokens stay.
+            seed, sample_steps, order, temperature: as in `sample`.
+
+        Raises:
+            InputError: shapes that do not fit, or a value out of range.
+        """
+        grid = self.model.vq_svae.grid
+        if tuple(keep.shape[-2:]) != grid or keep.dtype != torch.bool:
+            raise InputError(f"keep must be bool [..., {grid[0]}, {grid[1]}]; got {keep.dtype} {tuple(keep.shape)}")
+        chunks = [self.model.vq_svae.tokenize(to_unit(chunk.to(self.device))) for chunk in images.split(CHUNK)]
+        known = torch.cat(chunks).cpu().where(keep, self.diffusion.mask_id)
+        return self._complete(known, seed, sample_steps, order, temperature)
+
+    @torch.no_grad()
+    def _complete(
+        self,
+        known: Tensor,
+        seed: int,
+        sample_steps: int | None,
+        order: str | None,
+        temperature: float | None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Samples:
+        """Fill in the masked places of `known` [n, h, w], in chunks of one size."""
+        defaults = self.config.sample
+        options = {
+            "sample_steps": defaults.sample_steps if sample_steps is None else sample_steps,
+            "order": defaults.order if order is None else order,
+            "temperature": defaults.temperature if temperature is None else temperature,
+        }
+        n, images, tokens = len(known), [], []
+        for first in range(0, n, CHUNK):
+            rows = torch.arange(first, first + CHUNK).clamp(max=n - 1)  # padding repeats the last image
+            chunk = self.diffusion.sample(
+                self.model.denoiser,
+                [mix_seed(seed, int(row)) for row in rows],
+                known=known[rows],
+                device=self.device,
+                **options,
+            )
+            generator = torch.Generator().manual_seed(mix_seed(seed, first, 1))
+            kept = slice(0, min(CHUNK, n - first))
+            images.append(to_uint8(self.model.vq_svae.decode(chunk, generator))[kept].cpu())
+            tokens.append(chunk[kept].cpu())
+            if progress is not None:
+                progress(first + kept.stop, n)
+        return Samples(torch.cat(images), torch.cat(tokens))
+
+
+def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ckpt: str | None = None) -> Path:
+    """The file to use: the one named, else that of your own run, else the one that ships.
+
+    Args:
+        stage: `vq_svae` or `absorbing`.
+        data, preset: of the run or of the shipped weights.
+        runs: folder of the run folders.
+        ckpt: a file that was named; it must exist.
+
+    Raises:
+        InputError: there is none; the message names the places looked at.
+    """
+    own = Path(runs) / data / preset / stage / "model.safetensors"
+    shipped = ZOO / f"{data}-{preset}-{stage}.safetensors"
+    for path in [Path(ckpt)] if ckpt else [own, shipped]:
+        if path.is_file():
+            return path
+    if ckpt:
+        raise InputError(f"no model file at {ckpt}")
+    there = ", ".join(sorted(path.name for path in ZOO.glob("*.safetensors"))) or "none"
+    raise InputError(
+        f"no trained {stage} model for DATA={data} PRESET={preset}: looked for {own}, then among the shipped ones"
+        f" ({there}). Train it with `make stage1` and `make stage2`, or name a file with CKPT=."
+    )

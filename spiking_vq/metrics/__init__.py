@@ -1,0 +1,1 @@
+"""Measures of reconstructions, codebooks and samples."""

@@ -1,0 +1,111 @@
+"""Stage 2: networks that see a partly masked grid of tokens and give logits for every place.
+
+All are called as `denoiser(tokens [B, h, w] in 0..K with mask id K, t [B] in 1..N) -> logits [B, K, h, w]`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spiking_vq.layers import GridMixer, NeuronFactory, OverTime, SpikingResidual, conv_norm, direct_coding
+
+
+class SDID(nn.Module):
+    """The published spiking image decoder (3,101,504 parameters at K = 128).
+
+    Two input planes, the token's index as one real number and the diffusion time, are presented unchanged at every step
+    to five blocks of 3x3 convolution, batch norm and neuron (widths 1, 2, 4, 8 and 4 times `width`). The first block's
+    spikes are concatenated to the last's; a 3x3 convolution gives logits, averaged over time. Only the first
+    convolution's input is real-valued.
+
+    Args:
+        grid: (h, w), not used: the network is convolutional.
+        codebook_size: K.
+        T: number of spiking steps.
+        neuron: builds the neuron layers.
+        width: channels of the first block.
+
+    Reference: Liu et al., arXiv:2308.10187, spiking diffusion image decoder.
+    """
+
+    def __init__(
+        self, grid: tuple[int, int], codebook_size: int, T: int, neuron: NeuronFactory, width: int = 64
+    ) -> None:
+        super().__init__()
+        self.T = T
+        widths = [width * factor for factor in (1, 2, 4, 8, 4)]
+        self.stem = conv_norm(2, width)
+        self.first_neuron = neuron()
+        self.blocks = nn.Sequential(
+            *(
+                module
+                for before, after in zip(widths, widths[1:], strict=False)
+                for module in (conv_norm(before, after), neuron())
+            )
+        )
+        self.readout = OverTime(nn.Conv2d(widths[-1] + width, codebook_size, 3, padding=1))
+
+    def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
+        """Logits [B, K, h, w] of `tokens` [B, h, w] at diffusion times `t` [B]."""
+        planes = torch.stack([tokens.float(), t.view(-1, 1, 1).expand(tokens.shape).float()], dim=1)
+        first = self.first_neuron(direct_coding(self.stem(planes.unsqueeze(0)), self.T))
+        last = self.blocks(first)
+        return self.readout(torch.cat([last, first], dim=2)).mean(0)
+
+
+class TokenDenoiser(nn.Module):
+    """Ours: token and position embeddings as input current, then pre-spike residual blocks; no time input.
+
+    For absorbing diffusion the optimal prediction depends on the visible tokens only, so t is accepted and ignored.
+    Each block adds to the residual current what a neuron's spikes give through a map over all places (`GridMixer`),
+    through a 3x3 convolution, and through a wider pair of 1x1 convolutions. Every synapse is fed by spikes; real-valued
+    are the embedding, which is a look-up, and the residual current, which is summed into the neurons' membranes and
+    never crosses a synapse.
+
+    Args:
+        grid: (h, w).
+        codebook_size: K.
+        T: number of spiking steps.
+        neuron: builds the neuron layers.
+        width: channels of the residual current.
+        num_blocks: number of blocks.
+
+    Reference: pre-spike residuals, Cao et al., arXiv:2306.17046; no time input, Ou et al., arXiv:2406.03736.
+    """
+
+    def __init__(
+        self,
+        grid: tuple[int, int],
+        codebook_size: int,
+        T: int,
+        neuron: NeuronFactory,
+        width: int = 128,
+        num_blocks: int = 4,
+    ) -> None:
+        super().__init__()
+        self.T = T
+        self.token_embedding = nn.Embedding(codebook_size + 1, width)
+        self.position_embedding = nn.Parameter(torch.randn(width, *grid))
+        self.blocks = nn.Sequential(
+            *(
+                branch
+                for _ in range(num_blocks)
+                for branch in (
+                    SpikingResidual(neuron, GridMixer(grid, width)),
+                    SpikingResidual(neuron, conv_norm(width, width)),
+                    SpikingResidual(neuron, conv_norm(width, 2 * width, 1), conv_norm(2 * width, width, 1)),
+                )
+            ),
+            neuron(),
+        )
+        self.readout = nn.Conv2d(width, codebook_size, 1)
+
+    def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
+        """Logits [B, K, h, w] of `tokens` [B, h, w]; `t` is not used."""
+        current = self.token_embedding(tokens).movedim(-1, 1) + self.position_embedding
+        spk = self.blocks(direct_coding(current.unsqueeze(0), self.T))
+        return self.readout(spk.mean(0))
+
+
+DENOISERS = {"sdid": SDID, "token": TokenDenoiser}

@@ -1,0 +1,126 @@
+"""Stage 2: training a denoiser on the tokens of a frozen stage 1."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spiking_vq.checkpoint import LatentModel, atomic_write, build_denoiser, fingerprint, load_model
+from spiking_vq.config import AbsorbingConfig, Config, VQSVAEConfig
+from spiking_vq.data import load_dataset, mix_seed, to_unit
+from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
+from spiking_vq.errors import InputError
+from spiking_vq.models.vq_svae import VQSVAE
+from stages.run_folder import RunFolder
+from stages.stage import Stage
+
+TOKENIZE_BATCH = 256
+VALIDATION_BATCH = 256
+PICTURED = 64
+
+
+class AbsorbingStage(Stage):
+    """The denoiser being trained; validated by the masked cross-entropy of the validation split's tokens.
+
+    Args:
+        config: of the run; what it says of stage 1 is filled in from stage 1's file.
+    """
+
+    monitor = "cross_entropy"
+
+    def __init__(self, config: AbsorbingConfig) -> None:
+        path = Path(config.stage1 or RunFolder(replace(VQSVAEConfig(), **_place(config))).model)
+        if not path.is_file():
+            raise InputError(
+                f"stage 2 needs a finished stage 1, and there is no {path}: run `make stage1 DATA={config.data}"
+                f" PRESET={config.preset}` first, or name another file with stage1=PATH"
+            )
+        vq_svae, stage1 = load_model(path)
+        if not isinstance(vq_svae, VQSVAE):
+            raise InputError(f"{path} is a {stage1.stage} model: stage1= must name a vq_svae one")
+        if stage1.data != config.data:
+            raise InputError(f"{path} was trained on {stage1.data}, not on {config.data}: use DATA={stage1.data}")
+        config = replace(
+            config,
+            image_size=stage1.image_size,
+            image_shape=stage1.image_shape,
+            vq_svae=stage1,
+            stage1_sha256=fingerprint(vq_svae),
+        )
+        data = load_dataset(config.data, config.data_dir, config.image_size)
+        cache = Path(config.runs) / config.data / "tokens"
+        vq_svae.to(config.device)
+        train, self.val_tokens = (
+            cached_tokens(vq_svae, config.stage1_sha256, split.images, cache) for split in (data.train, data.val)
+        )
+        super().__init__(config, build_denoiser(config), [train])
+        self.frozen = [vq_svae]  # in a list, so that it is not a part of what is trained and checkpointed
+        self.diffusion = AbsorbingDiffusion(vq_svae.grid, vq_svae.codebook_size, config.loss)
+
+    def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """The diffusion's objective on a batch of token grids."""
+        (tokens,) = batch
+        return self.diffusion.loss(self.model, tokens, self._on_device(generator))
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Cross-entropy in nats and accuracy a masked token over the validation split, the masks the same each time."""
+        model = self.trained.eval()
+        figures = []
+        generator = self._on_device(self.generator(3))
+        with self.autocast():
+            for tokens in self.val_tokens.split(VALIDATION_BATCH):
+                found = self.diffusion.loss(model, tokens.to(self.device), generator)
+                figures.append([len(tokens), found["cross_entropy"].item(), found["accuracy"].item()])
+        count, cross_entropy, accuracy = torch.tensor(figures, dtype=torch.float64).T
+        weights = count / count.sum()
+        return {"cross_entropy": (weights @ cross_entropy).item(), "accuracy": (weights @ accuracy).item()}
+
+    @torch.no_grad()
+    def picture(self) -> Tensor:
+        """Samples, of the same seeds each time."""
+        model = self.trained.eval()
+        options = self.config.sample
+        tokens = self.diffusion.sample(
+            model,
+            [mix_seed(self.config.seed, 4, index) for index in range(PICTURED)],
+            sample_steps=min(options.sample_steps or 16, 16),
+            order=options.order,
+            temperature=options.temperature,
+            device=self.device,
+        )
+        return self.frozen[0].to(self.device).decode(tokens, self.generator(5)).cpu()
+
+    def export(self) -> nn.Module:
+        """The denoiser with the frozen stage 1."""
+        return LatentModel(self.frozen[0], self.trained)
+
+    def _on_device(self, generator: torch.Generator) -> torch.Generator:
+        """A generator where the tokens are, that follows from one on the CPU."""
+        return torch.Generator(self.device).manual_seed(generator.initial_seed())
+
+
+def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor, folder: Path) -> Tensor:
+    """The tokens [N, h, w] of uint8 images [N, C, H, W], encoded once and kept under the hash of weights and images."""
+    key = hashlib.sha256(sha256.encode() + images.numpy().tobytes()).hexdigest()[:16]
+    path = folder / f"{key}.npy"
+    if path.exists():
+        return torch.from_numpy(np.load(path)).long()
+    print(f"encoding {len(images)} images")
+    device = next(vq_svae.parameters()).device
+    with torch.inference_mode():
+        batches = [vq_svae.tokenize(to_unit(batch.to(device))).cpu() for batch in images.split(TOKENIZE_BATCH)]
+    tokens = torch.cat(batches)
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, tokens.numpy().astype(np.int16 if vq_svae.codebook_size < 2**15 else np.int32))
+    return tokens.clone()
+
+
+def _place(config: Config) -> dict[str, str]:
+    return {"data": config.data, "preset": config.preset, "runs": config.runs}

@@ -1,0 +1,50 @@
+"""What all commands share: reading `key=value` arguments, and turning a person's mistakes into exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from spiking_vq.errors import InputError
+
+
+def run_command(main: Callable[[list[str]], None]) -> None:
+    """Run `main` on the command line's arguments; an `InputError` is printed without a traceback, exit code 2.
+
+    Ctrl-C exits with 130, as shells expect.
+    """
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse_options(arguments: Sequence[str], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Read `key=value` arguments into the types of `defaults`; an empty value keeps the default.
+
+    Args:
+        arguments: such as `["n=16", "order=halton"]`.
+        defaults: name -> default; the type of the value is int, float or str as the default is. A default that is a
+            type stands for "not given": the value is None unless it is given.
+
+    Raises:
+        InputError: not `key=value`, an unknown key, or a value of the wrong type.
+    """
+    options = {key: None if isinstance(default, type) else default for key, default in defaults.items()}
+    for text in arguments:
+        key, separator, value = text.partition("=")
+        if not separator or key not in defaults:
+            raise InputError(f"unknown argument {text!r}: expected key=value with a key of {', '.join(defaults)}")
+        if value == "":
+            continue
+        kind = defaults[key] if isinstance(defaults[key], type) else type(defaults[key])
+        try:
+            options[key] = kind(value)
+        except ValueError:
+            raise InputError(f"{key} must be {'an integer' if kind is int else 'a number'}; got {value!r}") from None
+    return options

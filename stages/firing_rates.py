@@ -1,0 +1,70 @@
+"""Mean firing rate of every layer: `python -m stages.firing_rates data=mnist preset=base`.
+
+Stage 1 is measured on validation images, encoded and decoded; stage 2 over all calls that generate as many images.
+Prints a table and writes `<results>/<data>/<preset>/firing_rates.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from spiking_vq.activity import LayerActivity, record_activity
+from spiking_vq.checkpoint import atomic_write
+from spiking_vq.data import load_dataset, to_unit
+from spiking_vq.generators import LatentGenerator, find_model
+from stages.command import parse_options, run_command
+
+OPTIONS = {
+    "data": "mnist",
+    "preset": "base",
+    "ckpt": str,
+    "runs": "runs",
+    "data_dir": "data",
+    "results": "results",
+    "n": 256,
+    "seed": 0,
+    "device": "cpu",
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Measure both stages, print, write."""
+    options = parse_options(arguments, OPTIONS)
+    path = find_model("absorbing", **{key: options[key] for key in ("data", "preset", "runs", "ckpt")})
+    generator = LatentGenerator.from_pretrained(path, options["device"])
+    config, vq_svae = generator.config, generator.model.vq_svae
+    data = load_dataset(config.data, options["data_dir"], config.image_size)
+    images = to_unit(data.val.images[: options["n"]]).to(options["device"])
+    with torch.no_grad(), record_activity(vq_svae) as stage1:
+        vq_svae.decode(vq_svae.tokenize(images))
+    with record_activity(generator.model.denoiser) as stage2:
+        generator.sample(len(images), options["seed"])
+    report = {
+        "data": config.data,
+        "preset": config.preset,
+        "command": " ".join(["python -m stages.firing_rates", *arguments]),
+        "images": len(images),
+        "vq_svae": {"T": config.vq_svae.T, "firing_rate": rates(stage1)},
+        "absorbing": {"T": config.T, "firing_rate": rates(stage2)},
+    }
+    for stage in ("vq_svae", "absorbing"):
+        print(f"{stage} (T = {report[stage]['T']})")
+        for name, rate in report[stage]["firing_rate"].items():
+            print(f"  {name:<24} {rate:.4f}")
+    out = Path(options["results"]) / config.data / config.preset / "firing_rates.json"
+    with atomic_write(out) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"wrote {out}")
+
+
+def rates(activity: dict[str, LayerActivity]) -> dict[str, float]:
+    """Firing rate of each layer, and their mean weighted by the number of neurons."""
+    total = LayerActivity(sum(a.spikes for a in activity.values()), sum(a.slots for a in activity.values()))
+    return {name: layer.firing_rate for name, layer in activity.items()} | {"all": total.firing_rate}
+
+
+if __name__ == "__main__":
+    run_command(main)

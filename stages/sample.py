@@ -1,0 +1,75 @@
+"""Generate images: `python -m stages.sample data=mnist preset=base n=64` (or `ckpt=FILE`).
+
+Writes `grid.png`, `images/000000.png`... and `tokens.npy` into `out` (default `<runs>/<data>/<preset>/samples`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from torchvision.io import write_png
+from torchvision.utils import make_grid
+from tqdm import tqdm
+
+from spiking_vq.checkpoint import atomic_write
+from spiking_vq.errors import InputError
+from spiking_vq.generators import LatentGenerator, find_model
+from stages.command import parse_options, run_command
+
+OPTIONS = {
+    "data": "mnist",
+    "preset": "base",
+    "ckpt": str,
+    "runs": "runs",
+    "out": str,
+    "n": 64,
+    "seed": 0,
+    "sample_steps": int,
+    "order": str,
+    "temperature": float,
+    "device": "cpu",
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Find the weights, sample, write."""
+    options = parse_options(arguments, OPTIONS)
+    place = {key: options[key] for key in ("data", "preset", "runs", "ckpt")}
+    path = find_model("absorbing", **place)
+    generator = LatentGenerator.from_pretrained(path, options["device"])
+    out = Path(options["out"] or Path(options["runs"]) / options["data"] / options["preset"] / "samples")
+    with tqdm(total=options["n"], desc=f"sampling from {path}", unit="image") as bar:
+        sampling = {key: options[key] for key in ("sample_steps", "order", "temperature")}
+        images, tokens = generator.sample(
+            options["n"], options["seed"], **sampling, progress=lambda done, _: bar.update(done - bar.n)
+        )
+    write_samples(out, images, tokens)
+    print(f"wrote {out / 'grid.png'}, {out / 'images'} ({len(images)} images), {out / 'tokens.npy'}")
+
+
+def write_samples(out: Path, images: Tensor, tokens: Tensor) -> None:
+    """Write uint8 images [n, C, H, W] one by one and as a grid, and their tokens; earlier images there are replaced.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    folder = out / "images"
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {out}: {error.strerror}. Choose another folder with out=.") from error
+    for index, image in enumerate(images):
+        write_png(image, str(folder / f"{index:06d}.png"))
+    with atomic_write(out / "grid.png") as temporary:
+        write_png(make_grid(images, nrow=max(1, round(len(images) ** 0.5))), str(temporary))
+    with atomic_write(out / "tokens.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, tokens.numpy())
+
+
+if __name__ == "__main__":
+    run_command(main)

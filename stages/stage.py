@@ -1,0 +1,120 @@
+"""What the stages have in common: the optimiser, the moving average of the weights, noise by (seed, step)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from spiking_vq.config import Config
+from spiking_vq.data import BatchStream, mix_seed
+
+
+class Stage(LightningModule):
+    """A network being trained. A stage adds what a batch is, its loss, its validation and its picture.
+
+    Args:
+        config: of the run, complete.
+        model: the network to train.
+        rows: tensors with one row an example; a batch takes the same rows of each.
+
+    Attributes:
+        total_steps: length of the run.
+        monitor: name of the validation metric that the best checkpoint minimises.
+    """
+
+    monitor: str
+
+    def __init__(self, config: Config, model: nn.Module, rows: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.config, self.model = config, model
+        train = config.train
+        self.stream = BatchStream(tuple(rows), train.batch_size, 0, mix_seed(config.seed, 1))
+        limits = [train.max_steps, train.max_epochs and train.max_epochs * self.stream.batches_per_epoch]
+        self.total_steps = self.stream.num_batches = min(limit for limit in limits if limit)
+        self.ema = averaged(model, train.ema_decay) if train.ema_decay else None
+
+    def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """`loss` with gradient, and numbers to log, of a batch of rows."""
+        raise NotImplementedError
+
+    def validate(self) -> dict[str, float]:
+        """Figures on the validation split, `monitor` among them. Draws no random number that training would use."""
+        raise NotImplementedError
+
+    def picture(self) -> Tensor:
+        """Images [n, C, H, W] in [0, 1] that show where training is."""
+        raise NotImplementedError
+
+    def export(self) -> nn.Module:
+        """The network as the stage's file holds it."""
+        raise NotImplementedError
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network to validate and export: the moving average where there is one."""
+        return self.ema.module if self.ema is not None else self.model
+
+    def autocast(self) -> torch.autocast:
+        """bf16 where the configuration says so."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def generator(self, *key: int, device: torch.device | str = "cpu") -> torch.Generator:
+        """A source of random numbers that depends on the seed and `key` only."""
+        return torch.Generator(device).manual_seed(mix_seed(self.config.seed, *key))
+
+    def train_dataloader(self) -> BatchStream:
+        """All batches of the run, as one Lightning epoch: one bar, and one place to resume from."""
+        return self.stream
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """One step; its noise is a function of (seed, step)."""
+        self.model.train()
+        with self.autocast():
+            figures = self.batch_loss(batch, self.generator(2, self.global_step))
+        self.log_dict({f"train/{key}": value.detach() for key, value in figures.items() if key != "loss"})
+        self.log("loss", figures["loss"].detach(), prog_bar=True)
+        return figures["loss"]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step of the optimiser, then of the moving average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW, warm-up, then constant or cosine."""
+        train = self.config.train
+        optimizer = torch.optim.AdamW(self.model.parameters(), train.lr, weight_decay=train.weight_decay)
+
+        def factor(step: int) -> float:
+            warmup = min(1.0, (step + 1) / (train.warmup_steps + 1))
+            decay = 0.5 * (1 + math.cos(math.pi * step / self.total_steps)) if train.schedule == "cosine" else 1.0
+            return warmup * decay
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of weights and batch-norm statistics.
+
+    `avg = d avg + (1 - d) new` with `d = min(decay, (1 + n) / (10 + n))` after n updates, so that the start of training
+    is forgotten soon; integers (counters) are copied.
+    """
+
+    def update(averages: list[Tensor], news: list[Tensor], num_averaged: Tensor) -> None:
+        n = int(num_averaged)
+        d = min(decay, (1 + n) / (10 + n))
+        for average, new in zip(averages, news, strict=True):
+            if average.is_floating_point():
+                average.lerp_(new, 1 - d)
+            else:
+                average.copy_(new)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)

@@ -1,0 +1,124 @@
+"""Train a stage: `python -m stages.train vq_svae preset=base data=mnist [key=value ...]`.
+
+The same command resumes an interrupted run from its last checkpoint; a finished run says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from spiking_vq.checkpoint import save_model
+from spiking_vq.config import load_config
+from spiking_vq.errors import InputError
+from stages.absorbing import AbsorbingStage
+from stages.command import run_command
+from stages.run_folder import AtomicCheckpointIO, KeepRun, MetricsTable, RunBar, RunFolder
+from stages.stage import Stage
+from stages.vq_svae import VQSVAEStage
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+STAGES = {"vq_svae": VQSVAEStage, "absorbing": AbsorbingStage}
+
+
+def main(arguments: list[str]) -> None:
+    """Read the configuration, train or resume, export."""
+    stage_name, *overrides = arguments or [""]
+    preset = next((text.removeprefix("preset=") for text in overrides if text.startswith("preset=")), "base")
+    config = load_config(stage_name, preset_file(stage_name, preset), overrides)
+    check_device(config.device)
+    seed_everything(config.seed, verbose=False)  # the initial weights
+    stage = STAGES[stage_name](config)
+    folder = RunFolder(stage.config)
+    folder.claim(stage.config)
+    if folder.model.exists():
+        print(f"finished before: {folder.model}")
+        return
+    fit(stage, folder)
+    print(f"wrote {folder.model}")
+
+
+def preset_file(stage: str, preset: str) -> Path:
+    """The YAML file of a (stage, preset) pair.
+
+    Raises:
+        InputError: there is none; the message lists those there are.
+    """
+    path = CONFIGS / stage / f"{preset}.yaml"
+    if not path.is_file():
+        legal = ", ".join(f"({file.parent.name}, {file.stem})" for file in sorted(CONFIGS.glob("*/*.yaml")))
+        raise InputError(f"no preset {preset!r} for stage {stage!r}: the (stage, preset) pairs are {legal}")
+    return path
+
+
+def check_device(name: str) -> None:
+    """Raise `InputError` unless torch can compute on the device of this name."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device={name} cannot be used here ({reason}): try device=cpu") from error
+
+
+def fit(stage: Stage, folder: RunFolder) -> None:
+    """Train to the end, from the last checkpoint if there is one, and export the best weights."""
+    config, train = stage.config, stage.config.train
+    table = MetricsTable(folder.metrics)
+    keep = KeepRun(folder, table, train.val_every, train.save_every)
+    bar = RunBar(f"{config.stage} {config.data} {config.preset}", refresh_rate=1 if sys.stderr.isatty() else 50)
+    if train.compile and can_compile():
+        stage.model.compile()
+    _quiet_lightning()
+    trainer = Trainer(
+        max_steps=stage.total_steps,
+        accelerator=torch.device(config.device).type,
+        devices=1,
+        logger=[table, TensorBoardLogger(folder.path, name="tb", version="")],
+        callbacks=[keep, bar],
+        plugins=[AtomicCheckpointIO()],
+        log_every_n_steps=20,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    resume = folder.last if folder.last.exists() else None
+    if resume:
+        print(f"resuming from {resume}")
+    trainer.fit(stage, ckpt_path=resume, weights_only=True)
+    if trainer.global_step < stage.total_steps:
+        raise KeyboardInterrupt
+    best = AtomicCheckpointIO().load_checkpoint(folder.best)
+    stage.load_state_dict(best["state_dict"])
+    save_model(folder.model, stage.export(), stage.config)
+
+
+def can_compile() -> bool:
+    """Whether `torch.compile` works here, found out by trying; if not, say so."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8))
+    except Exception as error:  # whatever a missing compiler or header surfaces as
+        print(f"torch.compile does not work here ({type(error).__name__}): training without it, which is slower")
+        return False
+    return True
+
+
+def _quiet_lightning() -> None:
+    """Silence what Lightning says about itself; its errors stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for noise in (
+        ".*does not have many workers.*",
+        ".*log_every_n_steps.*",
+        ".*`ModelCheckpoint`.*",
+        ".*val_dataloader.*",
+    ):
+        warnings.filterwarnings("ignore", noise)
+
+
+if __name__ == "__main__":
+    run_command(main)
