@@ -17,7 +17,7 @@ TRAIN := data=$(DATA) preset=$(PRESET) seed=$(SEED) data_dir=$(DATA_DIR) runs=$(
 FIND := data=$(DATA) preset=$(PRESET) runs=$(RUNS) ckpt=$(CKPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 sample evaluate rates test lint format notebook clean
+.PHONY: help install demo stage1 stage2 sample evaluate rates test lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

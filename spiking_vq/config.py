@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -258,17 +258,15 @@ def _check_key(key: str, known: list[str]) -> None:
     if key in known or any(name.startswith(f"{key}.") for name in known):
         return
     leaf = key.split(".")[-1]
-    same_leaf = [name for name in known if name.split(".")[-1] == leaf]
-    near = same_leaf or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-    near = near or [
-        name for name in known if name.split(".")[-1] in difflib.get_close_matches(leaf, [name.split(".")[-1]])
-    ]
+    near = [name for name in known if name.split(".")[-1] == leaf]
+    near = near or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(known)}"
     raise InputError(f"unknown configuration field {key!r}: {hint}")
 
 
 def _check_values(config: Config) -> None:
     train = config.train
+    lengths = [length for length in (train.max_epochs, train.max_steps) if length is not None]
     checks = [
         (config.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", config.precision),
         (config.T >= 1, "T", "at least 1", config.T),
@@ -278,18 +276,7 @@ def _check_values(config: Config) -> None:
         (0 <= train.ema_decay < 1, "train.ema_decay", "in [0, 1)", train.ema_decay),
         (train.val_every >= 1, "train.val_every", "at least 1", train.val_every),
         (train.save_every >= 1, "train.save_every", "at least 1", train.save_every),
-        (
-            any(length is not None for length in (train.max_epochs, train.max_steps)),
-            "train.max_epochs, train.max_steps",
-            "given, at least one of them",
-            None,
-        ),
-        (
-            all(n is None or n >= 1 for n in (train.max_epochs, train.max_steps)),
-            "the length of the run",
-            "at least 1",
-            (train.max_epochs, train.max_steps),
-        ),
+        (all(length >= 1 for length in lengths), "train.max_epochs and train.max_steps", "at least 1", lengths),
     ]
     for holds, name, expected, got in checks:
         if not holds:
@@ -299,12 +286,9 @@ def _check_values(config: Config) -> None:
 def _field_names(cls: type, prefix: str = "") -> list[str]:
     """Dotted names of all leaves of a configuration class."""
     names = []
-    for item in fields(cls):
-        default = item.default_factory() if callable(item.default_factory) else None
-        if is_dataclass(default):
-            names += _field_names(type(default), f"{prefix}{item.name}.")
-        else:
-            names.append(prefix + item.name)
+    for name, hint in get_type_hints(cls).items():
+        nested = [part for part in (hint, *get_args(hint)) if is_dataclass(part)]
+        names += _field_names(nested[0], f"{prefix}{name}.") if nested else [prefix + name]
     return names
 
 

@@ -1,73 +1,23 @@
-"""Spiking neurons as functions of time: surrogate gradients, the leaky integrate-and-fire scan, and read-outs.
+"""Spiking neurons as functions of time: the leaky integrate-and-fire scan, its layer, and read-outs.
 
 Spiking activity is `[T, B, ...]`; every call starts from rest unless a membrane is handed in. Nothing survives a call.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import snntorch
 import torch
 from torch import Tensor, nn
 
+from spiking_vq import surrogates
 from spiking_vq.errors import InputError
+from spiking_vq.surrogates import SURROGATES, Spike
 
 RESETS = ("zero", "subtract", "delayed_subtract")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Surrogate gradients: a step function forward, these bell curves backward. `x` is membrane minus threshold.
-
-
-def atan_derivative(x: Tensor, alpha: float) -> Tensor:
-    """`alpha / 2 / (1 + (pi/2 * alpha * x)^2)`. Reference: Fang et al., arXiv:2007.05785."""
-    return alpha / 2 / (1 + (math.pi / 2 * alpha * x).square())
-
-
-def fast_sigmoid_derivative(x: Tensor, slope: float) -> Tensor:
-    """`1 / (slope * |x| + 1)^2`. Reference: Zenke and Ganguli, arXiv:1705.11146."""
-    return (slope * x.abs() + 1).square().reciprocal()
-
-
-def triangle_derivative(x: Tensor, width: float) -> Tensor:
-    """`max(0, 1 - |x| / width)`. Reference: Bellec et al., arXiv:1803.09574; width 0.5 in FSDDIM."""
-    return (1 - x.abs() / width).clamp(min=0)
-
-
-def rectangle_derivative(x: Tensor, width: float) -> Tensor:
-    """`1 / width` where `|x| < width / 2`, else 0. Reference: Wu et al., arXiv:1706.02609."""
-    return (x.abs() < width / 2).to(x.dtype) / width
-
-
-SURROGATES = {
-    "atan": (atan_derivative, 2.0),
-    "fast_sigmoid": (fast_sigmoid_derivative, 25.0),
-    "triangle": (triangle_derivative, 0.5),
-    "rectangle": (rectangle_derivative, 1.0),
-}
-"""Name -> (derivative, the default of its one shape parameter: alpha, slope, width, width)."""
-
-
-class _Spike(torch.autograd.Function):
-    """Heaviside step forward, surrogate derivative backward."""
-
-    @staticmethod
-    def forward(x: Tensor, inclusive: bool, surrogate: str, scale: float) -> Tensor:
-        return (x >= 0 if inclusive else x > 0).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, _, ctx.surrogate, ctx.scale = inputs
-        ctx.save_for_backward(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple:
-        (x,) = ctx.saved_tensors
-        derivative, _ = SURROGATES[ctx.surrogate]
-        return grad * derivative(x, ctx.scale), None, None, None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -81,8 +31,8 @@ class Dynamics:
     `h[t] = beta * mem[t-1] + gain * x[t]`, `gain = 1 - beta` if `scale_input` else 1;
     `spk[t] = 1 if h[t] > threshold else 0` (`>=` if `fire_at_threshold`);
     `mem[t] = h[t] * (1 - spk[t])` for reset `zero`, `h[t] - threshold * spk[t]` for `subtract`.
-    `delayed_subtract` is snnTorch's default: `mem[t] = h[t]`, and the threshold is taken off at the next step, after the
-    decay.
+    `delayed_subtract` is snnTorch's default: `mem[t] = h[t]`, and the threshold is taken off at the next step, after
+    the decay.
 
     Attributes:
         reset: one of `zero`, `subtract`, `delayed_subtract`.
@@ -116,7 +66,7 @@ class Dynamics:
 
     def fire(self, h: Tensor, threshold: Tensor | float) -> Tensor:
         """Spikes (0.0 or 1.0) of membranes `h`, with the surrogate gradient."""
-        return _Spike.apply(h - threshold, self.fire_at_threshold, self.surrogate, self.scale)
+        return Spike.apply(h - threshold, self.fire_at_threshold, self.surrogate, self.scale)
 
     def step(self, x: Tensor, mem: Tensor, beta: Tensor | float, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
         """One step of the recurrence above: (input, membrane) -> (spikes, membrane)."""
@@ -159,7 +109,7 @@ def lif_scan(
         spk: spikes `[T, ...]` in {0, 1}, of x's type.
         mem: membrane after the last step `[...]`. A scan cut in two, the state handed on, equals the whole.
     """
-    state_type = torch.promote_types(x.dtype, torch.float32)
+    state_type = _state_type(x)
     if mem is None:
         mem = torch.zeros_like(x[0], dtype=state_type)
     spikes = []
@@ -167,6 +117,11 @@ def lif_scan(
         spk, mem = dynamics.step(current.to(state_type), mem, beta, threshold)
         spikes.append(spk.to(x.dtype))
     return torch.stack(spikes), mem
+
+
+def _state_type(x: Tensor) -> torch.dtype:
+    """What accumulates over time does so in fp32 at least."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 class LIF(nn.Module):
@@ -180,7 +135,8 @@ class LIF(nn.Module):
         reset, detach_reset, scale_input, fire_at_threshold, surrogate, surrogate_scale: see `Dynamics`.
 
     Raises:
-        InputError: beta outside [0, 1], threshold not positive, or an unknown name.
+        InputError: beta outside [0, 1], threshold not positive, an unknown name, or `scale_input` with beta = 1, which
+            lets no current in.
     """
 
     def __init__(
@@ -194,9 +150,11 @@ class LIF(nn.Module):
     ) -> None:
         super().__init__()
         self.dynamics = Dynamics(**dynamics)
-        beta, threshold = (torch.as_tensor(value, dtype=torch.float32).clone() for value in (beta, threshold))
+        beta, threshold = (torch.as_tensor(value, dtype=torch.float32).detach().clone() for value in (beta, threshold))
         if not ((beta >= 0) & (beta <= 1)).all():
             raise InputError(f"beta must lie in [0, 1]; got {beta.tolist()}")
+        if self.dynamics.scale_input and (beta == 1).any():
+            raise InputError("scale_input multiplies the input by 1 - beta, 0 at beta = 1: use scale_input=False")
         if not (threshold > 0).all():
             raise InputError(f"threshold must be greater than 0; got {threshold.tolist()}")
         _hold(self, "beta", beta, learn_beta)
@@ -208,9 +166,114 @@ class LIF(nn.Module):
 
     def scan(self, x: Tensor, mem: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The state-in, state-out form: `(x [T, B, ...], mem [B, ...]) -> (spk [T, B, ...], mem [B, ...])`."""
-        if x.dim() < 2:
-            raise InputError(f"LIF expects input current [T, B, ...]; got shape {tuple(x.shape)}")
+        if x.dim() < 2 or x.shape[0] == 0:
+            raise InputError(f"LIF expects input current [T, B, ...], T at least 1; got shape {tuple(x.shape)}")
+        if mem is not None and mem.shape != x.shape[1:]:
+            raise InputError(f"LIF expects a membrane {tuple(x.shape[1:])} for this input; got {tuple(mem.shape)}")
         return lif_scan(x, mem, beta=self.beta.clamp(0, 1), threshold=self.threshold, dynamics=self.dynamics)
+
+    @classmethod
+    def from_snntorch(cls, leaky: snntorch.Leaky) -> LIF:
+        """The same neuron as a layer over all steps: spikes and gradients of a loop over `leaky`, starting from rest.
+
+        Beta and threshold (learnt where they were), surrogate and reset carry over. Resets correspond as follows:
+
+        - `zero`, with or without `reset_delay`: `zero`, detached or not. The delay only shows in the membrane that
+          snnTorch hands out, which is the one before the reset.
+        - `subtract` with `reset_delay` (snnTorch's default): `delayed_subtract`, detached.
+        - `subtract` without `reset_delay`: none. There a membrane that is still above threshold after its reset is
+          reset once more before it may fire, so it can stay there and be silent.
+
+        Raises:
+            InputError: not a plain `snntorch.Leaky`, or an option that has no equal here.
+        """
+        if type(leaky) is not snntorch.Leaky:
+            raise InputError(f"from_snntorch expects a snntorch.Leaky; got {type(leaky).__name__}")
+        graded = leaky.graded_spikes_factor
+        unsupported = {
+            "inhibition": leaky.inhibition,
+            "state_quant": leaky.state_quant,
+            "surrogate_disable": leaky.surrogate_disable,
+            "graded_spikes_factor": isinstance(graded, nn.Parameter) or (graded != 1).any(),
+        }
+        for option, is_set in unsupported.items():
+            if is_set:
+                raise InputError(f"snntorch.Leaky's {option} has no equal in LIF: build the Leaky without it")
+        resets = {("zero", True): "zero", ("zero", False): "zero", ("subtract", True): "delayed_subtract"}
+        reset = resets.get((leaky.reset_mechanism, leaky.reset_delay))
+        if reset is None:
+            raise InputError(
+                f"reset_mechanism={leaky.reset_mechanism!r} with reset_delay={leaky.reset_delay} has no equal in LIF:"
+                " use 'zero', or 'subtract' with reset_delay=True"
+            )
+        surrogate, scale, unit = surrogates.from_snntorch(leaky.spike_grad)
+        beta = leaky.beta.clamp(0, 1)
+        if unit != 1 and (1 - beta != unit).any():
+            raise InputError(
+                f"this Leaky's surrogate was made for input scaled by {unit} = 1 - beta, and its beta is now"
+                f" {beta.tolist()}: no LIF equals it. Set beta back, or give it the atan surrogate."
+            )
+        return cls(
+            beta,
+            leaky.threshold * unit,
+            learn_beta=isinstance(leaky.beta, nn.Parameter),
+            learn_threshold=isinstance(leaky.threshold, nn.Parameter),
+            reset=reset,
+            detach_reset=leaky.reset_delay,
+            scale_input=unit != 1,
+            surrogate=surrogate,
+            surrogate_scale=scale,
+        )
+
+    def to_snntorch(self, *, init_hidden: bool = False) -> snntorch.Leaky:
+        """The same neuron for a loop of snnTorch's: stepped from rest, it gives equal spikes and input gradients.
+
+        snnTorch knows neither a scaled input nor a spike exactly at threshold, so they move into the threshold:
+        `scale_input` divides it by `1 - beta` (the membrane then counts in units of `1 - beta`), `fire_at_threshold`
+        takes the next smaller float. Equality is exact but for rounding, of which there is none with a hard reset and
+        `1 - beta` a power of two. If training goes on, the threshold no longer follows a learnt beta.
+
+        Args:
+            init_hidden: as in `snntorch.Leaky`: it keeps the membrane itself and returns spikes alone, as a layer of an
+                `nn.Sequential` must. Otherwise call it as `spk, mem = leaky(x, mem)`, with zeros for the first mem:
+                without one it goes on from its last call.
+
+        Raises:
+            InputError: a reset that snnTorch does not have, or scaled input with several betas.
+        """
+        dynamics, beta = self.dynamics, self.beta.detach().clamp(0, 1)
+        if dynamics.reset == "subtract" and (beta != 1).any():
+            raise InputError(
+                "snnTorch subtracts the threshold after the decay (reset='delayed_subtract'), which equals"
+                f" reset='subtract' at beta = 1 only; got beta {beta.tolist()}. Train with one of the other resets."
+            )
+        if dynamics.reset != "zero" and not dynamics.detach_reset:
+            raise InputError(
+                f"snnTorch always detaches reset={dynamics.reset!r}. Build the LIF with detach_reset=True and load its"
+                " weights: its spikes are the same, and it can be exported."
+            )
+        unit = 1.0
+        threshold = self.threshold.detach().to(_state_type(self.threshold), copy=True)
+        if dynamics.scale_input:
+            if beta.numel() > 1 or beta == 1:
+                raise InputError(
+                    f"scale_input can be exported for a single beta below 1; got {beta.tolist()}. Move the factor"
+                    " 1 - beta into the layer before, and use scale_input=False."
+                )
+            unit = (1 - beta).item()
+            threshold = threshold / unit
+        if dynamics.fire_at_threshold:
+            threshold = torch.nextafter(threshold, torch.full_like(threshold, -torch.inf))
+        return snntorch.Leaky(
+            beta.clone(),
+            threshold,
+            spike_grad=surrogates.to_snntorch(dynamics.surrogate, dynamics.scale, unit),
+            init_hidden=init_hidden,
+            learn_beta=isinstance(self.beta, nn.Parameter),
+            learn_threshold=isinstance(self.threshold, nn.Parameter),
+            reset_mechanism="zero" if dynamics.reset == "zero" else "subtract",
+            reset_delay=dynamics.detach_reset,
+        )
 
 
 def _hold(module: nn.Module, name: str, value: Tensor, learn: bool) -> None:
@@ -232,9 +295,9 @@ def firing_rate(spk: Tensor) -> Tensor:
 
 def decayed_sum(x: Tensor, decay: float = 0.8) -> Tensor:
     """Membrane read-out of a neuron that never fires: `sum_t decay^(T-1-t) x[t]`, `[T, B, ...] -> [B, ...]`."""
-    num_steps = x.shape[0]
-    weights = decay ** torch.arange(num_steps - 1, -1, -1, device=x.device, dtype=torch.float32)
-    return torch.tensordot(weights.to(x.dtype), x, dims=1)
+    weights = decay ** torch.arange(len(x) - 1, -1, -1, device=x.device, dtype=_state_type(x))
+    with torch.autocast(x.device.type, enabled=False):  # a membrane, so not in bf16
+        return torch.tensordot(weights, x.to(weights.dtype), dims=1).to(x.dtype)
 
 
 def psp_trace(x: Tensor, tau: float = 2.0) -> Tensor:
@@ -242,10 +305,10 @@ def psp_trace(x: Tensor, tau: float = 2.0) -> Tensor:
 
     Reference: Liu et al., arXiv:2308.10187, the PSP of the loss.
     """
-    psp, trace = torch.zeros_like(x[0]), []
+    psp, trace = torch.zeros_like(x[0], dtype=_state_type(x)), []
     for current in x.unbind(0):
-        psp = (1 - 1 / tau) * psp + current / tau
-        trace.append(psp)
+        psp = (1 - 1 / tau) * psp + current.to(psp.dtype) / tau
+        trace.append(psp.to(x.dtype))
     return torch.stack(trace)
 
 

@@ -85,9 +85,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             return torch.load(path, map_location=map_location, weights_only=True)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise InputError(
-                f"cannot resume from {path}: it is truncated, corrupt or not a checkpoint"
-                f" ({str(error).splitlines()[0]}). Delete it to start this run anew."
+                f"cannot resume from {path}: it is truncated, corrupt or not a checkpoint ({reason})."
+                " Delete it to start this run anew."
             ) from error
 
 

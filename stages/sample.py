@@ -41,6 +41,7 @@ def main(arguments: list[str]) -> None:
     path = find_model("absorbing", **place)
     generator = LatentGenerator.from_pretrained(path, options["device"])
     out = Path(options["out"] or Path(options["runs"]) / options["data"] / options["preset"] / "samples")
+    claim_folder(out)
     with tqdm(total=options["n"], desc=f"sampling from {path}", unit="image") as bar:
         sampling = {key: options[key] for key in ("sample_steps", "order", "temperature")}
         images, tokens = generator.sample(
@@ -50,21 +51,29 @@ def main(arguments: list[str]) -> None:
     print(f"wrote {out / 'grid.png'}, {out / 'images'} ({len(images)} images), {out / 'tokens.npy'}")
 
 
-def write_samples(out: Path, images: Tensor, tokens: Tensor) -> None:
-    """Write uint8 images [n, C, H, W] one by one and as a grid, and their tokens; earlier images there are replaced.
+def claim_folder(out: Path) -> None:
+    """Make the folder, before anything is computed for it.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: it cannot be written to.
     """
-    folder = out / "images"
     try:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".claim").touch()
+        (out / ".claim").unlink()
     except OSError as error:
         raise InputError(f"cannot write to {out}: {error.strerror}. Choose another folder with out=.") from error
+
+
+def write_samples(out: Path, images: Tensor, tokens: Tensor) -> None:
+    """Write uint8 images [n, C, H, W] one by one and as a grid, and their tokens; earlier images there are replaced."""
+    folder, unfinished = out / "images", out / ".images.part"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
     for index, image in enumerate(images):
-        write_png(image, str(folder / f"{index:06d}.png"))
+        write_png(image, str(unfinished / f"{index:06d}.png"))
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
     with atomic_write(out / "grid.png") as temporary:
         write_png(make_grid(images, nrow=max(1, round(len(images) ** 0.5))), str(temporary))
     with atomic_write(out / "tokens.npy") as temporary, temporary.open("wb") as file:

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from spiking_vq.config import Config
 from spiking_vq.data import BatchStream, mix_seed
+from spiking_vq.errors import InputError
 
 
 class Stage(LightningModule):
@@ -36,6 +37,8 @@ class Stage(LightningModule):
         train = config.train
         self.stream = BatchStream(tuple(rows), train.batch_size, 0, mix_seed(config.seed, 1))
         limits = [train.max_steps, train.max_epochs and train.max_epochs * self.stream.batches_per_epoch]
+        if limits == [None, None]:
+            raise InputError("how long to train is not said: set train.max_steps or train.max_epochs")
         self.total_steps = self.stream.num_batches = min(limit for limit in limits if limit)
         self.ema = averaged(model, train.ema_decay) if train.ema_decay else None
 

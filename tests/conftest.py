@@ -1,0 +1,76 @@
+"""Networks small enough to test on, and awake: batch norm has seen data, so that neurons fire in evaluation too."""
+
+import pytest
+import torch
+from torch import nn
+
+from spiking_vq.checkpoint import LatentModel, build_denoiser, build_vq_svae
+from spiking_vq.config import AbsorbingConfig, DenoiserOptions, LIFOptions, TrainOptions, VQSVAEConfig, VQSVAEOptions
+
+LIF_OPTIONS = {"beta": 0.5, "scale_input": False}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def images():
+    """Six images [6, 1, 12, 12] in [0, 1]."""
+    return torch.rand(6, 1, 12, 12)
+
+
+@pytest.fixture
+def vq_svae_config():
+    """A stage-1 configuration: 12x12 images, 3x3 tokens, K = 8, D = 4, T = 2."""
+    return VQSVAEConfig(
+        image_shape=[1, 12, 12],
+        T=2,
+        lif=LIFOptions(**LIF_OPTIONS),
+        train=TrainOptions(max_steps=1),
+        model=VQSVAEOptions(channels=[4, 8], embedding_dim=4, codebook_size=8),
+    )
+
+
+@pytest.fixture
+def absorbing_config(vq_svae_config):
+    """A stage-2 configuration over that stage 1."""
+    return AbsorbingConfig(
+        image_shape=[1, 12, 12],
+        T=2,
+        lif=LIFOptions(**LIF_OPTIONS),
+        train=TrainOptions(max_steps=1),
+        model=DenoiserOptions("token", width=8, num_blocks=1),
+        vq_svae=vq_svae_config,
+    )
+
+
+@pytest.fixture
+def vq_svae(vq_svae_config, images):
+    """The awake stage-1 network."""
+    model = build_vq_svae(vq_svae_config)
+    model.quantizer.codebook.data.uniform_(0, 2)  # where the encodings lie: several codes are in use
+    wake(model, images)
+    assert len(model.tokenize(images).unique()) > 2
+    return model
+
+
+@pytest.fixture
+def latent_model(vq_svae, absorbing_config):
+    """Both networks, awake."""
+    denoiser = build_denoiser(absorbing_config)
+    wake(denoiser, torch.randint(9, (16, 3, 3)), torch.ones(16).long())
+    return LatentModel(vq_svae, denoiser).eval()
+
+
+def wake(model, *inputs):
+    """Set the running statistics of batch norm to those of one batch; returns the model in evaluation mode."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(*inputs)
+    for norm in norms:
+        norm.momentum = 0.1
+    return model.eval()

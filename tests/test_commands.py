@@ -1,0 +1,181 @@
+"""The commands as a person calls them: what they write, and that mistakes give one clear line and exit code 2."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.io import decode_image
+
+from spiking_vq.checkpoint import build_model, save_model
+from spiking_vq.config import AbsorbingConfig, DenoiserOptions, SampleOptions, VQSVAEConfig, VQSVAEOptions
+from stages import firing_rates, recognise, sample, train
+from stages.command import parse_options, run_command
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Call a command's main as its `__main__` does: `command(main, *arguments) -> (exit code, stdout, stderr)`."""
+
+    def call(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        code = 0
+        try:
+            run_command(main)
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A runs folder with an untrained stage-2 file for the digits."""
+    torch.manual_seed(0)
+    runs = tmp_path_factory.mktemp("runs")
+    vq_svae = VQSVAEConfig(
+        data="digits",
+        preset="base",
+        image_shape=[1, 28, 28],
+        T=2,
+        model=VQSVAEOptions(channels=[4, 8], embedding_dim=4, codebook_size=16),
+    )
+    config = AbsorbingConfig(
+        data="digits",
+        preset="base",
+        image_shape=[1, 28, 28],
+        T=2,
+        model=DenoiserOptions("token", width=8, num_blocks=1),
+        sample=SampleOptions(sample_steps=4),
+        vq_svae=vq_svae,
+    )
+    for part in (vq_svae, config):
+        save_model(runs / "digits/base" / part.stage / "model.safetensors", build_model(part), part)
+    return runs
+
+
+def test_sample_needs_one_file_and_nothing_else(runs, tmp_path, command):
+    moved = tmp_path / "alone.safetensors"
+    moved.write_bytes((runs / "digits/base/absorbing/model.safetensors").read_bytes())
+    code, out, _ = command(sample.main, f"ckpt={moved}", "n=3", f"out={tmp_path / 'out'}")
+    assert code == 0
+    assert "grid.png" in out
+    assert sorted(path.name for path in (tmp_path / "out/images").iterdir()) == [
+        "000000.png",
+        "000001.png",
+        "000002.png",
+    ]
+    assert np.load(tmp_path / "out/tokens.npy").shape == (3, 7, 7)
+    assert decode_image(str(tmp_path / "out/images/000000.png")).shape == (1, 28, 28)
+
+
+def test_image_is_the_same_however_many_are_asked_for(runs, tmp_path, command):
+    for n in (2, 5):
+        command(sample.main, "data=digits", f"runs={runs}", f"n={n}", f"out={tmp_path / str(n)}")
+    few, many = (tmp_path / str(n) / "images" / "000001.png" for n in (2, 5))
+    assert few.read_bytes() == many.read_bytes()
+    # and a second call leaves no image of the first behind
+    command(sample.main, "data=digits", f"runs={runs}", "n=2", f"out={tmp_path / '5'}")
+    assert len(list((tmp_path / "5/images").iterdir())) == 2
+
+
+def test_sampling_does_not_import_a_trainer(runs, tmp_path):
+    script = (
+        "import sys; from stages import sample;"
+        f"sample.main(['data=digits', 'runs={runs}', 'n=1', 'out={tmp_path}']);"
+        "assert not {'lightning', 'pytorch_lightning', 'sklearn'} & set(sys.modules), 'imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_firing_rates_are_printed_for_both_stages(runs, tmp_path, command):
+    code, out, _ = command(firing_rates.main, "data=digits", f"runs={runs}", "n=8", f"results={tmp_path}")
+    assert code == 0
+    report = json.loads((tmp_path / "digits/base/firing_rates.json").read_text())
+    for stage in ("vq_svae", "absorbing"):
+        assert all(0 <= rate <= 1 for rate in report[stage]["firing_rate"].values())
+        assert {"all"} < set(report[stage]["firing_rate"])
+    assert "vq_svae (T = 2)" in out
+
+
+def test_recognise_reads_the_samples(runs, tmp_path, command):
+    out = runs / "digits/base/samples"
+    command(sample.main, "data=digits", f"runs={runs}", "n=4", f"out={out}")
+    code, said, _ = command(recognise.main, f"runs={runs}")
+    assert code == 0
+    accuracy = float(re.search(r"reads ([\d.]+)% of real", said)[1])
+    assert accuracy > 95
+    assert "the 4 generated" in said
+
+
+MISTAKES = {
+    "unknown stage": (train.main, ["stage3", "data=digits"], r"\(absorbing, base\).*\(vq_svae, paper\)"),
+    "illegal pair": (train.main, ["vq_svae", "preset=huge"], r"'huge'.*\(vq_svae, base\)"),
+    "unknown key": (train.main, ["vq_svae", "max_steps=3"], r"did you mean train\.max_steps"),
+    "not key=value": (train.main, ["vq_svae", "max_steps"], r"key=value"),
+    "wrong type": (train.main, ["vq_svae", "train.lr=fast"], r"train\.lr"),
+    "wrong T": (train.main, ["vq_svae", "T=0"], r"T must be at least 1"),
+    "time without spikes": (train.main, ["vq_svae", "neuron=relu", "T=4"], r"1 with neuron=relu"),
+    "unknown data": (train.main, ["vq_svae", "data=svhn"], r"mnist, fmnist, kmnist, letters, cifar10, digits"),
+    "missing data": (train.main, ["vq_svae", "data=mnist", "data_dir={tmp}/none"], r"{tmp}/none.*DATA=digits"),
+    "wrong image size": (train.main, ["vq_svae", "data=digits", "image_size=30"], r"multiples of 4"),
+    "unwritable folder": (train.main, ["vq_svae", "data=digits", "runs={tmp}/file/runs"], r"cannot write.*file/runs"),
+    "unknown device": (train.main, ["vq_svae", "device=abacus"], r"device=abacus.*cpu"),
+    "no stage 1": (train.main, ["absorbing", "data=digits", "runs={tmp}"], r"needs a finished stage 1.*make stage1"),
+    "no model": (sample.main, ["data=digits", "preset=paper", "runs={tmp}"], r"no trained absorbing model.*CKPT="),
+    "named file missing": (sample.main, ["ckpt={tmp}/none"], r"no model file at"),
+    "negative temperature": (sample.main, ["data=digits", "runs={runs}", "temperature=-1"], r"temperature must be"),
+    "too many calls": (sample.main, ["data=digits", "runs={runs}", "sample_steps=50"], r"1\.\.49.*got 50"),
+    "no calls": (sample.main, ["data=digits", "runs={runs}", "sample_steps=0"], r"1\.\.49.*got 0"),
+    "unknown order": (sample.main, ["data=digits", "runs={runs}", "order=spiral"], r"bernoulli, random, halton"),
+    "no images": (sample.main, ["data=digits", "runs={runs}", "n=0"], r"at least 1"),
+    "unwritable samples": (sample.main, ["data=digits", "runs={runs}", "n=1", "out={tmp}/file"], r"cannot write"),
+    "stage-1 file": (
+        sample.main,
+        ["ckpt={runs}/digits/base/vq_svae/model.safetensors"],
+        r"vq_svae model, which cannot generate",
+    ),
+    "truncated file": (sample.main, ["ckpt={tmp}/truncated"], r"truncated, corrupt"),
+    "foreign file": (sample.main, ["ckpt={tmp}/file"], r"truncated, corrupt or of another format"),
+    "no samples": (recognise.main, ["runs={tmp}"], r"no samples.*make demo"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_gives_one_clear_error_and_exit_code_2(name, runs, tmp_path, command):
+    main, arguments, message = MISTAKES[name]
+    (tmp_path / "file").write_text("a file, not a folder")
+    whole = (runs / "digits/base/absorbing/model.safetensors").read_bytes()
+    (tmp_path / "truncated").write_bytes(whole[: len(whole) // 2])
+    places = {"tmp": tmp_path, "runs": runs}
+    code, _, said = command(main, *(text.format(**places) for text in arguments))
+    assert code == 2
+    assert "Traceback" not in said
+    assert re.search(r"^error: .*" + message.replace("{tmp}", str(tmp_path)), said, re.DOTALL | re.MULTILINE), said
+
+
+def test_options_take_the_types_of_their_defaults():
+    defaults = {"n": 64, "temperature": float, "order": "random", "ckpt": str}
+    assert parse_options(["n=3", "temperature=0.5", "ckpt="], defaults) == {
+        "n": 3,
+        "temperature": 0.5,
+        "order": "random",
+        "ckpt": None,
+    }
+
+
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
+    said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True).stdout
+    for target in phony:
+        assert re.search(rf"^  make {target} +\S", said, re.MULTILINE), f"make help does not list {target}"

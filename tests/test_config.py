@@ -1,0 +1,265 @@
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from spiking_vq.checkpoint import build_model
+from spiking_vq.config import config_from_dict, differences, load_config, read_config, save_config
+from spiking_vq.errors import InputError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+PRESETS = sorted(CONFIGS.glob("*/*.yaml"))
+PAPER = CONFIGS / "vq_svae" / "paper.yaml"
+
+
+def load(*overrides):
+    return load_config("vq_svae", PAPER, overrides)
+
+
+def write(folder, text):
+    path = folder / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+# ---------------------------------------------------------------- every preset
+
+
+def test_there_are_presets():
+    assert {"vq_svae/paper.yaml", "vq_svae/base.yaml"} <= {str(path.relative_to(CONFIGS)) for path in PRESETS}
+
+
+@pytest.mark.parametrize("image_shape", [[1, 28, 28], [3, 32, 32]])
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_preset_builds(path, image_shape):
+    config = load_config(path.parent.name, path)
+    assert (config.stage, config.preset) == (path.parent.name, path.stem)
+    config.image_shape = image_shape
+    if config.stage == "absorbing":
+        config.vq_svae = load_config("vq_svae", CONFIGS / "vq_svae" / path.name)
+        config.vq_svae.image_shape = image_shape
+        assert build_model(config).vq_svae.grid == (image_shape[1] // 4, image_shape[2] // 4)
+    else:
+        assert build_model(config).image_shape == tuple(image_shape)
+
+
+# ---------------------------------------------------------------- overrides
+
+
+def test_defaults_then_file_then_overrides(tmp_path):
+    path = write(tmp_path, "T: 8\ntrain:\n  lr: 0.5\n  max_steps: 10\n")
+    config = load_config("vq_svae", path, ["train.lr=0.25", "model.channels=[8,16]", "lif.surrogate_scale=3"])
+    assert config.seed == 0  # default
+    assert (config.T, config.train.max_steps, config.preset) == (8, 10, "mine")  # file
+    assert (config.train.lr, config.model.channels, config.lif.surrogate_scale) == (0.25, [8, 16], 3)  # overrides
+    assert load_config("vq_svae", path, ["T=3", "image_size=null"]).T == 3
+
+
+def test_config_holds_plain_values():
+    config = load("model.channels=[8,16]")
+    assert type(config.model.channels) is list
+    assert type(asdict(config)["train"]) is dict
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "suggestion"),
+    [
+        ("vq_svae", "max_steps=3", "train.max_steps"),
+        ("vq_svae", "trian.lr=3", "train.lr"),
+        ("vq_svae", "train.batchsize=3", "train.batch_size"),
+        ("vq_svae", "ema_decay=0.9", "train.ema_decay or model.ema_decay"),
+        ("vq_svae", "sed=3", "seed"),
+        ("absorbing", "sample_step=3", "sample.sample_steps"),
+        ("absorbing", "vq_svae.T=3", "T"),
+    ],
+)
+def test_unknown_key_suggests_the_nearest(stage, override, suggestion):
+    with pytest.raises(InputError) as caught:
+        load_config(stage, CONFIGS / stage / "paper.yaml", [override])
+    message = str(caught.value)
+    assert repr(override.split("=")[0]) in message
+    assert f"did you mean {suggestion}" in message
+
+
+def test_unknown_key_with_nothing_near_lists_the_fields():
+    with pytest.raises(InputError, match=r"the fields are .*train\.lr"):
+        load("zzzzzzzz=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("T=four", ["T", "four"]),
+        ("T=4.5", ["T", "4.5"]),
+        ("T=", ["T"]),
+        ("T=0", ["T", "at least 1", "0"]),
+        ("precision=fp16", ["precision", "fp32, bf16", "fp16"]),
+        ("train.schedule=step", ["train.schedule", "constant, cosine", "step"]),
+        ("train.lr=0", ["train.lr", "greater than 0"]),
+        ("train.lr=nan", ["train.lr", "nan"]),
+        ("train.lr=fast", ["train.lr", "fast"]),
+        ("train.ema_decay=1", ["train.ema_decay", "[0, 1)"]),
+        ("train.val_every=0", ["train.val_every", "at least 1"]),
+        ("train.save_every=0", ["train.save_every", "at least 1"]),
+        ("train.batch_size=0", ["train.batch_size", "at least 1"]),
+        ("train.max_steps=0", ["at least 1"]),
+        ("train.max_epochs=null", ["train.max_epochs", "train.max_steps"]),
+        ("model.channels=3", ["model.channels"]),
+        ("model.channels=[3,x]", ["model.channels"]),
+        ("train=3", ["train"]),
+        ("neuron=relu T=4", ["T", "1", "relu"]),
+        ("stage=absorbing", ["stage"]),
+        ("max_steps", ["key=value", "max_steps"]),
+        ("train.lr=[1", ["train.lr=[1"]),
+        ("data=${nowhere}", ["data", "nowhere"]),
+    ],
+)
+def test_bad_value_is_named(override, told):
+    with pytest.raises(InputError) as caught:
+        load(*override.split())
+    message = str(caught.value)
+    assert all(word in message for word in told), message
+    assert "field None" not in message
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.codebook_size=0",
+        "model.codebook_size=-1",
+        "model.embedding_dim=0",
+        "model.channels=[0,4]",
+        "model.channels=[-1,4]",
+        "model.channels=[4]",
+        "model.num_residual_blocks=-1",
+        "model.encoding=bits",
+        "model.psp=sum",
+        "model.spike_generator=none",
+        "model.ema_decay=1",
+        "model.restart_below=1",
+        "neuron=tanh",
+        "lif.reset=hard",
+        "lif.beta=2",
+        "lif.threshold=0",
+        "lif.surrogate=sigmoid",
+    ],
+)
+def test_bad_stage_1_network_is_an_input_error(override):
+    field = override.split("=")[0].split(".")[-1]
+    with pytest.raises(InputError, match=field):
+        build_model(load("image_shape=[1,8,8]", override))
+
+
+def test_the_message_tells_what_may_be_chosen():
+    with pytest.raises(InputError, match="rate, psp, both"):
+        build_model(load("image_shape=[1,8,8]", "model.encoding=bits"))
+
+
+@pytest.mark.parametrize(
+    "override", ["model.width=0", "model.width=-1", "model.num_blocks=-1", "model.denoiser=mlp", "model.denoiser=sdid"]
+)
+def test_bad_stage_2_network_is_an_input_error(override, vq_svae_config):
+    config = load_config("absorbing", CONFIGS / "absorbing" / "base.yaml", [override])  # has num_blocks, unlike SDID
+    config.vq_svae = vq_svae_config
+    with pytest.raises(InputError, match=override.split("=")[0].split(".")[-1]):
+        build_model(config)
+
+
+def test_relu_sets_T():
+    assert load().T == 16
+    assert load("neuron=relu").T == 1
+    assert load("neuron=relu", "T=1").T == 1
+
+
+def test_unknown_stage():
+    with pytest.raises(InputError, match="vq_svae, absorbing"):
+        load_config("gan", PAPER)
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("text", ["T: [1", "T: 4\nT: 5", "- 1\n- 2", "3: 4", "train: {3: 4}", b"\x00\x01", b"\xff\xfe\xfa"])
+@pytest.mark.parametrize("read", [lambda path: load_config("vq_svae", path), read_config])
+def test_broken_yaml_names_the_file(tmp_path, text, read):
+    path = write(tmp_path, text)
+    with pytest.raises(InputError, match=str(path)):
+        read(path)
+
+
+def test_unknown_key_in_a_file(tmp_path):
+    with pytest.raises(InputError, match=r"'lr': did you mean train\.lr"):
+        load_config("vq_svae", write(tmp_path, "lr: 3"))
+
+
+@pytest.mark.parametrize("read", [lambda path: load_config("vq_svae", path), read_config])
+def test_missing_file(tmp_path, read):
+    with pytest.raises(InputError, match=r"none\.yaml"):
+        read(tmp_path / "none.yaml")
+    with pytest.raises(InputError):
+        read(tmp_path)
+
+
+# ---------------------------------------------------------------- there and back
+
+
+def complete(vq_svae_config, absorbing_config):
+    vq_svae_config.lif.beta, vq_svae_config.seed, vq_svae_config.train.lr = 0.75, 7, 1 / 3
+    absorbing_config.sample.sample_steps, absorbing_config.stage1 = 3, "a folder/model.safetensors"
+    return [vq_svae_config, absorbing_config, load()]
+
+
+def test_dict_and_back(vq_svae_config, absorbing_config):
+    for config in complete(vq_svae_config, absorbing_config):
+        back = config_from_dict(asdict(config))
+        assert back == config
+        assert type(back) is type(config)
+
+
+def test_file_and_back(tmp_path, vq_svae_config, absorbing_config):
+    for config in complete(vq_svae_config, absorbing_config):
+        save_config(config, tmp_path / "config.yaml")
+        assert read_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"stage": "gan"}, {"T": 0}, {"speed": 1}, {"vq_svae": {"stage": "vq_svae", "T": 0}}, {"vq_svae": {"speed": 1}}],
+)
+def test_bad_dict(absorbing_config, change):
+    with pytest.raises(InputError):
+        config_from_dict(asdict(absorbing_config) | change)
+
+
+def test_a_nested_stage_1_is_checked_too(absorbing_config):
+    absorbing_config.vq_svae.T = 0
+    with pytest.raises(InputError, match="T must be at least 1"):
+        config_from_dict(asdict(absorbing_config))
+
+
+# ---------------------------------------------------------------- differences
+
+
+def test_places_do_not_differ(absorbing_config):
+    moved = replace(absorbing_config, data_dir="/d", runs="/r", device="cuda", stage1="/s")
+    moved.vq_svae = replace(moved.vq_svae, data_dir="/d", runs="/r", device="cuda")
+    assert differences(absorbing_config, moved) == []
+
+
+def test_all_else_differs(absorbing_config):
+    old = config_of(absorbing_config)
+    new = config_of(absorbing_config)
+    new.T, new.train.lr, new.vq_svae.T, new.stage1_sha256 = 4, 0.5, 8, "ab"
+    assert sorted(differences(old, new)) == [
+        "T: 2 -> 4",
+        "stage1_sha256: None -> ab",
+        "train.lr: 0.001 -> 0.5",
+        "vq_svae.T: 2 -> 8",
+    ]
+    old.vq_svae = None
+    assert "vq_svae.T: None -> 8" in differences(old, new)
+
+
+def config_of(config):
+    """A deep copy."""
+    return replace(config, train=replace(config.train), vq_svae=replace(config.vq_svae))

@@ -1,0 +1,187 @@
+"""The commands that train: files, resuming, refusing; on scikit-learn's digits with tiny networks."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from spiking_vq.errors import InputError
+from stages import train
+from stages.stage import Stage, averaged
+
+ROOT = Path(__file__).parent.parent
+STAGE1 = [
+    "vq_svae",
+    "preset=base",
+    "data=digits",
+    "precision=fp32",
+    "model.channels=[4,8]",
+    "model.embedding_dim=4",
+    "model.codebook_size=16",
+    "train.compile=false",
+    "train.batch_size=400",  # three batches an epoch: a run of ten steps crosses three epochs
+    "train.max_steps=10",
+    "train.warmup_steps=2",
+    "train.save_every=3",
+    "train.val_every=4",
+]
+STAGE2 = ["absorbing", *STAGE1[1:4], "model.width=8", "model.num_blocks=1", *STAGE1[7:]]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """Both stages, trained without interruption."""
+    runs = tmp_path_factory.mktemp("runs")
+    train.main([*STAGE1, f"runs={runs}"])
+    train.main([*STAGE2, f"runs={runs}"])
+    return runs / "digits/base"
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_run(one, other):
+    a, b = (load_file(run / "model.safetensors") for run in (one, other))
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+    assert rows(one / "metrics.csv") == rows(other / "metrics.csv")
+    best = [torch.load(run / "best.ckpt", weights_only=True)["global_step"] for run in (one, other)]
+    assert best[0] == best[1]
+
+
+@pytest.mark.parametrize("stage", ["vq_svae", "absorbing"])
+def test_run_folder_holds_what_the_readme_says(unbroken, stage):
+    folder = unbroken / stage
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"config.yaml", "last.ckpt", "best.ckpt", "metrics.csv", "tb", "images", "model.safetensors"}
+    assert [path.name for path in sorted((folder / "images").iterdir())] == [
+        "step0000004.png",
+        "step0000008.png",
+        "step0000010.png",
+    ]
+    assert list((folder / "tb").glob("events*"))
+    validated = [int(row["step"]) for row in rows(folder / "metrics.csv") if row[f"val/{monitor(stage)}"]]
+    assert validated == [4, 8, 10]
+
+
+def monitor(stage):
+    return train.STAGES[stage].monitor
+
+
+def die_at(monkeypatch, step):
+    """Make training die in the middle of a step, as a kill would have it."""
+    whole = Stage.training_step
+
+    def dying(self, batch, batch_idx):
+        if self.global_step == step:
+            raise RuntimeError("killed")
+        return whole(self, batch, batch_idx)
+
+    monkeypatch.setattr(Stage, "training_step", dying)
+
+
+@pytest.mark.parametrize("died_at", [4, 6, 8, 9])
+@pytest.mark.parametrize("arguments", [STAGE1, STAGE2], ids=["stage1", "stage2"])
+def test_resumed_run_equals_the_unbroken_one(unbroken, tmp_path, monkeypatch, arguments, died_at):
+    arguments = [*arguments, f"runs={tmp_path}"]
+    if arguments[0] == "absorbing":
+        arguments.append(f"stage1={unbroken / 'vq_svae/model.safetensors'}")
+    with monkeypatch.context() as patch:
+        die_at(patch, died_at)
+        with pytest.raises(RuntimeError, match="killed"):
+            train.main(arguments)
+    folder = tmp_path / "digits/base" / arguments[0]
+    assert not (folder / "model.safetensors").exists()
+    torch.rand(died_at)  # whatever the global random state is, the run does not depend on it
+    train.main(arguments)
+    assert_same_run(folder, unbroken / arguments[0])
+
+
+def test_killed_process_resumes_to_the_same_weights(unbroken, tmp_path):
+    command = [sys.executable, "-m", "stages.train", *STAGE1, f"runs={tmp_path}"]
+    folder = tmp_path / "digits/base/vq_svae"
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (folder / "last.ckpt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, unbroken / "vq_svae")
+
+
+def test_finished_run_says_so(unbroken, capsys):
+    before = (unbroken / "vq_svae/last.ckpt").stat().st_mtime_ns
+    train.main([*STAGE1, f"runs={unbroken.parent.parent}"])
+    assert "finished" in capsys.readouterr().out
+    assert (unbroken / "vq_svae/last.ckpt").stat().st_mtime_ns == before
+
+
+def test_changed_configuration_is_named(unbroken):
+    with pytest.raises(InputError, match=r"train\.lr: 0\.\d+ -> 0\.5"):
+        train.main([*STAGE1, f"runs={unbroken.parent.parent}", "train.lr=0.5"])
+
+
+def test_retrained_stage1_is_noticed(unbroken, tmp_path):
+    """A stage-2 run is tied to the weights of its stage 1, not to their path."""
+    train.main([*STAGE1, f"runs={tmp_path}", "seed=1"])
+    with pytest.raises(InputError, match="stage1_sha256"):
+        train.main(
+            [*STAGE2, f"runs={unbroken.parent.parent}", f"stage1={tmp_path}/digits/base/vq_svae/model.safetensors"]
+        )
+
+
+def test_tokens_are_encoded_once_and_do_not_depend_on_the_batch(unbroken, tmp_path, capsys, monkeypatch):
+    from spiking_vq.checkpoint import load_model
+    from spiking_vq.data import load_dataset
+    from stages import absorbing
+
+    vq_svae, _ = load_model(unbroken / "vq_svae/model.safetensors")
+    images = load_dataset("digits", "data").val.images[:50]
+    first = absorbing.cached_tokens(vq_svae, "a", images, tmp_path)
+    monkeypatch.setattr(absorbing, "TOKENIZE_BATCH", 7)
+    assert torch.equal(absorbing.cached_tokens(vq_svae, "b", images, tmp_path), first)
+    assert capsys.readouterr().out.count("encoding") == 2
+    assert torch.equal(absorbing.cached_tokens(vq_svae, "a", images, tmp_path), first)
+    absorbing.cached_tokens(vq_svae, "a", images.flip(0), tmp_path)
+    assert capsys.readouterr().out.count("encoding") == 1
+
+
+def test_moving_average_by_hand():
+    model = torch.nn.BatchNorm1d(1)
+    average = averaged(model, 0.5)
+    values = [1.0, 3.0, 11.0]
+    for value in values:
+        with torch.no_grad():
+            model.weight.fill_(value)
+            model.running_mean.fill_(-value)
+            model.num_batches_tracked.add_(1)
+        average.update_parameters(model)
+    # the first update copies; then d = min(0.5, (1 + n) / (10 + n)) with n = 1, 2
+    expected = 2 / 11 * 1.0 + 9 / 11 * 3.0
+    expected = 3 / 12 * expected + 9 / 12 * 11.0
+    assert average.module.weight.item() == pytest.approx(expected)
+    assert average.module.running_mean.item() == pytest.approx(-expected)
+    assert average.module.num_batches_tracked.item() == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "half"], ids=["empty", "foreign", "truncated"])
+def test_damaged_checkpoint_is_refused(unbroken, tmp_path, content):
+    folder = tmp_path / "digits/base/vq_svae"
+    shutil.copytree(unbroken / "vq_svae", folder, ignore=shutil.ignore_patterns("model.safetensors"))
+    whole = (unbroken / "vq_svae/last.ckpt").read_bytes()
+    (folder / "last.ckpt").write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with pytest.raises(InputError, match=r"last\.ckpt.*Delete it"):
+        train.main([*STAGE1, f"runs={tmp_path}"])

@@ -1,0 +1,303 @@
+import copy
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import LIF_OPTIONS, wake
+from torch import nn
+
+from spiking_vq.checkpoint import build_vq_svae
+from spiking_vq.config import load_config
+from spiking_vq.errors import InputError
+from spiking_vq.layers import OverTime
+from spiking_vq.models.vq_svae import ENCODINGS, PSPS, SpikeEncoding, VQSVAE
+from spiking_vq.neurons import LIF, neuron_factory
+from spiking_vq.quantize import SPIKE_GENERATORS
+
+CONFIGS = Path(__file__).parent.parent / "configs" / "vq_svae"
+SMALL = {"channels": [4, 8], "embedding_dim": 4, "codebook_size": 8}
+
+
+def tiny(image_shape=(1, 12, 12), T=2, neuron="lif", **options):
+    lif = LIF_OPTIONS if neuron == "lif" else {}
+    return VQSVAE(image_shape, T, neuron_factory(neuron, **lif), **SMALL | options)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def mean_square(x):
+    return (x**2).mean()
+
+
+def psp_by_hand(spk, tau=2):
+    trace = [torch.zeros_like(spk[0])]
+    for step in spk:
+        trace.append(trace[-1] - trace[-1] / tau + step / tau)
+    return torch.stack(trace[1:])
+
+
+# ---------------------------------------------------------------- architecture
+
+
+def test_paper_has_50658_parameters():
+    config = replace(load_config("vq_svae", CONFIGS / "paper.yaml"), image_shape=[1, 28, 28])
+    model = build_vq_svae(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 50_658
+    assert (model.grid, model.codebook_size, model.T) == ((7, 7), 128, 16)
+
+
+@pytest.mark.parametrize(("image_shape", "grid"), [((1, 12, 12), (3, 3)), ((3, 32, 32), (8, 8)), ((2, 8, 20), (2, 5))])
+@pytest.mark.parametrize("num_residual_blocks", [0, 1])
+def test_shapes_and_ranges(image_shape, grid, num_residual_blocks):
+    model = tiny(image_shape, T=3, num_residual_blocks=num_residual_blocks)
+    images = torch.rand(2, *image_shape)
+    wake(model, images)
+    tokens = model.tokenize(images)
+    assert model.grid == grid
+    assert tokens.shape == (2, *grid)
+    assert tokens.dtype == torch.int64
+    spk = model.encode(images)
+    assert spk.shape == (3, 2, 4, *grid)
+    assert spk.unique().tolist() == [0, 1]
+    decoded = model.decode(torch.randint(8, (2, *grid)))
+    assert decoded.shape == images.shape
+    assert 0 <= decoded.min() < decoded.max() <= 1
+
+
+def test_the_image_is_presented_around_zero():
+    model = tiny()
+    seen = []
+    model.stem[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    images = torch.rand(2, 1, 12, 12)
+    model.encode(images)
+    torch.testing.assert_close(seen[0], images - 0.5)
+
+
+def test_only_spikes_travel_between_layers(vq_svae, images):
+    seen = {}
+    for name, module in vq_svae.named_modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: inputs[0]}))
+    vq_svae(images)
+    real_valued = {"stem.0", "spike_generator.current.0"}  # the image and the code vector
+    assert {name for name, x in seen.items() if not set(x.unique().tolist()) <= {0.0, 1.0}} == real_valued
+    assert len(seen) == 7
+
+
+def test_reconstruction_by_hand(vq_svae, images):
+    reconstruction, quantized, encoded, generated = vq_svae(images)
+    currents = vq_svae.decoder(generated)
+    expected = torch.tanh(sum(0.8 ** (1 - step) * currents[step] for step in range(2)))
+    torch.testing.assert_close(reconstruction, expected)
+    assert torch.equal(quantized.tokens, vq_svae.tokenize(images))
+    assert torch.equal(encoded, vq_svae.encode(images))
+    torch.testing.assert_close(vq_svae.decode(quantized.tokens), (reconstruction + 0.5).clamp(0, 1))
+
+
+@pytest.mark.parametrize(("encoding", "psp"), product(ENCODINGS, PSPS))
+def test_encoding_by_its_formula(encoding, psp):
+    T = 5
+    spk = (torch.rand(T, 2, 4, 3, 3) < 0.5).float()
+    rate = sum(spk) / T
+    potential = sum(0.8 ** (T - 1 - step) * spk[step] for step in range(T)) if psp == "decay" else psp_by_hand(spk)[-1]
+    encode = SpikeEncoding(encoding, psp)
+    if encoding == "both":
+        assert encode.mix.item() == 0.5
+        encode.mix.data.fill_(0.3)
+    else:
+        assert not list(encode.parameters())
+    expected = {"rate": rate, "psp": potential, "both": 0.7 * potential + 0.3 * rate}[encoding]
+    torch.testing.assert_close(encode(spk), expected)
+
+
+def test_autocast_rounds_neither_the_encoding_nor_the_read_out(vq_svae, images):
+    spk, generated = vq_svae.encode(images), vq_svae(images)[3]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(vq_svae.encode_spikes(spk), vq_svae.encode_spikes(spk).float())
+        torch.testing.assert_close(vq_svae.encode_spikes(spk.bfloat16()).float(), vq_svae.encode_spikes(spk))
+        encoded, decoded = vq_svae.encode_spikes(spk), vq_svae.decode_spikes(generated)
+    torch.testing.assert_close(encoded.float(), vq_svae.encode_spikes(spk))
+    assert decoded.dtype == torch.float32
+
+
+# ---------------------------------------------------------------- the loss
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_loss_and_its_gradients_by_hand(images, ema_decay):
+    model = tiny(commitment_cost=0.3, ema_decay=ema_decay, data_variance=0.1)
+    model.quantizer.codebook.data.uniform_(0, 2)
+    by_hand = copy.deepcopy(model)
+    out = model.loss(images)
+
+    reconstruction, quantized, z_spk, q_spk = by_hand(images)
+    z, q = by_hand.encode_spikes(z_spk), by_hand.quantizer.lookup(quantized.tokens)
+    mse = mean_square(reconstruction - (images - 0.5))
+    quantizer = 0.3 * mean_square(z - q.detach()) + (0 if ema_decay else mean_square(q - z.detach()))
+    psp_z, psp_q = psp_by_hand(z_spk), psp_by_hand(q_spk)
+    psp = mean_square(psp_q - psp_z.detach()) + 0.3 * mean_square(psp_q.detach() - psp_z)
+    loss = mse / 0.1 + quantizer + psp
+
+    for name, value in {"loss": loss, "mse": mse, "quantizer": quantizer, "psp": psp}.items():
+        torch.testing.assert_close(out[name], value, check_stride=False)
+    out["loss"].backward()
+    loss.backward()
+    for mine, theirs in zip(model.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+    p = torch.bincount(quantized.tokens.flatten(), minlength=8) / 54
+    assert out["perplexity"].item() == pytest.approx(2 ** -sum(x.log2() * x for x in p if x > 0).item(), rel=1e-5)
+    assert not any(value.requires_grad for name, value in out.items() if name != "loss")
+
+
+class FreeSpikes(nn.Module):
+    """Stands in for the spike generator: its spikes come from a parameter, not from the code vectors."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.rate = nn.Parameter(torch.rand(shape))
+
+    def forward(self, vectors, generator=None):
+        return self.rate
+
+
+@pytest.mark.parametrize("commitment_cost", [0.0, 0.5])
+def test_psp_terms_pull_at_both_arms(images, commitment_cost):
+    """The generator is pulled with weight 1; the encoder only by the commitment."""
+    model = tiny(commitment_cost=commitment_cost, spike_generator="repeat", data_variance=float("inf"))
+    model.spike_generator = FreeSpikes((2, 6, 4, 3, 3))
+    spk = []
+    model.encoder.register_forward_hook(lambda module, inputs, output: spk.append(output) or output.retain_grad())
+    model.quantizer.commitment_cost = 0.0
+    model.loss(images)["loss"].backward()
+    pull = model.spike_generator.rate.grad.clone()
+    assert (pull != 0).any()
+    assert spk[0].grad is None or (spk[0].grad == 0).all()
+
+    model.spike_generator.rate.grad = None
+    model.quantizer.commitment_cost = commitment_cost
+    model.quantizer.ema_decay = 0.9  # leaves the commitment alone of the quantiser's loss, a function of z we know
+    model.eval()
+    z_spk = model.encode(images).detach()
+    model.encoder = nn.Identity()
+    model.encode = lambda _: leaf
+    leaf = z_spk.clone().requires_grad_()
+    model.loss(images)["loss"].backward()
+    torch.testing.assert_close(model.spike_generator.rate.grad.ne(0), pull.ne(0))
+
+
+def test_training_moves_an_ema_codebook_and_evaluation_does_not(images):
+    model = tiny(ema_decay=0.9, restart_below=0.95)
+    model.quantizer.codebook.uniform_(0, 2)
+    before = copy.deepcopy(model.quantizer.state_dict())
+    model.eval()
+    assert model.loss(images, seeded())["restarts"] == 0
+    assert all(torch.equal(value, before[name]) for name, value in model.quantizer.state_dict().items())
+    model.train()
+    expected = copy.deepcopy(model)
+    vectors = expected.encode_spikes(expected.encode(images))
+    restarts = expected.quantizer.update(vectors, expected.quantizer.nearest(vectors), seeded())
+    assert model.loss(images, seeded())["restarts"] == restarts > 0
+    assert torch.equal(model.quantizer.codebook, expected.quantizer.codebook)
+
+
+# ---------------------------------------------------------------- ablations
+
+ABLATIONS = list(product(ENCODINGS, PSPS, SPIKE_GENERATORS, [0.0, 0.9], [0, 1]))
+
+
+@pytest.mark.parametrize(("encoding", "psp", "spike_generator", "ema_decay", "num_residual_blocks"), ABLATIONS)
+def test_every_ablation_trains_every_parameter(images, **options):
+    model = tiny(**options)
+    model.loss(images, seeded())["loss"].backward()
+    without_effect = {  # a bias before batch norm
+        id(module[0].bias) for module in model.modules() if isinstance(module, OverTime) and len(module) == 2
+    }
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert (parameter.grad != 0).any() or id(parameter) in without_effect, name
+
+
+def test_neuron_parameters_are_trained(images):
+    lif = neuron_factory("lif", learn_beta=True, learn_threshold=True)
+    model = VQSVAE((1, 12, 12), 3, lif, **SMALL)
+    model.loss(images)["loss"].backward()
+    neurons = [module for module in model.modules() if isinstance(module, LIF)]
+    assert len(neurons) == 6
+    assert all(neuron.beta.grad != 0 and neuron.threshold.grad != 0 for neuron in neurons)
+
+
+def test_relu_twin(images):
+    model = tiny(T=1, neuron="relu")
+    assert not any(isinstance(module, LIF) for module in model.modules())
+    model.loss(images)["loss"].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model.decode(model.tokenize(images)).shape == images.shape
+    assert len(model.encode(images).unique()) > 2
+
+
+# ---------------------------------------------------------------- a forward is a function
+
+
+def test_tokens_do_not_depend_on_the_batch(vq_svae, images):
+    vq_svae.double()  # at another batch size convolutions round differently
+    images = images.double()
+    whole = vq_svae.tokenize(images)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    assert torch.equal(vq_svae.tokenize(images[order]), whole[order])
+    assert torch.equal(torch.cat([vq_svae.tokenize(image) for image in images.split(1)]), whole)
+    assert len(whole.flatten(1).unique(dim=0)) == 6
+
+
+def test_same_input_same_output(vq_svae, images):
+    first = vq_svae(images)
+    vq_svae(torch.rand(2, 1, 12, 12))  # another batch size in between
+    again = vq_svae(images)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[3], again[3])
+
+
+def test_nothing_but_weights_and_statistics_survives_a_training_step(vq_svae, images):
+    vq_svae.train().loss(images)["loss"].backward()
+    copied = copy.deepcopy(vq_svae).eval()
+    fresh = tiny()
+    fresh.load_state_dict(vq_svae.state_dict())
+    assert torch.equal(copied(images)[0], fresh.eval()(images)[0])
+
+
+def test_poisson_follows_its_generator(images):
+    model = wake(tiny(spike_generator="poisson"), images)
+    tokens = model.tokenize(images)
+    assert torch.equal(model.decode(tokens, seeded()), model.decode(tokens, seeded()))
+    assert not torch.equal(model.decode(tokens, seeded()), model.decode(tokens, seeded(1)))
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"image_shape": (1, 30, 28)}, "multiples of 4.*30x28.*image_size"),
+        ({"image_shape": (1, 28, 30)}, "multiples of 4.*28x30"),
+        ({"T": 0}, "T.*at least 1.*0"),
+        ({"channels": [4]}, "channels"),
+        ({"encoding": "bits"}, "encoding.*rate, psp, both.*'bits'"),
+        ({"psp": "sum"}, "psp.*decay, trace.*'sum'"),
+        ({"spike_generator": "none"}, "spike_generator.*adaptive, poisson, repeat.*'none'"),
+        ({"neuron": "tanh"}, "neuron.*lif.*relu.*'tanh'"),
+    ],
+)
+def test_bad_options(options, told):
+    with pytest.raises(InputError, match=told):
+        tiny(**options)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 12, 16), (2, 3, 12, 12), (1, 12, 12), (2, 1, 28, 28)])
+def test_wrong_image_shape(vq_svae, shape):
+    with pytest.raises(InputError, match=r"expected images \[B, 1, 12, 12\]; got shape"):
+        vq_svae.tokenize(torch.rand(shape))
