@@ -59,12 +59,18 @@ class SpikingResidual(nn.Module):
 
     Args:
         neuron: builds a neuron layer.
-        layers: synapses (with batch norm); each is fed by a neuron of its own.
+        layers: synapses with batch norm; each is fed by a neuron of its own.
     """
+
+    INITIAL_GAIN = 0.4
+    """Scale of the last batch norm at the start: with gain 1 the current's variance would grow by 1 a block, and
+    the deeper neurons would start far from their threshold, where the surrogate gradient is flat."""
 
     def __init__(self, neuron: NeuronFactory, *layers: nn.Module) -> None:
         super().__init__()
         self.branch = nn.Sequential(*(module for layer in layers for module in (neuron(), layer)))
+        last_norm = [module for module in self.branch.modules() if isinstance(module, nn.BatchNorm2d)][-1]
+        nn.init.constant_(last_norm.weight, self.INITIAL_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[T, B, C, H, W]` currents to `[T, B, C, H, W]` currents."""

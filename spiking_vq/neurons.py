@@ -265,7 +265,7 @@ class LIF(nn.Module):
         if dynamics.fire_at_threshold:
             threshold = torch.nextafter(threshold, torch.full_like(threshold, -torch.inf))
         return snntorch.Leaky(
-            beta.clone(),
+            beta,
             threshold,
             spike_grad=surrogates.to_snntorch(dynamics.surrogate, dynamics.scale, unit),
             init_hidden=init_hidden,

@@ -25,8 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.io import write_png
-from torchvision.utils import make_grid
+from torchvision.utils import save_image
 from tqdm import tqdm
 
 from spiking_vq.checkpoint import atomic_write, load_model
@@ -96,12 +95,13 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"only must be one of {', '.join(ONLY)}; got {only!r}")
     if options["n"] < 2:
         raise InputError(f"n, the number of images to compare, must be at least 2; got {options['n']}")
-    out = Path(options["results"]) / options["data"] / options["preset"]
-    command = shlex.join(["python", "-m", "stages.evaluate", *arguments])
-    report = {"command": command} | evaluate(find_subject(options), options, out)
-
-    path = out / ("evaluation.json" if only == "all" else f"evaluation-{only}.json")
-    with atomic_write(path) as temporary:
+    subject = find_subject(options)
+    path = Path(options["results"]) / options["data"] / options["preset"] / "evaluation.json"
+    if only != "all":
+        path = path.with_stem(f"evaluation-{only}")
+    with atomic_write(path) as temporary:  # opened first: a place that cannot be written to is found before the work
+        report = {"command": shlex.join(["python", "-m", "stages.evaluate", *arguments])}
+        report |= evaluate(subject, options, path.parent)
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     print_table(report)
     print(f"wrote {path}")
@@ -134,12 +134,11 @@ def evaluate(subject: Subject, options: dict[str, Any], out: Path) -> dict[str, 
     """All that `options["only"]` asks for, as it goes into the JSON file; pictures go into the folder `out`."""
     _, config, vq_svae, generator = subject
     n, seed, only = options["n"], options["seed"], options["only"]
+    data = load_dataset(config.data, options["data_dir"], config.image_size)
     features = None
     if generator is not None:  # before anything that takes long, since its weights may be missing
-        data_dir = Path(options["data_dir"]).expanduser()
-        features = CachedFeatures(data_dir / WEIGHTS, data_dir / "features", options["device"])
+        features = CachedFeatures(data.root / WEIGHTS, data.root / "features", options["device"])
 
-    data = load_dataset(config.data, options["data_dir"], config.image_size)
     # Test files may be in order of their labels: the first n have to be a fair draw.
     test = data.test.images[torch.randperm(len(data.test.images), generator=_random(SPLIT_SEED))]
     reference, training = test[:n], data.train.images[:n]
@@ -343,7 +342,7 @@ class CachedFeatures:
 def write_picture(path: Path, images: Tensor, columns: int) -> None:
     """Write uint8 images [n, C, H, W] as one picture, in rows of `columns`."""
     with atomic_write(path) as temporary:
-        write_png(make_grid(images, nrow=columns), str(temporary))
+        save_image(to_unit(images), temporary, nrow=columns, format="png")
 
 
 def print_table(report: dict[str, Any]) -> None:

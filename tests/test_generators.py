@@ -1,0 +1,243 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import wake
+
+from spiking_vq import generators
+from spiking_vq.checkpoint import build_vq_svae, save_model
+from spiking_vq.config import SampleOptions
+from spiking_vq.data import to_uint8
+from spiking_vq.diffusion.absorbing import ORDERS
+from spiking_vq.errors import InputError
+from spiking_vq.generators import LatentGenerator, find_model
+
+CHUNK = 4
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(generators, "CHUNK", CHUNK)
+
+
+@pytest.fixture
+def generator(latent_model, absorbing_config):
+    return LatentGenerator(latent_model, absorbing_config)
+
+
+@pytest.fixture
+def poisson_generator(latent_model, absorbing_config, vq_svae_config, images):
+    vq_svae_config.model.spike_generator = "poisson"
+    latent_model.vq_svae = wake(build_vq_svae(vq_svae_config), images)
+    latent_model.vq_svae.quantizer.codebook.data.uniform_(0, 1)
+    return LatentGenerator(latent_model, absorbing_config)
+
+
+def batch_sizes(module):
+    """Batch size of each call, filled as they happen."""
+    sizes = []
+    module.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    return sizes
+
+
+# ---------------------------------------------------------------- sampling
+
+
+def test_samples(generator):
+    images, tokens = generator.sample(3)
+    assert (images.shape, images.dtype) == ((3, 1, 12, 12), torch.uint8)
+    assert (tokens.shape, tokens.dtype) == ((3, 3, 3), torch.int64)
+    assert 0 <= tokens.min() < tokens.max() < 8
+    assert not images.requires_grad
+    assert len(tokens.unique(dim=0)) == 3
+    assert torch.equal(images, to_uint8(generator.model.vq_svae.decode(tokens)))
+
+
+@pytest.mark.parametrize("kind", ["generator", "poisson_generator"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_image_i_does_not_depend_on_n(request, kind, order):
+    generator = request.getfixturevalue(kind)
+    whole = generator.sample(CHUNK + 2, seed=5, order=order)
+    assert len(whole.images) == CHUNK + 2
+    for n in (1, 3, CHUNK):
+        part = generator.sample(n, seed=5, order=order)
+        assert torch.equal(part.tokens, whole.tokens[:n])
+        assert torch.equal(part.images, whole.images[:n])
+
+
+def test_networks_always_see_whole_chunks(generator):
+    """The images above are equal on this machine; this is why they are on any."""
+    sizes = batch_sizes(generator.model.denoiser) + batch_sizes(generator.model.vq_svae.spike_generator)
+    calls = batch_sizes(generator.model.denoiser), batch_sizes(generator.model.vq_svae.spike_generator)
+    generator.sample(1)
+    generator.sample(CHUNK + 1)
+    assert sizes == []
+    assert set(calls[0]) == {CHUNK}
+    assert calls[1] == [CHUNK] * 3
+
+
+@pytest.mark.parametrize("kind", ["generator", "poisson_generator"])
+def test_seeds(request, kind):
+    generator = request.getfixturevalue(kind)
+    first, again, other = generator.sample(3, seed=1), generator.sample(3, seed=1), generator.sample(3, seed=2)
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.tokens, other.tokens)
+    assert not torch.equal(first.images, other.images)
+
+
+def test_poisson_noise_differs_between_images_and_chunks(poisson_generator):
+    """Temperature 0 and one call make all tokens equal; what differs is the spike generator's noise."""
+    images, tokens = poisson_generator.sample(CHUNK + 2, sample_steps=1, temperature=0.0)
+    assert len(tokens.unique(dim=0)) == 1
+    assert len(images.unique(dim=0)) == CHUNK + 2
+
+
+def test_sampling_leaves_the_global_generator_alone(generator):
+    before = torch.get_rng_state()
+    generator.sample(2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_defaults_come_from_the_checkpoint(generator, tmp_path):
+    config = replace(generator.config, sample=SampleOptions(sample_steps=2, order="halton", temperature=0.5))
+    save_model(tmp_path / "model.safetensors", generator.model, config)
+    loaded = LatentGenerator.from_pretrained(tmp_path / "model.safetensors")
+    calls = batch_sizes(loaded.model.denoiser)
+    by_default = loaded.sample(3)
+    assert len(calls) == 2
+    options = {"sample_steps": 2, "order": "halton", "temperature": 0.5}
+    assert torch.equal(by_default.tokens, generator.sample(3, **options).tokens)
+    for change in ({"sample_steps": 9}, {"order": "random"}, {"temperature": 2.0}):
+        assert not torch.equal(loaded.sample(3, **change).tokens, by_default.tokens)
+        assert torch.equal(loaded.sample(3, **change).tokens, generator.sample(3, **options | change).tokens)
+
+
+def test_progress(generator):
+    seen = []
+    generator.sample(CHUNK + 2, progress=lambda done, n: seen.append((done, n)))
+    assert seen == [(CHUNK, CHUNK + 2), (CHUNK + 2, CHUNK + 2)]
+
+
+# ---------------------------------------------------------------- inpainting
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_inpainting_keeps_the_tokens(generator, images, each):
+    images = to_uint8(images)
+    known = generator.model.vq_svae.tokenize(images / 255)
+    keep = torch.rand(6, 3, 3) < 0.5 if each else torch.tensor([[True] * 3, [False] * 3, [True, False, True]])
+    out = generator.inpaint(images, keep, seed=3)
+    keep = keep.expand_as(known)
+    assert torch.equal(out.tokens[keep], known[keep])
+    assert (out.tokens[~keep] != known[~keep]).any()
+    assert out.images.shape == images.shape
+    assert torch.equal(generator.inpaint(images, keep, seed=3).images, out.images)
+    assert not torch.equal(generator.inpaint(images, keep, seed=4).tokens, out.tokens)
+
+
+def test_inpainting_all_or_nothing(generator, images):
+    images = to_uint8(images)
+    everything = generator.inpaint(images, torch.ones(3, 3, dtype=torch.bool))
+    assert torch.equal(everything.tokens, generator.model.vq_svae.tokenize(images / 255))
+    nothing = generator.inpaint(images, torch.zeros(3, 3, dtype=torch.bool), seed=3)
+    assert torch.equal(nothing.tokens, generator.sample(6, seed=3).tokens)
+
+
+def test_inpainting_sees_whole_chunks(generator, images):
+    sizes = batch_sizes(generator.model.vq_svae.stem)
+    sizes_of = []
+    generator.model.vq_svae.encoder.register_forward_hook(lambda m, inputs, output: sizes_of.append(output.shape[1]))
+    generator.inpaint(to_uint8(images), torch.ones(3, 3, dtype=torch.bool))
+    assert len(sizes) == 2
+    assert sizes_of == [CHUNK, CHUNK]
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"n": 0}, "n, the number of images.*at least 1.*0"),
+        ({"n": -3}, "at least 1.*-3"),
+        ({"temperature": -0.5}, "temperature.*>= 0.*-0.5"),
+        ({"temperature": float("nan")}, "temperature.*nan"),
+        ({"sample_steps": 0}, r"sample_steps.*1\.\.9.*0"),
+        ({"sample_steps": 10}, r"sample_steps.*1\.\.9.*10"),
+        ({"order": "spiral"}, "order.*bernoulli, random, halton.*'spiral'"),
+    ],
+)
+def test_sampling_out_of_range(generator, options, told):
+    with pytest.raises(InputError, match=told):
+        generator.sample(**({"n": 1} | options))
+
+
+@pytest.mark.parametrize(
+    "keep", [torch.ones(3, 3), torch.ones(3, 4).bool(), torch.ones(9).bool(), torch.ones(2, 3, 3).bool()]
+)
+def test_inpainting_with_a_wrong_keep(generator, images, keep):
+    with pytest.raises(InputError, match=r"keep.*3, 3"):
+        generator.inpaint(to_uint8(images), keep)
+
+
+@pytest.mark.parametrize(
+    "images", [torch.rand(2, 1, 12, 12), torch.zeros(2, 3, 12, 12).byte(), torch.zeros(0, 1, 12, 12).byte()]
+)
+def test_inpainting_wrong_images(generator, images):
+    with pytest.raises(InputError):
+        generator.inpaint(images, torch.ones(3, 3, dtype=torch.bool))
+
+
+def test_a_stage_1_file_cannot_generate(tmp_path, vq_svae, vq_svae_config):
+    save_model(tmp_path / "model.safetensors", vq_svae, vq_svae_config)
+    with pytest.raises(InputError, match=r"model\.safetensors is a vq_svae model.*stage-2"):
+        LatentGenerator.from_pretrained(tmp_path / "model.safetensors")
+
+
+# ---------------------------------------------------------------- which file
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A run's file, a shipped one, and one named by hand."""
+    monkeypatch.setattr(generators, "ZOO", tmp_path / "zoo")
+    files = {
+        "run": tmp_path / "runs" / "mnist" / "base" / "absorbing" / "model.safetensors",
+        "zoo": tmp_path / "zoo" / "mnist-base-absorbing.safetensors",
+        "ckpt": tmp_path / "mine.safetensors",
+    }
+    for file in files.values():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return files
+
+
+def find(places, **options):
+    return find_model(**{"stage": "absorbing", "data": "mnist", "preset": "base"} | options, runs=places["runs"])
+
+
+def test_named_before_own_before_shipped(places, tmp_path):
+    places = {"runs": tmp_path / "runs"} | places
+    assert find(places, ckpt=str(places["ckpt"])) == places["ckpt"]
+    assert find(places) == places["run"]
+    places["run"].unlink()
+    assert find(places) == places["zoo"]
+    places["zoo"].unlink()
+    with pytest.raises(
+        InputError, match="no trained absorbing model.*DATA=mnist PRESET=base.*none.*make stage1.*CKPT="
+    ):
+        find(places)
+
+
+def test_a_named_file_must_exist(places, tmp_path):
+    with pytest.raises(InputError, match="none.safetensors"):
+        find({"runs": tmp_path / "runs"}, ckpt=str(tmp_path / "none.safetensors"))
+
+
+def test_the_error_names_what_ships(places, tmp_path):
+    with pytest.raises(InputError, match="kmnist.*mnist-base-absorbing.safetensors"):
+        find({"runs": tmp_path / "runs"}, data="kmnist")
+    with pytest.raises(InputError):
+        find({"runs": tmp_path / "runs"}, preset="paper")
+    with pytest.raises(InputError):
+        find({"runs": tmp_path / "runs"}, stage="vq_svae")

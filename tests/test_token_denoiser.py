@@ -1,0 +1,173 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import LIF_OPTIONS, wake
+from torch import nn
+
+from spiking_vq.checkpoint import build_denoiser
+from spiking_vq.config import load_config
+from spiking_vq.models.token_denoiser import DENOISERS, SDID, TokenDenoiser
+from spiking_vq.neurons import LIF, neuron_factory
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+K, T, GRID = 8, 2, (3, 4)
+
+
+def tokens_of(batch=6, grid=GRID):
+    return torch.randint(K + 1, (batch, *grid))
+
+
+def times(batch=6, t=1):
+    return torch.full((batch,), t)
+
+
+def awake(name, grid=GRID, neuron="lif", num_steps=T, **options):
+    build = neuron_factory(neuron, **(LIF_OPTIONS if neuron == "lif" else {}))
+    if name == "token":
+        options = {"num_blocks": 1} | options
+    model = DENOISERS[name](grid, K, num_steps, build, width=8, **options)
+    return wake(model, tokens_of(64, grid), torch.randint(1, 13, (64,)))
+
+
+def record(modules):
+    """Inputs of each module, filled as they compute."""
+    seen = {name: [] for name in modules}
+    for name, module in modules.items():
+        module.register_forward_hook(lambda module, inputs, output, name=name: seen[name].append(inputs[0]))
+    return seen
+
+
+def is_binary(x):
+    return set(x.unique().tolist()) == {0.0, 1.0}
+
+
+def synapses(model):
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+
+
+def test_sdid_has_3101504_parameters():
+    config = load_config("absorbing", CONFIGS / "absorbing" / "paper.yaml")
+    config.vq_svae = replace(load_config("vq_svae", CONFIGS / "vq_svae" / "paper.yaml"), image_shape=[1, 28, 28])
+    model = build_denoiser(config)
+    assert isinstance(model, SDID)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 3_101_504
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.parametrize(("neuron", "num_steps"), [("lif", T), ("relu", 1)])
+def test_shapes_and_gradients(name, neuron, num_steps):
+    model = awake(name, neuron=neuron, num_steps=num_steps).train()
+    assert any(isinstance(module, LIF) for module in model.modules()) == (neuron == "lif")
+    logits = model(tokens_of(), times())
+    assert logits.shape == (6, K, *GRID)
+    (logits * torch.randn_like(logits)).sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+    assert all((module.weight.grad != 0).any() for module in synapses(model).values())
+
+
+def test_sdid_sees_index_and_time_as_two_planes():
+    model, tokens = awake("sdid"), tokens_of()
+    seen = record({"stem": model.stem})["stem"]
+    model(tokens, torch.tensor([1, 2, 3, 4, 5, 12]))
+    assert seen[0].shape == (1, 6, 2, *GRID)
+    assert torch.equal(seen[0][0, :, 0], tokens.float())
+    assert torch.equal(seen[0][0, 5, 1], torch.full(GRID, 12.0))
+
+
+def test_sdid_uses_t_and_token_denoiser_does_not():
+    tokens = tokens_of()
+    for name, uses in {"sdid": True, "token": False}.items():
+        model = awake(name)
+        assert torch.equal(model(tokens, times(t=1)), model(tokens, times(t=12))) != uses
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_same_input_same_output(name):
+    model, tokens = awake(name), tokens_of()
+    first = model(tokens, times())
+    model(tokens_of(2), times(2))
+    assert torch.equal(model(tokens, times()), first)
+
+
+# ---------------------------------------------------------------- what travels between layers
+
+
+def test_sdid_has_one_real_valued_synapse():
+    model = awake("sdid")
+    seen = record(synapses(model))
+    model(tokens_of(), times())
+    assert len(seen) == 6
+    assert [name for name, inputs in seen.items() if not is_binary(inputs[0])] == ["stem.0"]
+
+
+def test_token_denoiser_blocks_see_spikes_only():
+    model = awake("token", num_blocks=2)
+    seen = record(synapses(model.blocks))
+    model(tokens_of(), times())
+    assert len(seen) == 8
+    assert all(is_binary(inputs[0]) for inputs in seen.values())
+
+
+def test_token_denoiser_reads_out_as_it_would_step_by_step():
+    model = awake("token")
+    seen = []
+    model.blocks.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    logits = model(tokens_of(), times())
+    assert seen[0].shape == (T, 6, 8, *GRID)
+    assert is_binary(seen[0])
+    torch.testing.assert_close(logits, torch.stack([model.readout(step) for step in seen[0]]).mean(0))
+
+
+def test_sdid_reads_out_first_and_last_spikes_averaged_over_time():
+    model = awake("sdid")
+    seen = record({"readout": model.readout, "second": model.blocks[0]})
+    logits = model(tokens_of(), times())
+    (spk,), (first,) = seen["readout"], seen["second"]
+    assert spk.shape == (T, 6, (4 + 1) * 8, *GRID)
+    assert torch.equal(spk[:, :, -8:], first)
+    torch.testing.assert_close(logits, model.readout[0](spk.mean(0)))
+
+
+# ---------------------------------------------------------------- the embedding and the reach of TokenDenoiser
+
+
+def test_current_is_token_embedding_plus_position_embedding():
+    model, tokens = awake("token"), tokens_of()
+    seen = record({"blocks": model.blocks})["blocks"]
+    model(tokens, times())
+    expected = model.token_embedding.weight[tokens[2, 1, 3]] + model.position_embedding[:, 1, 3]
+    for step in range(T):
+        torch.testing.assert_close(seen[0][step, 2, :, 1, 3], expected)
+    assert len(seen[0]) == T
+
+
+def test_places_differ_even_if_all_are_masked():
+    logits = awake("token")(torch.full((1, *GRID), K), times(1)).flatten(2)[0]
+    assert len(logits.T.unique(dim=0)) > 1
+
+
+def test_every_place_sees_every_place():
+    model, tokens = awake("token"), tokens_of(1)  # awake evaluates: in training, batch norm would tie places together
+    embedded = []
+    model.token_embedding.register_forward_hook(lambda module, inputs, output: embedded.append(output))
+    logits = model(tokens, times(1)).flatten(2)
+    for place in range(logits.shape[2]):
+        (grad,) = torch.autograd.grad(logits[0, 0, place], embedded[0], retain_graph=True)
+        assert (grad != 0).any(-1).all()
+
+
+def test_a_far_token_changes_the_logits():
+    """Beyond the reach of the 3x3 convolutions, in the forward pass itself; within the image alone."""
+    model, tokens = awake("token", grid=(1, 16)), tokens_of(32, (1, 16))
+    changed = tokens.clone()
+    changed[:16, 0, 0] = (tokens[:16, 0, 0] + 1) % (K + 1)
+    difference = (model(changed, times(32)) - model(tokens, times(32))).abs().amax(1)[:, 0]
+    assert (difference[:16, 8:] > 0).any()
+    assert (difference[16:] == 0).all()
+
+
+def test_both_are_token_denoisers_of_one_signature():
+    assert DENOISERS == {"sdid": SDID, "token": TokenDenoiser}
