@@ -18,7 +18,7 @@ class Quantized(NamedTuple):
     Attributes:
         vectors: nearest code vectors [B, D, h, w]; their gradient goes straight through to `z`.
         tokens: their ids [B, h, w] in 0..K-1.
-        loss: `MSE(q, sg z) + commitment_cost * MSE(z, sg q)`; the first term only for a codebook that learns by gradient.
+        loss: `MSE(q, sg z) + commitment_cost * MSE(z, sg q)`; the first term only where gradients train the codes.
     """
 
     vectors: Tensor

@@ -62,6 +62,7 @@ def latent_model(vq_svae, absorbing_config):
     """Both networks, awake."""
     denoiser = build_denoiser(absorbing_config)
     wake(denoiser, torch.randint(9, (16, 3, 3)), torch.ones(16).long())
+    denoiser.readout.weight.data *= 10  # so that what is drawn at one place depends on the others
     return LatentModel(vq_svae, denoiser).eval()
 
 

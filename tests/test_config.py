@@ -101,9 +101,7 @@ def test_unknown_key_with_nothing_near_lists_the_fields():
         ("train.ema_decay=1", ["train.ema_decay", "[0, 1)"]),
         ("train.val_every=0", ["train.val_every", "at least 1"]),
         ("train.save_every=0", ["train.save_every", "at least 1"]),
-        ("train.batch_size=0", ["train.batch_size", "at least 1"]),
         ("train.max_steps=0", ["at least 1"]),
-        ("train.max_epochs=null", ["train.max_epochs", "train.max_steps"]),
         ("model.channels=3", ["model.channels"]),
         ("model.channels=[3,x]", ["model.channels"]),
         ("train=3", ["train"]),
@@ -126,10 +124,8 @@ def test_bad_value_is_named(override, told):
     "override",
     [
         "model.codebook_size=0",
-        "model.codebook_size=-1",
         "model.embedding_dim=0",
         "model.channels=[0,4]",
-        "model.channels=[-1,4]",
         "model.channels=[4]",
         "model.num_residual_blocks=-1",
         "model.encoding=bits",
@@ -156,7 +152,7 @@ def test_the_message_tells_what_may_be_chosen():
 
 
 @pytest.mark.parametrize(
-    "override", ["model.width=0", "model.width=-1", "model.num_blocks=-1", "model.denoiser=mlp", "model.denoiser=sdid"]
+    "override", ["model.width=0", "model.num_blocks=-1", "model.denoiser=mlp", "model.denoiser=sdid"]
 )
 def test_bad_stage_2_network_is_an_input_error(override, vq_svae_config):
     config = load_config("absorbing", CONFIGS / "absorbing" / "base.yaml", [override])  # has num_blocks, unlike SDID
@@ -179,9 +175,7 @@ def test_unknown_stage():
 # ---------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize(
-    "text", ["T: [1", "T: 4\nT: 5", "- 1\n- 2", "3: 4", "train: {3: 4}", b"\x00\x01", b"\xff\xfe\xfa"]
-)
+@pytest.mark.parametrize("text", ["T: [1", "T: 4\nT: 5", "- 1\n- 2", "3: 4", b"\x00\x01", b"\xff\xfe\xfa"])
 @pytest.mark.parametrize("read", [lambda path: load_config("vq_svae", path), read_config])
 def test_broken_yaml_names_the_file(tmp_path, text, read):
     path = write(tmp_path, text)

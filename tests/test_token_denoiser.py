@@ -8,7 +8,7 @@ from torch import nn
 
 from spiking_vq.checkpoint import build_denoiser
 from spiking_vq.config import load_config
-from spiking_vq.models.token_denoiser import DENOISERS, SDID, TokenDenoiser
+from spiking_vq.models.token_denoiser import DENOISERS, SDID
 from spiking_vq.neurons import LIF, neuron_factory
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -95,20 +95,24 @@ def test_same_input_same_output(name):
 # ---------------------------------------------------------------- what travels between layers
 
 
+def real_valued_synapses(seen):
+    return [name for name, inputs in seen.items() if not is_binary(inputs[0])]
+
+
 def test_sdid_has_one_real_valued_synapse():
     model = awake("sdid")
     seen = record(synapses(model))
     model(tokens_of(), times())
-    assert len(seen) == 6
-    assert [name for name, inputs in seen.items() if not is_binary(inputs[0])] == ["stem.0"]
+    assert real_valued_synapses(seen) == ["stem.0"]
+    assert seen.keys() == {"stem.0", "readout.0", *(f"blocks.{index}.0" for index in (0, 2, 4, 6))}
 
 
 def test_token_denoiser_blocks_see_spikes_only():
     model = awake("token", num_blocks=2)
     seen = record(synapses(model.blocks))
     model(tokens_of(), times())
-    assert len(seen) == 8
-    assert all(is_binary(inputs[0]) for inputs in seen.values())
+    assert real_valued_synapses(seen) == []
+    assert len(list(seen)) >= 4
 
 
 def test_token_denoiser_reads_out_as_it_would_step_by_step():
@@ -167,7 +171,3 @@ def test_a_far_token_changes_the_logits():
     difference = (model(changed, times(32)) - model(tokens, times(32))).abs().amax(1)[:, 0]
     assert (difference[:16, 8:] > 0).any()
     assert (difference[16:] == 0).all()
-
-
-def test_both_are_token_denoisers_of_one_signature():
-    assert DENOISERS == {"sdid": SDID, "token": TokenDenoiser}

@@ -12,7 +12,7 @@ from spiking_vq.checkpoint import build_vq_svae
 from spiking_vq.config import load_config
 from spiking_vq.errors import InputError
 from spiking_vq.layers import OverTime
-from spiking_vq.models.vq_svae import ENCODINGS, PSPS, SpikeEncoding, VQSVAE
+from spiking_vq.models.vq_svae import ENCODINGS, PSPS, VQSVAE, SpikeEncoding
 from spiking_vq.neurons import LIF, neuron_factory
 from spiking_vq.quantize import SPIKE_GENERATORS
 

@@ -58,9 +58,9 @@ class TokenDenoiser(nn.Module):
     """Ours: token and position embeddings as input current, then pre-spike residual blocks; no time input.
 
     For absorbing diffusion the optimal prediction depends on the visible tokens only, so t is accepted and ignored.
-    Each block adds to the residual current what a neuron's spikes give through a map over all places (`GridMixer`), then
-    what they give through a 3x3 convolution. Every synapse is fed by spikes; real-valued are the embedding, which is a
-    look-up, and the residual current, which is summed into the neurons' membranes and never crosses a synapse.
+    Each block adds to the residual current what a neuron's spikes give through a map over all places (`GridMixer`),
+    then what they give through a 3x3 convolution. Every synapse is fed by spikes; real-valued are the embedding, which
+    is a look-up, and the residual current, which is summed into the neurons' membranes and never crosses a synapse.
 
     Args:
         grid: (h, w).
