@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import shlex
 import time
 from collections.abc import Iterator
@@ -38,6 +36,7 @@ from spiking_vq.metrics.fid import fid
 from spiking_vq.metrics.inception import BATCH, WEIGHTS, Inception
 from spiking_vq.models.vq_svae import VQSVAE
 from stages.command import parse_options, run_command
+from stages.machine import describe_machine
 
 OPTIONS = {
     "data": "mnist",
@@ -188,7 +187,7 @@ def describe(subject: Subject, data: ImageData, options: dict[str, Any]) -> dict
         "only": options["only"],
         "seed": options["seed"],
         "checkpoint": {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
-        "machine": machine(options["device"]),
+        "machine": describe_machine(options["device"]),
         "counts": counts,
         "neuron": config.neuron,
         "T": steps,
@@ -214,20 +213,6 @@ def stand_in(data: ImageData) -> str | None:
         f"a stand-in of {found[0]:,} training and {found[1]:,} test images, officially {expected[0]:,} and"
         f" {expected[1]:,}: not comparable with published figures"
     )
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What the seconds depend on."""
-    cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device,
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
 
 
 @torch.no_grad()

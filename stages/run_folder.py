@@ -1,7 +1,7 @@
 """The folder of a run, and the callback that keeps it: validation, metrics, pictures and checkpoints to resume from.
 
 `runs/<data>/<preset>/<stage>/`: `config.yaml`, `last.ckpt`, `best.ckpt`, `metrics.csv`, `tb/`, `images/`, and once the
-run is finished `model.safetensors`.
+run is finished `training.json` and `model.safetensors`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.csv"
         self.tensorboard = self.path / "tb"
         self.images = self.path / "images"
+        self.summary = self.path / "training.json"
         self.model = self.path / "model.safetensors"
 
     def claim(self, config: Config) -> None:
@@ -158,7 +159,7 @@ class KeepRun(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know: the best validation so far and the time spent."""
-        return {"best": self.best, "best_step": self.best_step, "seconds": self._seconds()}
+        return {"best": self.best, "best_step": self.best_step, "seconds": self.elapsed()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
@@ -181,6 +182,10 @@ class KeepRun(Callback):
             trainer.save_checkpoint(self.folder.last)
             self.table.write()
 
+    def elapsed(self) -> float:
+        """Seconds of training so far, over all its sessions."""
+        return self.seconds + time.monotonic() - self.started
+
     def _validate(self, trainer: Trainer, stage: LightningModule, step: int) -> None:
         metrics = stage.validate()
         for logger in trainer.loggers:
@@ -193,9 +198,6 @@ class KeepRun(Callback):
         if metrics[stage.monitor] < self.best:
             self.best, self.best_step = metrics[stage.monitor], step
             trainer.save_checkpoint(self.folder.best)
-
-    def _seconds(self) -> float:
-        return self.seconds + time.monotonic() - self.started
 
 
 class RunBar(TQDMProgressBar):

@@ -5,20 +5,24 @@ The same command resumes an interrupted run from its last checkpoint; a finished
 
 from __future__ import annotations
 
+import json
 import logging
+import shlex
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from spiking_vq.checkpoint import save_model
+from spiking_vq.checkpoint import atomic_write, save_model
 from spiking_vq.config import load_config
 from spiking_vq.errors import InputError
 from stages.absorbing import AbsorbingStage
 from stages.command import run_command
+from stages.machine import describe_machine
 from stages.run_folder import AtomicCheckpointIO, KeepRun, MetricsTable, RunBar, RunFolder
 from stages.stage import Stage
 from stages.vq_svae import VQSVAEStage
@@ -82,7 +86,7 @@ def fit(stage: Stage, folder: RunFolder) -> None:
         logger=[table, TensorBoardLogger(folder.path, name="tb", version="")],
         callbacks=[keep, bar],
         plugins=[AtomicCheckpointIO()],
-        log_every_n_steps=20,
+        log_every_n_steps=10,
         enable_checkpointing=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -95,7 +99,29 @@ def fit(stage: Stage, folder: RunFolder) -> None:
         raise KeyboardInterrupt
     best = AtomicCheckpointIO().load_checkpoint(folder.best)
     stage.load_state_dict(best["state_dict"])
+    with atomic_write(folder.summary) as temporary:
+        temporary.write_text(json.dumps(summary(stage, keep, table), indent=2) + "\n")
     save_model(folder.model, stage.export(), stage.config)
+
+
+def summary(stage: Stage, keep: KeepRun, table: MetricsTable) -> dict[str, Any]:
+    """What a finished run amounts to, as its `training.json` says."""
+    config = stage.config
+    logged = [(step, row["loss"]) for step, row in sorted(table.rows.items()) if "loss" in row]
+    return {
+        "command": shlex.join(["python", "-m", "stages.train", *sys.argv[1:]]),
+        "data": config.data,
+        "preset": config.preset,
+        "stage": config.stage,
+        "parameters": sum(weight.numel() for weight in stage.model.parameters()),
+        "steps": stage.total_steps,
+        "images": stage.total_steps * config.train.batch_size,
+        "seconds": keep.elapsed(),
+        "loss": {str(step): loss for step, loss in logged[:: max(1, len(logged) // 20)]},
+        "best": {"step": keep.best_step, stage.monitor: keep.best},
+        "validation": {key: value for key, value in table.rows[keep.best_step].items() if key.startswith("val/")},
+        "machine": describe_machine(config.device),
+    }
 
 
 def can_compile() -> bool:

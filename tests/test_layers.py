@@ -85,7 +85,7 @@ def test_direct_coding_repeats_without_copying():
 
 
 def test_residual_adds_currents():
-    first, second = conv_norm(4, 8).eval(), conv_norm(8, 4).eval()
+    first, second = conv_norm(4, 8), conv_norm(8, 4)
     block = SpikingResidual(lambda: LIF(scale_input=False), first, second)
     x, lif = 2 * torch.randn(T, B, 4, 5, 5), LIF(scale_input=False)
     branch = second(lif(first(lif(x))))

@@ -64,7 +64,16 @@ def assert_same_run(one, other):
 def test_run_folder_holds_what_the_readme_says(unbroken, stage):
     folder = unbroken / stage
     files = {path.name for path in folder.iterdir()}
-    assert files == {"config.yaml", "last.ckpt", "best.ckpt", "metrics.csv", "tb", "images", "model.safetensors"}
+    assert files == {
+        "config.yaml",
+        "last.ckpt",
+        "best.ckpt",
+        "metrics.csv",
+        "tb",
+        "images",
+        "training.json",
+        "model.safetensors",
+    }
     assert [path.name for path in sorted((folder / "images").iterdir())] == [
         "step0000004.png",
         "step0000008.png",
