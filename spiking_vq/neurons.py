@@ -13,9 +13,8 @@ import snntorch
 import torch
 from torch import Tensor, nn
 
-from spiking_vq import surrogates
 from spiking_vq.errors import InputError
-from spiking_vq.surrogates import SURROGATES, Spike
+from spiking_vq.surrogates import SURROGATES, Spike, surrogate_from_snntorch, surrogate_to_snntorch
 
 RESETS = ("zero", "subtract", "delayed_subtract")
 
@@ -206,7 +205,7 @@ class LIF(nn.Module):
                 f"reset_mechanism={leaky.reset_mechanism!r} with reset_delay={leaky.reset_delay} has no equal in LIF:"
                 " use 'zero', or 'subtract' with reset_delay=True"
             )
-        surrogate, scale, unit = surrogates.from_snntorch(leaky.spike_grad)
+        surrogate, scale, unit = surrogate_from_snntorch(leaky.spike_grad)
         beta = leaky.beta.clamp(0, 1)
         if unit != 1 and (1 - beta != unit).any():
             raise InputError(
@@ -267,7 +266,7 @@ class LIF(nn.Module):
         return snntorch.Leaky(
             beta,
             threshold,
-            spike_grad=surrogates.to_snntorch(dynamics.surrogate, dynamics.scale, unit),
+            spike_grad=surrogate_to_snntorch(dynamics.surrogate, dynamics.scale, unit),
             init_hidden=init_hidden,
             learn_beta=isinstance(self.beta, nn.Parameter),
             learn_threshold=isinstance(self.threshold, nn.Parameter),
@@ -285,19 +284,19 @@ def _hold(module: nn.Module, name: str, value: Tensor, learn: bool) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Read-outs: `[T, B, ...] -> [B, ...]`, and the filter inside them
+# Read-outs: `[T, B, ...] -> [B, ...]`, and the filter inside them; real values, so in fp32 at least
 
 
 def firing_rate(spk: Tensor) -> Tensor:
     """Mean over time, `[T, B, ...] -> [B, ...]`, in [0, 1] for spikes."""
-    return spk.mean(0)
+    return spk.mean(0, dtype=_state_type(spk))
 
 
 def decayed_sum(x: Tensor, decay: float = 0.8) -> Tensor:
     """Membrane read-out of a neuron that never fires: `sum_t decay^(T-1-t) x[t]`, `[T, B, ...] -> [B, ...]`."""
     weights = decay ** torch.arange(len(x) - 1, -1, -1, device=x.device, dtype=_state_type(x))
     with torch.autocast(x.device.type, enabled=False):  # a membrane, so not in bf16
-        return torch.tensordot(weights, x.to(weights.dtype), dims=1).to(x.dtype)
+        return torch.tensordot(weights, x.to(weights.dtype), dims=1)
 
 
 def psp_trace(x: Tensor, tau: float = 2.0) -> Tensor:
@@ -308,7 +307,7 @@ def psp_trace(x: Tensor, tau: float = 2.0) -> Tensor:
     psp, trace = torch.zeros_like(x[0], dtype=_state_type(x)), []
     for current in x.unbind(0):
         psp = (1 - 1 / tau) * psp + current.to(psp.dtype) / tau
-        trace.append(psp.to(x.dtype))
+        trace.append(psp)
     return torch.stack(trace)
 
 

@@ -70,19 +70,20 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, z: Tensor) -> Quantized:
         """Quantise `z` [B, D, h, w]."""
-        z = z.float()
+        z = z.to(self.codebook.dtype)
         tokens = self.nearest(z)
         codes = self.lookup(tokens)
         loss = self.commitment_cost * F.mse_loss(z, codes.detach())
         if not self.ema_decay:
             loss = loss + F.mse_loss(codes, z.detach())
-        return Quantized(z + (codes - z).detach(), tokens, loss)
+        return Quantized(codes.detach() + (z - z.detach()), tokens, loss)
 
     def nearest(self, z: Tensor) -> Tensor:
         """Ids [B, h, w] of the codes nearest to `z` [B, D, h, w]; the lowest id where several tie."""
-        rows = _rows(z)
-        # |z - c|^2 without |z|^2, which is the same for every code
-        distances = self.codebook.square().sum(1) - 2 * rows @ self.codebook.T
+        rows = _rows(z.to(self.codebook.dtype))
+        with torch.autocast(z.device.type, enabled=False):  # in bf16 near codes could not be told apart
+            # |z - c|^2 without |z|^2, which is the same for every code
+            distances = self.codebook.square().sum(1) - 2 * rows @ self.codebook.T
         return distances.argmin(1).view(z.shape[0], *z.shape[2:])
 
     def lookup(self, tokens: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ class VectorQuantizer(nn.Module):
             tokens: their codes [B, h, w].
             generator: source of the choice of restart vectors, on CPU.
         """
-        rows, ids = _rows(z.float()), tokens.flatten()
+        rows, ids = _rows(z.to(self.codebook.dtype)), tokens.flatten()
         count = torch.zeros_like(self.use).index_add_(0, ids, torch.ones_like(ids, dtype=self.use.dtype))
         total = torch.zeros_like(self.total).index_add_(0, ids, rows)
         self.use.lerp_(count, 1 - self.ema_decay)
@@ -107,7 +108,7 @@ class VectorQuantizer(nn.Module):
         # distinct places; rows of flat background are identical, so jitter keeps the restarted codes apart
         chosen = torch.randperm(len(rows), generator=generator)[: len(idle)].to(rows.device)
         noise = torch.randn(len(idle), rows.shape[1], generator=generator).to(rows.device)
-        self.total[idle] = rows[chosen] + 0.01 * rows.std() * noise
+        self.total[idle] = rows[chosen] + 0.01 * rows.std().clamp(min=0.1) * noise
         self.use[idle] = 1.0
         self.codebook.copy_(self.total / self.use.clamp(min=1e-6).unsqueeze(1))
         return len(idle)

@@ -77,7 +77,7 @@ def _custom(surrogate: str, scale: float, unit: float, x: Tensor, grad: Tensor, 
     return grad * unit * SURROGATES[surrogate][0](unit * x, scale)
 
 
-def to_snntorch(surrogate: str, scale: float, unit: float = 1.0) -> Callable[[Tensor], Tensor]:
+def surrogate_to_snntorch(surrogate: str, scale: float, unit: float = 1.0) -> Callable[[Tensor], Tensor]:
     """The `spike_grad` of snnTorch with derivative `unit * g(unit * x)`, g that of the named surrogate.
 
     `unit` is how much membrane of ours makes one of snnTorch's.
@@ -89,8 +89,8 @@ def to_snntorch(surrogate: str, scale: float, unit: float = 1.0) -> Callable[[Te
     return snn.custom_surrogate(partial(_custom, surrogate, scale, unit))
 
 
-def from_snntorch(spike_grad: Callable[[Tensor], Tensor]) -> tuple[str, float, float]:
-    """Surrogate, scale and unit such that `to_snntorch` of them has the derivative of snnTorch's `spike_grad`.
+def surrogate_from_snntorch(spike_grad: Callable[[Tensor], Tensor]) -> tuple[str, float, float]:
+    """Surrogate, scale and unit whose `surrogate_to_snntorch` has the derivative of snnTorch's `spike_grad`.
 
     Raises:
         InputError: there are none.

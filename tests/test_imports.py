@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = {
     "errors": 0,
     "config": 1,
+    "surrogates": 0.5,
     "neurons": 1,
     "data": 1,
     "diffusion": 1,
