@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spiking_vq.config import AbsorbingConfig, Config, VQSVAEConfig, config_from_dict
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
 from spiking_vq.models.token_denoiser import DENOISERS
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.neurons import neuron_factory
@@ -29,16 +29,17 @@ FORMAT = "spiking_vq/1"
 
 def build_vq_svae(config: VQSVAEConfig) -> VQSVAE:
     """The stage-1 network of a configuration whose `image_shape` is known, freshly initialised."""
+    require(config.image_shape is not None, "image_shape", "known before a network is built", None)
     neuron = neuron_factory(config.neuron, **asdict(config.lif))
     return VQSVAE(config.image_shape, config.T, neuron, **asdict(config.model))
 
 
 def build_denoiser(config: AbsorbingConfig) -> nn.Module:
     """The stage-2 network of a configuration whose `vq_svae` is known, freshly initialised."""
+    require(config.vq_svae is not None, "vq_svae", "known before a denoiser is built", None)
     options = {key: value for key, value in asdict(config.model).items() if value is not None}
     name = options.pop("denoiser")
-    if name not in DENOISERS:
-        raise InputError(f"model.denoiser must be one of {', '.join(DENOISERS)}; got {name!r}")
+    require(name in DENOISERS, "model.denoiser", f"one of {', '.join(DENOISERS)}", repr(name))
     _, height, width = config.vq_svae.image_shape
     neuron = neuron_factory(config.neuron, **asdict(config.lif))
     try:
@@ -65,7 +66,8 @@ class LatentModel(nn.Module):
 def build_model(config: Config) -> VQSVAE | LatentModel:
     """The network that a file of this configuration's stage holds, freshly initialised."""
     if isinstance(config, AbsorbingConfig):
-        return LatentModel(build_vq_svae(config.vq_svae), build_denoiser(config))
+        denoiser = build_denoiser(config)
+        return LatentModel(build_vq_svae(config.vq_svae), denoiser)
     return build_vq_svae(config)
 
 
@@ -116,13 +118,19 @@ def load_model(path: str | Path) -> tuple[VQSVAE | LatentModel, Config]:
                     f" expected {FORMAT!r}): name a model.safetensors that training wrote"
                 )
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        config = config_from_dict(json.loads(metadata["config"]))
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        values = json.loads(metadata["config"])
+        if not isinstance(values, dict):
+            raise TypeError("its configuration is not a mapping")
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(
             f"{path} is not a whole model.safetensors ({error}): it is truncated, corrupt or of another format."
             " Copy it again, or train it again."
         ) from error
-    model = build_model(config)
+    try:
+        config = config_from_dict(values)
+        model = build_model(config)
+    except InputError as error:
+        raise InputError(f"{path} was written by another version, or by hand: {error}") from error
     _load_weights(model, weights, path)
     return model.eval(), config
 
@@ -145,6 +153,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         InputError: the folder cannot be written to.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder. Choose another place, or remove it.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
 
 PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("constant", "cosine")
@@ -185,11 +185,6 @@ def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> 
     Raises:
         InputError: unreadable YAML, an unknown key (the nearest one is suggested), a value of the wrong type or range.
     """
-    path = Path(path)
-    try:
-        from_file = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"cannot read the configuration {path}: {error}") from error
     overrides = list(overrides)
     for text in overrides:
         if "=" not in text:
@@ -200,7 +195,9 @@ def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> 
         raise InputError(f"cannot read the overrides {' '.join(overrides)!r}: {error}") from error
     if from_overrides.get("neuron") == "relu":
         from_overrides.setdefault("T", 1)  # the twin without spikes has no time
-    return _merge(stage, {"preset": path.stem}, from_file or {}, from_overrides)
+    layers = [{"preset": Path(path).stem}, _read_yaml(path), from_overrides]
+    _check_keys(stage, layers, derived=False)
+    return _merge(stage, *layers)
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
@@ -209,7 +206,9 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     Raises:
         InputError: unknown stage or key, or a value of the wrong type or range.
     """
-    return _merge(values.get("stage", ""), values)
+    stage = values.get("stage", "")
+    _check_keys(stage, [values], derived=True)
+    return _merge(stage, values)
 
 
 def save_config(config: Config, path: str | Path) -> None:
@@ -219,11 +218,11 @@ def save_config(config: Config, path: str | Path) -> None:
 
 def read_config(path: str | Path) -> Config:
     """Read what `save_config` wrote."""
+    values = _read_yaml(path)
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
         return config_from_dict(values)
-    except (OSError, YAMLError, OmegaConfBaseException, AttributeError) as error:
-        raise InputError(f"cannot read the configuration {path}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -237,31 +236,43 @@ def differences(old: Config, new: Config) -> list[str]:
     ]
 
 
-def _merge(stage: str, *layers: Mapping[str, Any]) -> Config:
-    if stage not in STAGES:
-        raise InputError(f"unknown stage {stage!r}: choose one of {', '.join(STAGES)}")
-    cls = STAGES[stage]
-    known = _field_names(cls)
-    for layer in layers:
-        for key in _flatten(layer):
-            _check_key(key, known)
+def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), *layers))
+        values = OmegaConf.to_container(OmegaConf.load(path)) or {}
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"cannot read the configuration {path}: {error}") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise InputError(f"cannot read the configuration {path}: expected lines `field: value`, got {values}")
+    return values
+
+
+def _merge(stage: str, *layers: Mapping[str, Any]) -> Config:
+    """The defaults of a stage with layers of known keys on top."""
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(STAGES[stage]), *layers))
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        raise InputError(f"configuration field {key}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"configuration field {error.full_key}: {str(error).splitlines()[0]}") from error
+    require(config.stage == stage, "configuration field stage", stage, config.stage)
     _check_values(config)
     return config
 
 
-def _check_key(key: str, known: list[str]) -> None:
-    if key in known or any(name.startswith(f"{key}.") for name in known):
-        return
-    leaf = key.split(".")[-1]
-    near = [name for name in known if name.split(".")[-1] == leaf]
-    near = near or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(known)}"
-    raise InputError(f"unknown configuration field {key!r}: {hint}")
+def _check_keys(stage: str, layers: Iterable[Mapping[str, Any]], derived: bool) -> None:
+    """See that the stage exists and has all these fields; those of its frozen stage 1 only where they are `derived`."""
+    if stage not in STAGES:
+        raise InputError(f"unknown stage {stage!r}: choose one of {', '.join(STAGES)}")
+    known = [name for name in _field_names(STAGES[stage]) if derived or not name.startswith("vq_svae.")]
+    for key, value in (item for layer in layers for item in _flatten(layer).items()):
+        group = [name for name in known if name.startswith(f"{key}.")]
+        if key in known or (group and not value):
+            continue
+        if group:
+            raise InputError(f"configuration field {key} is a group: set one of {', '.join(group)}; got {value}")
+        leaf = key.split(".")[-1]
+        near = [name for name in known if name.split(".")[-1] == leaf]
+        near = near or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(known)}"
+        raise InputError(f"unknown configuration field {key!r}: {hint}")
 
 
 def _check_values(config: Config) -> None:
@@ -279,8 +290,9 @@ def _check_values(config: Config) -> None:
         (all(length >= 1 for length in lengths), "train.max_epochs and train.max_steps", "at least 1", lengths),
     ]
     for holds, name, expected, got in checks:
-        if not holds:
-            raise InputError(f"configuration field {name} must be {expected}; got {got}")
+        require(holds, f"configuration field {name}", expected, got)
+    if isinstance(config, AbsorbingConfig) and config.vq_svae is not None:
+        _check_values(config.vq_svae)
 
 
 def _field_names(cls: type, prefix: str = "") -> list[str]:

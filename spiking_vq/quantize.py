@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
 from spiking_vq.layers import NeuronFactory, conv_norm, direct_coding
 
 
@@ -53,8 +53,9 @@ class VectorQuantizer(nn.Module):
         restart_below: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 0 <= ema_decay < 1:
-            raise InputError(f"ema_decay must lie in [0, 1); got {ema_decay}")
+        require(codebook_size >= 1, "codebook_size", "at least 1", codebook_size)
+        require(embedding_dim >= 1, "embedding_dim", "at least 1", embedding_dim)
+        require(0 <= ema_decay < 1, "ema_decay", "in [0, 1)", ema_decay)
         if restart_below and not ema_decay:
             raise InputError(
                 "restart_below needs an ema_decay greater than 0: codes that learn by gradient have no use count"

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torchvision.io import decode_image
 
+from spiking_vq import generators
 from spiking_vq.checkpoint import build_model, save_model
 from spiking_vq.config import AbsorbingConfig, DenoiserOptions, SampleOptions, VQSVAEConfig, VQSVAEOptions
-from stages import firing_rates, recognise, sample, train
+from stages import firing_rates, publish, recognise, sample, train
 from stages.command import parse_options, run_command
 
 ROOT = Path(__file__).parent.parent
@@ -117,6 +118,19 @@ def test_recognise_reads_the_samples(runs, tmp_path, command):
     assert "the 4 generated" in said
 
 
+def test_published_model_samples_from_the_zoo(runs, tmp_path, command, monkeypatch):
+    for stage in ("vq_svae", "absorbing"):
+        (runs / "digits/base" / stage / "training.json").write_text('{"steps": 3}')
+    code, _, _ = command(publish.main, "data=digits", f"runs={runs}", f"zoo={tmp_path / 'zoo'}")
+    assert code == 0
+    description = json.loads((tmp_path / "zoo/digits-base-absorbing.json").read_text())
+    assert description["training"] == {"vq_svae": {"steps": 3}, "absorbing": {"steps": 3}}
+    monkeypatch.setattr(generators, "ZOO", tmp_path / "zoo")
+    code, _, said = command(sample.main, "data=digits", f"runs={tmp_path / 'none'}", "n=1", f"out={tmp_path / 'out'}")
+    assert code == 0
+    assert "zoo/digits-base-absorbing.safetensors" in said
+
+
 MISTAKES = {
     "unknown stage": (train.main, ["stage3", "data=digits"], r"\(absorbing, base\).*\(vq_svae, paper\)"),
     "illegal pair": (train.main, ["vq_svae", "preset=huge"], r"'huge'.*\(vq_svae, base\)"),
@@ -146,6 +160,7 @@ MISTAKES = {
     ),
     "truncated file": (sample.main, ["ckpt={tmp}/truncated"], r"truncated, corrupt"),
     "foreign file": (sample.main, ["ckpt={tmp}/file"], r"truncated, corrupt or of another format"),
+    "unfinished run": (publish.main, ["data=digits", "runs={tmp}"], r"no model file"),
     "no samples": (recognise.main, ["runs={tmp}"], r"no samples.*make demo"),
 }
 

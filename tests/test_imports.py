@@ -68,7 +68,7 @@ def test_diffusion_knows_torch_only():
         assert {name.split(".")[0] for name in imported(path)} & (LIBRARIES | {"spiking_vq"}) <= {"torch", "spiking_vq"}
 
 
-@pytest.mark.parametrize("command", ["sample", "evaluate", "firing_rates", "recognise"])
+@pytest.mark.parametrize("command", ["sample", "evaluate", "firing_rates", "recognise", "publish"])
 def test_commands_that_use_a_model_need_no_trainer(command):
     seen, todo = set(), [ROOT / f"stages/{command}.py"]
     while todo:

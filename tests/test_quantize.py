@@ -47,10 +47,9 @@ def test_lookup():
 
 def test_autocast_does_not_change_the_tokens():
     quantizer, z = VectorQuantizer(128, 16), torch.rand(16, 16, 7, 7)
+    distances = torch.cdist(z.movedim(1, -1).flatten(0, -2).double(), quantizer.codebook.double())
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(quantizer(z).tokens, quantizer.nearest(z))
-        tokens = quantizer.nearest(z)
-    assert torch.equal(tokens, quantizer.nearest(z))
+        assert torch.equal(quantizer(z).tokens.flatten(), distances.argmin(1))
 
 
 # ---------------------------------------------------------------- what it gives, and gradients
@@ -133,6 +132,7 @@ def restarted(z, restart_below=0.95, seed=0):
     torch.manual_seed(0)
     quantizer = VectorQuantizer(K, D, ema_decay=0.9, restart_below=restart_below)
     before = quantizer.codebook.clone()
+    torch.seed()  # what is random comes from the generator given, whatever the global one's state
     count = quantizer.update(z, torch.zeros(len(z), *z.shape[2:], dtype=torch.int64), seeded(seed))
     return quantizer, before, count
 
@@ -160,7 +160,6 @@ def test_codes_restarted_from_flat_background_stay_apart(background):
 def test_restarts_depend_on_the_generator_alone():
     z = batch()
     first = restarted(z)[0].codebook
-    torch.rand(5)
     assert torch.equal(first, restarted(z)[0].codebook)
     assert not torch.equal(first, restarted(z, seed=1)[0].codebook)
 

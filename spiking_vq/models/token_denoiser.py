@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from spiking_vq.errors import require
 from spiking_vq.layers import GridMixer, NeuronFactory, OverTime, SpikingResidual, conv_norm, direct_coding
 
 
@@ -33,6 +34,7 @@ class SDID(nn.Module):
         self, grid: tuple[int, int], codebook_size: int, T: int, neuron: NeuronFactory, width: int = 64
     ) -> None:
         super().__init__()
+        require(width >= 1, "width", "at least 1", width)
         self.T = T
         widths = [width * factor for factor in (1, 2, 4, 8, 4)]
         self.stem = conv_norm(2, width)
@@ -83,6 +85,8 @@ class TokenDenoiser(nn.Module):
         num_blocks: int = 5,
     ) -> None:
         super().__init__()
+        require(width >= 1, "width", "at least 1", width)
+        require(num_blocks >= 1, "num_blocks", "at least 1", num_blocks)
         self.T = T
         self.token_embedding = nn.Embedding(codebook_size + 1, width)
         self.position_embedding = nn.Parameter(torch.randn(width, *grid))

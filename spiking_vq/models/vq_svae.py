@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
 from spiking_vq.layers import NeuronFactory, OverTime, SpikingResidual, conv_norm, direct_coding, up_conv_norm
 from spiking_vq.metrics.codebook import perplexity
 from spiking_vq.neurons import decayed_sum, firing_rate, psp_trace
@@ -37,10 +37,8 @@ class SpikeEncoding(nn.Module):
 
     def __init__(self, encoding: str = "both", psp: str = "decay") -> None:
         super().__init__()
-        if encoding not in ENCODINGS:
-            raise InputError(f"encoding must be one of {', '.join(ENCODINGS)}; got {encoding!r}")
-        if psp not in PSPS:
-            raise InputError(f"psp must be one of {', '.join(PSPS)}; got {psp!r}")
+        require(encoding in ENCODINGS, "encoding", f"one of {', '.join(ENCODINGS)}", repr(encoding))
+        require(psp in PSPS, "psp", f"one of {', '.join(PSPS)}", repr(psp))
         self.encoding, self.psp = encoding, psp
         if encoding == "both":
             self.mix = nn.Parameter(torch.tensor(0.5))
@@ -103,12 +101,11 @@ class VQSVAE(nn.Module):
                 f"image height and width must be multiples of 4, as the token grid is a quarter of each;"
                 f" got {height}x{width}. Set image_size to one that divides."
             )
-        if T < 1:
-            raise InputError(f"T, the number of spiking steps, must be at least 1; got {T}")
-        if len(channels) != 2:
-            raise InputError(f"channels must name two widths, such as [32, 64]; got {list(channels)}")
-        if spike_generator not in SPIKE_GENERATORS:
-            raise InputError(f"spike_generator must be one of {', '.join(SPIKE_GENERATORS)}; got {spike_generator!r}")
+        require(T >= 1, "T, the number of spiking steps,", "at least 1", T)
+        require(len(channels) == 2 and min(channels) >= 1, "channels", "two widths, such as [32, 64]", list(channels))
+        require(num_residual_blocks >= 0, "num_residual_blocks", "at least 0", num_residual_blocks)
+        generators = ", ".join(SPIKE_GENERATORS)
+        require(spike_generator in SPIKE_GENERATORS, "spike_generator", f"one of {generators}", repr(spike_generator))
         self.image_shape, self.T = tuple(image_shape), T
         self.grid = (height // 4, width // 4)
         self.register_buffer("data_variance", torch.tensor(float(data_variance)))

@@ -1,0 +1,55 @@
+"""Put a trained model among those that ship: `python -m stages.publish data=mnist preset=base`.
+
+Writes `spiking_vq/zoo/<data>-<preset>-absorbing.safetensors`, its weights in bf16, and beside it a JSON file of how both
+stages were trained. Evaluate that very file (`CKPT=`), since rounding changed it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from spiking_vq.checkpoint import atomic_write, load_model, save_model
+from spiking_vq.errors import InputError
+from spiking_vq.generators import ZOO, find_model
+from stages.command import parse_options, run_command
+
+OPTIONS = {"data": "mnist", "preset": "base", "runs": "runs", "zoo": str(ZOO)}
+LARGEST = 6_000_000  # bytes; these files live in the repository
+
+
+def main(arguments: list[str]) -> None:
+    """Round, write, describe."""
+    options = parse_options(arguments, OPTIONS)
+    run = Path(options["runs"]) / options["data"] / options["preset"]
+    source = find_model("absorbing", options["data"], options["preset"], ckpt=str(run / "absorbing/model.safetensors"))
+    model, config = load_model(source)
+    target = Path(options["zoo"]) / f"{config.data}-{config.preset}-absorbing.safetensors"
+    num_bytes = 2 * sum(value.numel() for value in model.state_dict().values())
+    if num_bytes > LARGEST:
+        raise InputError(f"{source} takes {num_bytes / 1e6:.1f} MB in bf16; at most {LARGEST / 1e6:.0f} MB may ship")
+    save_model(target, model, config, torch.bfloat16)
+    description = {
+        "file": target.name,
+        "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
+        "dtype": "bfloat16",
+        "evaluation": f"results/{config.data}/{config.preset}/evaluation.json",
+        "training": {stage: _training(run / stage / "training.json") for stage in ("vq_svae", "absorbing")},
+    }
+    with atomic_write(target.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(description, indent=2) + "\n")
+    print(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB) and {target.with_suffix('.json')}")
+
+
+def _training(path: Path) -> dict:
+    """What a run said of itself when it finished."""
+    if not path.is_file():
+        raise InputError(f"no {path}: publish from the folder of two finished runs")
+    return json.loads(path.read_text())
+
+
+if __name__ == "__main__":
+    run_command(main)
