@@ -1,8 +1,8 @@
 """Measure trained models on the test set: `python -m stages.evaluate data=mnist preset=base` (or `ckpt=FILE`).
 
-Writes `evaluation.json`, `reconstructions.png` and `samples.png` into `<results>/<data>/<preset>`. Nothing else here
-reads the test set. `only=reconstruction` needs stage 1 alone and no Inception weights; `only=samples` leaves
-reconstructions out; either writes a file of its own, `evaluation-<only>.json`.
+Writes `evaluation.json`, `reconstructions.png`, `samples.png` and `inpainting.png` into `<results>/<data>/<preset>`.
+Nothing else here reads the test set. `only=reconstruction` needs stage 1 alone and no Inception weights; `only=samples`
+leaves reconstructions out; either writes a file of its own, `evaluation-<only>.json`.
 
 What is compared by FID is always the same number of images: as many generated ones, reconstructions of training images,
 and, for the floor, those training images themselves, each against the test images. Reconstructions of the test images
@@ -151,6 +151,7 @@ def evaluate(subject: Subject, options: dict[str, Any], out: Path) -> dict[str, 
         report["likelihood"] = measure_likelihood(generator, data.val.images[:LIKELIHOOD_IMAGES], seed)
         compared["samples"] = samples.images
         write_picture(out / "samples.png", samples.images[:PICTURED], 8)
+        write_picture(out / "inpainting.png", complete(generator, test[:8], seed), 8)
     if only != "samples":
         images, tokens = reconstruct(vq_svae, test, seed, "reconstructing the test images")
         report["reconstruction"] = measure_reconstruction(images, tokens, test, vq_svae.codebook_size)
@@ -275,6 +276,14 @@ def draw(generator: LatentGenerator, n: int, seed: int, sampling: dict[str, Any]
     with tqdm(total=n, desc="sampling", unit="image") as bar:
         samples = generator.sample(n, seed, **sampling, progress=lambda done, _: bar.update(done - bar.n))
     return samples, time.monotonic() - started
+
+
+def complete(generator: LatentGenerator, images: Tensor, seed: int) -> Tensor:
+    """Each uint8 image [N, C, H, W] and seven ways to go on from the upper half of its tokens: [8 N, C, H, W]."""
+    height, width = generator.diffusion.grid
+    keep = (torch.arange(height) < height / 2).unsqueeze(1).expand(height, width)
+    completed = generator.inpaint(images.repeat_interleave(7, 0), keep, seed).images
+    return torch.cat([images.unsqueeze(1), completed.unflatten(0, (-1, 7))], dim=1).flatten(0, 1)
 
 
 class CachedFeatures:

@@ -1,7 +1,7 @@
 """Put a trained model among those that ship: `python -m stages.publish data=mnist preset=base`.
 
-Writes `spiking_vq/zoo/<data>-<preset>-absorbing.safetensors`, its weights in bf16, and beside it a JSON file of how both
-stages were trained. Evaluate that very file (`CKPT=`), since rounding changed it.
+Writes `spiking_vq/zoo/<data>-<preset>-absorbing.safetensors`, its weights in bf16, and beside it a JSON file of how
+both stages were trained. Evaluate that very file (`CKPT=`), since rounding changed it.
 """
 
 from __future__ import annotations

@@ -155,26 +155,23 @@ class KeepRun(Callback):
     def __init__(self, folder: RunFolder, table: MetricsTable, val_every: int, save_every: int) -> None:
         self.folder, self.table = folder, table
         self.val_every, self.save_every = val_every, save_every
-        self.best, self.best_step, self.seconds = math.inf, 0, 0.0
+        self.best, self.best_step = math.inf, 0
+        self.step, self.seconds, self.started = 0, 0.0, time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know: the best validation so far and the time spent."""
-        return {"best": self.best, "best_step": self.best_step, "seconds": self.elapsed()}
+        """What a resumed run must know: the step, the best validation so far, and the time spent."""
+        return {"step": self.step, "best": self.best, "best_step": self.best_step, "seconds": self.elapsed()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Continue where `state_dict` was taken, with the metrics of the steps done until then."""
         self.best, self.best_step, self.seconds = state["best"], state["best_step"], state["seconds"]
-
-    def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
-        """Start the clock; take over the metrics of the steps already done."""
-        self.started = time.monotonic()
-        self.table.read(up_to=trainer.global_step)
+        self.table.read(up_to=state["step"])
 
     def on_train_batch_end(
         self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Validate and save when due."""
-        step = trainer.global_step
+        step = self.step = trainer.global_step
         finished = step == stage.total_steps
         if step % self.val_every == 0 or finished:
             self._validate(trainer, stage, step)
@@ -188,6 +185,11 @@ class KeepRun(Callback):
 
     def _validate(self, trainer: Trainer, stage: LightningModule, step: int) -> None:
         metrics = stage.validate()
+        if not math.isfinite(metrics[stage.monitor]):
+            raise InputError(
+                f"training has diverged: {stage.monitor} is {metrics[stage.monitor]} in the validation of step {step}."
+                f" {self.folder.last} is from before; lower train.lr, in another RUNS= or after deleting this run."
+            )
         for logger in trainer.loggers:
             logger.log_metrics({f"val/{key}": value for key, value in metrics.items()}, step - 1)
         trainer.progress_bar_callback.validated = metrics

@@ -92,11 +92,12 @@ def fit(stage: Stage, folder: RunFolder) -> None:
         num_sanity_val_steps=0,
     )
     resume = folder.last if folder.last.exists() else None
-    if resume:
-        print(f"resuming from {resume}")
-    trainer.fit(stage, ckpt_path=resume, weights_only=True)
-    if trainer.global_step < stage.total_steps:
-        raise KeyboardInterrupt
+    print(f"{folder.path}: {stage.total_steps} steps" + (f", resuming from {resume}" if resume else ""))
+    try:
+        trainer.fit(stage, ckpt_path=resume, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        print("the same command resumes", file=sys.stderr)
+        raise KeyboardInterrupt from None
     best = AtomicCheckpointIO().load_checkpoint(folder.best)
     stage.load_state_dict(best["state_dict"])
     with atomic_write(folder.summary) as temporary:

@@ -1,6 +1,7 @@
 """The commands that train: files, resuming, refusing; on scikit-learn's digits with tiny networks."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -129,6 +130,31 @@ def test_killed_process_resumes_to_the_same_weights(unbroken, tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert_same_run(folder, unbroken / "vq_svae")
+
+
+def test_interrupted_run_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "stages.train", *STAGE1, "train.max_steps=100000", f"runs={tmp_path}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "digits/base/vq_svae/last.ckpt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1]
+    assert process.returncode == 130
+    assert "the same command resumes" in said
+    assert "Traceback" not in said
+
+
+def test_run_killed_before_its_export_exports(unbroken, tmp_path):
+    folder = tmp_path / "digits/base/vq_svae"
+    shutil.copytree(unbroken / "vq_svae", folder, ignore=shutil.ignore_patterns("model.safetensors", "training.json"))
+    train.main([*STAGE1, f"runs={tmp_path}"])
+    assert_same_run(folder, unbroken / "vq_svae")
+    assert json.loads((folder / "training.json").read_text())["steps"] == 10
+
+
+def test_diverged_run_says_so(tmp_path):
+    with pytest.raises(InputError, match=r"diverged.*lower train\.lr"):
+        train.main([*STAGE1, f"runs={tmp_path}", "train.lr=1e30"])
 
 
 def test_finished_run_says_so(unbroken, capsys):
