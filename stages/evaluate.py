@@ -2,7 +2,8 @@
 
 Writes `evaluation.json`, `reconstructions.png`, `samples.png` and `inpainting.png` into `<results>/<data>/<preset>`.
 Nothing else here reads the test set. `only=reconstruction` needs stage 1 alone and no Inception weights; `only=samples`
-leaves reconstructions out; either writes a file of its own, `evaluation-<only>.json`.
+leaves reconstructions out; either writes a file of its own, `evaluation-<only>.json`. `split=val` puts the validation
+images in the place of the test images, and `val` into the file's name: for choosing a temperature or a number of calls.
 
 What is compared by FID is always the same number of images: as many generated ones, reconstructions of training images,
 and, for the floor, those training images themselves, each against the test images. Reconstructions of the test images
@@ -29,7 +30,7 @@ from tqdm import tqdm
 from spiking_vq.checkpoint import atomic_write, load_model
 from spiking_vq.config import Config
 from spiking_vq.data import SPLIT_SEED, ImageData, load_dataset, to_uint8, to_unit
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
 from spiking_vq.generators import LatentGenerator, Samples, find_model
 from spiking_vq.metrics.codebook import perplexity
 from spiking_vq.metrics.fid import fid
@@ -43,6 +44,7 @@ OPTIONS = {
     "preset": "base",
     "ckpt": str,
     "only": "all",
+    "split": "test",
     "n": 10_000,
     "seed": 0,
     "sample_steps": int,
@@ -54,6 +56,7 @@ OPTIONS = {
     "results": "results",
 }
 ONLY = ("all", "reconstruction", "samples")
+SPLITS = ("test", "val")
 
 # Images in the official training and test files.
 OFFICIAL = {
@@ -90,14 +93,13 @@ def main(arguments: list[str]) -> None:
     """Find the weights, measure, write, print."""
     options = parse_options(arguments, OPTIONS)
     only = options["only"]
-    if only not in ONLY:
-        raise InputError(f"only must be one of {', '.join(ONLY)}; got {only!r}")
-    if options["n"] < 2:
-        raise InputError(f"n, the number of images to compare, must be at least 2; got {options['n']}")
+    require(only in ONLY, "only", f"one of {', '.join(ONLY)}", repr(only))
+    require(options["split"] in SPLITS, "split", f"one of {', '.join(SPLITS)}", repr(options["split"]))
+    require(options["n"] >= 2, "n, the number of images to compare,", "at least 2", options["n"])
     subject = find_subject(options)
-    path = Path(options["results"]) / options["data"] / options["preset"] / "evaluation.json"
-    if only != "all":
-        path = path.with_stem(f"evaluation-{only}")
+    told = [word for word, usual in ((only, "all"), (options["split"], "test")) if word != usual]
+    name = "-".join(["evaluation", *told]) + ".json"
+    path = Path(options["results"]) / options["data"] / options["preset"] / name
     with atomic_write(path) as temporary:  # opened first: a place that cannot be written to is found before the work
         report = {"command": shlex.join(["python", "-m", "stages.evaluate", *arguments])}
         report |= evaluate(subject, options, path.parent)
@@ -139,8 +141,9 @@ def evaluate(subject: Subject, options: dict[str, Any], out: Path) -> dict[str, 
         features = CachedFeatures(data.root / WEIGHTS, data.root / "features", options["device"])
 
     # Test files may be in order of their labels: the first n have to be a fair draw.
-    test = data.test.images[torch.randperm(len(data.test.images), generator=_random(SPLIT_SEED))]
-    reference, training = test[:n], data.train.images[:n]
+    held_out = getattr(data, options["split"]).images
+    held_out = held_out[torch.randperm(len(held_out), generator=_random(SPLIT_SEED))]
+    reference, training = held_out[:n], data.train.images[:n]
     report = describe(subject, data, options)
 
     compared = {"floor": training}
@@ -151,11 +154,11 @@ def evaluate(subject: Subject, options: dict[str, Any], out: Path) -> dict[str, 
         report["likelihood"] = measure_likelihood(generator, data.val.images[:LIKELIHOOD_IMAGES], seed)
         compared["samples"] = samples.images
         write_picture(out / "samples.png", samples.images[:PICTURED], 8)
-        write_picture(out / "inpainting.png", complete(generator, test[:8], seed), 8)
+        write_picture(out / "inpainting.png", complete(generator, held_out[:8], seed), 8)
     if only != "samples":
-        images, tokens = reconstruct(vq_svae, test, seed, "reconstructing the test images")
-        report["reconstruction"] = measure_reconstruction(images, tokens, test, vq_svae.codebook_size)
-        rows = zip(test[:PICTURED].split(16), to_uint8(images[:PICTURED]).split(16), strict=True)
+        images, tokens = reconstruct(vq_svae, held_out, seed, "reconstructing held-out images")
+        report["reconstruction"] = measure_reconstruction(images, tokens, held_out, vq_svae.codebook_size)
+        rows = zip(held_out[:PICTURED].split(16), to_uint8(images[:PICTURED]).split(16), strict=True)
         write_picture(out / "reconstructions.png", torch.cat(list(chain.from_iterable(rows))), 16)
     if only == "all":
         images, _ = reconstruct(vq_svae, training, seed, "reconstructing training images")
@@ -163,7 +166,7 @@ def evaluate(subject: Subject, options: dict[str, Any], out: Path) -> dict[str, 
     if features is None:
         return report
 
-    target = features(reference, "features of the test images")
+    target = features(reference, "features: reference")
     report["fid"] = {name: fid(features(images, f"features: {name}"), target) for name, images in compared.items()}
     report["features"] = {"computed": features.computed, "seconds": features.seconds}
     return report
@@ -178,7 +181,7 @@ def describe(subject: Subject, data: ImageData, options: dict[str, Any]) -> dict
     parameters = {"vq_svae": {*vq_svae.parameters(), vq_svae.quantizer.codebook}}
     steps = {"vq_svae": vq_svae.T}
     if generator is not None:
-        counts |= {"asked_for": n, "compared": min(n, counts["train"]), "reference": min(n, counts["test"])}
+        counts |= {"asked_for": n, "compared": min(n, counts["train"]), "reference": min(n, counts[options["split"]])}
         parameters["denoiser"] = set(generator.model.denoiser.parameters())
         steps["denoiser"] = config.T
     report = {
@@ -186,6 +189,7 @@ def describe(subject: Subject, data: ImageData, options: dict[str, Any]) -> dict
         "stand_in": stand_in(data),
         "preset": config.preset,
         "only": options["only"],
+        "split": options["split"],
         "seed": options["seed"],
         "checkpoint": {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
         "machine": describe_machine(options["device"]),
