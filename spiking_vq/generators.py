@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from spiking_vq.checkpoint import LatentModel, load_model
-from spiking_vq.config import AbsorbingConfig
+from spiking_vq.config import PRECISIONS, AbsorbingConfig
 from spiking_vq.data import mix_seed, to_uint8, to_unit
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
 
 ZOO = Path(__file__).parent / "zoo"
 
@@ -41,14 +41,22 @@ class LatentGenerator:
         model: both networks.
         config: the stage-2 configuration they were trained with.
         device: where to compute.
+        precision: `fp32`, or `bf16` (autocast; membranes stay fp32).
+
+    Raises:
+        InputError: another precision.
     """
 
-    def __init__(self, model: LatentModel, config: AbsorbingConfig, device: str = "cpu") -> None:
-        self.model, self.config, self.device = model.to(device).eval(), config, device
+    def __init__(
+        self, model: LatentModel, config: AbsorbingConfig, device: str = "cpu", precision: str = "fp32"
+    ) -> None:
+        require(precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
+        self.model, self.config = model.to(device).eval(), config
+        self.device, self.precision = torch.device(device), precision
         self.diffusion = AbsorbingDiffusion(model.vq_svae.grid, model.vq_svae.codebook_size, config.loss)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: str = "cpu") -> LatentGenerator:
+    def from_pretrained(cls, path: str | Path, device: str = "cpu", precision: str = "fp32") -> LatentGenerator:
         """Read a stage-2 `model.safetensors`.
 
         Raises:
@@ -57,7 +65,7 @@ class LatentGenerator:
         model, config = load_model(path)
         if not isinstance(model, LatentModel):
             raise InputError(f"{path} is a {config.stage} model, which cannot generate: name a stage-2 file")
-        return cls(model, config, device)
+        return cls(model, config, device, precision)
 
     def sample(
         self,
@@ -80,8 +88,7 @@ class LatentGenerator:
         Raises:
             InputError: a value out of range.
         """
-        if n < 1:
-            raise InputError(f"n, the number of images, must be at least 1; got {n}")
+        require(n >= 1, "n, the number of images,", "at least 1", n)
         free = torch.full((n, *self.model.vq_svae.grid), self.diffusion.mask_id)
         return self._complete(free, seed, sample_steps, order, temperature, progress)
 
@@ -132,16 +139,18 @@ class LatentGenerator:
         n, images, tokens = len(known), [], []
         for first in range(0, n, CHUNK):
             rows = torch.arange(first, first + CHUNK).clamp(max=n - 1)  # padding repeats the last image
-            chunk = self.diffusion.sample(
-                self.model.denoiser,
-                [mix_seed(seed, int(row)) for row in rows],
-                known=known[rows],
-                device=self.device,
-                **options,
-            )
             generator = torch.Generator().manual_seed(mix_seed(seed, first, 1))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                chunk = self.diffusion.sample(
+                    self.model.denoiser,
+                    [mix_seed(seed, int(row)) for row in rows],
+                    known=known[rows],
+                    device=self.device,
+                    **options,
+                )
+                decoded = to_uint8(self.model.vq_svae.decode(chunk, generator))
             kept = slice(0, min(CHUNK, n - first))
-            images.append(to_uint8(self.model.vq_svae.decode(chunk, generator))[kept].cpu())
+            images.append(decoded[kept].cpu())
             tokens.append(chunk[kept].cpu())
             if progress is not None:
                 progress(first + kept.stop, n)

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from spiking_vq.errors import InputError
 
 
@@ -48,3 +50,12 @@ def parse_options(arguments: Sequence[str], defaults: dict[str, Any]) -> dict[st
         except ValueError:
             raise InputError(f"{key} must be {'an integer' if kind is int else 'a number'}; got {value!r}") from None
     return options
+
+
+def check_device(name: str) -> None:
+    """Raise `InputError` unless torch can compute on the device of this name."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device={name} cannot be used here ({reason}): try device=cpu") from error

@@ -36,7 +36,7 @@ from spiking_vq.metrics.codebook import perplexity
 from spiking_vq.metrics.fid import fid
 from spiking_vq.metrics.inception import BATCH, WEIGHTS, Inception
 from spiking_vq.models.vq_svae import VQSVAE
-from stages.command import parse_options, run_command
+from stages.command import check_device, parse_options, run_command
 from stages.machine import describe_machine
 
 OPTIONS = {
@@ -92,6 +92,7 @@ class Subject(NamedTuple):
 def main(arguments: list[str]) -> None:
     """Find the weights, measure, write, print."""
     options = parse_options(arguments, OPTIONS)
+    check_device(options["device"])
     only = options["only"]
     require(only in ONLY, "only", f"one of {', '.join(ONLY)}", repr(only))
     require(options["split"] in SPLITS, "split", f"one of {', '.join(SPLITS)}", repr(options["split"]))

@@ -15,7 +15,7 @@ from spiking_vq.activity import LayerActivity, record_activity
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.data import load_dataset, to_unit
 from spiking_vq.generators import LatentGenerator, find_model
-from stages.command import parse_options, run_command
+from stages.command import check_device, parse_options, run_command
 
 OPTIONS = {
     "data": "mnist",
@@ -33,6 +33,7 @@ OPTIONS = {
 def main(arguments: list[str]) -> None:
     """Measure both stages, print, write."""
     options = parse_options(arguments, OPTIONS)
+    check_device(options["device"])
     path = find_model("absorbing", **{key: options[key] for key in ("data", "preset", "runs", "ckpt")})
     generator = LatentGenerator.from_pretrained(path, options["device"])
     config, vq_svae = generator.config, generator.model.vq_svae

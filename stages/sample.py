@@ -17,7 +17,7 @@ from tqdm import tqdm
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.errors import InputError
 from spiking_vq.generators import LatentGenerator, find_model
-from stages.command import parse_options, run_command
+from stages.command import check_device, parse_options, run_command
 
 OPTIONS = {
     "data": "mnist",
@@ -31,15 +31,17 @@ OPTIONS = {
     "order": str,
     "temperature": float,
     "device": "cpu",
+    "precision": "fp32",
 }
 
 
 def main(arguments: list[str]) -> None:
     """Find the weights, sample, write."""
     options = parse_options(arguments, OPTIONS)
+    check_device(options["device"])
     place = {key: options[key] for key in ("data", "preset", "runs", "ckpt")}
     path = find_model("absorbing", **place)
-    generator = LatentGenerator.from_pretrained(path, options["device"])
+    generator = LatentGenerator.from_pretrained(path, options["device"], options["precision"])
     out = Path(options["out"] or Path(options["runs"]) / options["data"] / options["preset"] / "samples")
     claim_folder(out)
     with tqdm(total=options["n"], desc=f"sampling from {path}", unit="image") as bar:

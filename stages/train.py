@@ -21,7 +21,7 @@ from spiking_vq.checkpoint import atomic_write, save_model
 from spiking_vq.config import load_config
 from spiking_vq.errors import InputError
 from stages.absorbing import AbsorbingStage
-from stages.command import run_command
+from stages.command import check_device, run_command
 from stages.machine import describe_machine
 from stages.run_folder import AtomicCheckpointIO, KeepRun, MetricsTable, RunBar, RunFolder
 from stages.stage import Stage
@@ -59,15 +59,6 @@ def preset_file(stage: str, preset: str) -> Path:
         legal = ", ".join(f"({file.parent.name}, {file.stem})" for file in sorted(CONFIGS.glob("*/*.yaml")))
         raise InputError(f"no preset {preset!r} for stage {stage!r}: the (stage, preset) pairs are {legal}")
     return path
-
-
-def check_device(name: str) -> None:
-    """Raise `InputError` unless torch can compute on the device of this name."""
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device={name} cannot be used here ({reason}): try device=cpu") from error
 
 
 def fit(stage: Stage, folder: RunFolder) -> None:

@@ -151,6 +151,8 @@ MISTAKES = {
     "too many calls": (sample.main, ["data=digits", "runs={runs}", "sample_steps=50"], r"1\.\.49.*got 50"),
     "no calls": (sample.main, ["data=digits", "runs={runs}", "sample_steps=0"], r"1\.\.49.*got 0"),
     "unknown order": (sample.main, ["data=digits", "runs={runs}", "order=spiral"], r"bernoulli, random, halton"),
+    "no such device to sample on": (sample.main, ["data=digits", "runs={runs}", "device=abacus"], r"device=abacus"),
+    "unknown precision": (sample.main, ["data=digits", "runs={runs}", "precision=fp8"], r"one of fp32, bf16.*fp8"),
     "no images": (sample.main, ["data=digits", "runs={runs}", "n=0"], r"at least 1"),
     "unwritable samples": (sample.main, ["data=digits", "runs={runs}", "n=1", "out={tmp}/file"], r"cannot write"),
     "stage-1 file": (
@@ -194,3 +196,15 @@ def test_make_help_lists_every_target():
     said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True).stdout
     for target in phony:
         assert re.search(rf"^  make {target} +\S", said, re.MULTILINE), f"make help does not list {target}"
+
+
+def test_readme_names_targets_presets_and_modules_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z0-9]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z0-9]+)", readme)) <= targets
+    pairs = set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", readme, re.MULTILINE))
+    assert pairs >= {(path.parent.name, path.stem) for path in (ROOT / "configs").glob("*/*.yaml")}
+    for module in re.findall(r"python -m ([\w.]+)", readme):
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
+    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme):
+        assert (ROOT / picture).is_file()
