@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,11 +112,17 @@ class LatentGenerator:
         Raises:
             InputError: shapes that do not fit, or a value out of range.
         """
-        grid = self.model.vq_svae.grid
-        if tuple(keep.shape[-2:]) != grid or keep.dtype != torch.bool:
-            raise InputError(f"keep must be bool [..., {grid[0]}, {grid[1]}]; got {keep.dtype} {tuple(keep.shape)}")
-        chunks = [self.model.vq_svae.tokenize(to_unit(chunk.to(self.device))) for chunk in images.split(CHUNK)]
-        known = torch.cat(chunks).cpu().where(keep, self.diffusion.mask_id)
+        n, grid = len(images), self.model.vq_svae.grid
+        require(n >= 1, "images", "at least one", n)
+        if keep.dtype != torch.bool or tuple(keep.shape) not in (grid, (n, *grid)):
+            raise InputError(
+                f"keep must be bool [{grid[0]}, {grid[1]}], or one such grid for each of the {n} images;"
+                f" got {keep.dtype} {list(keep.shape)}"
+            )
+        vq_svae, images = self.model.vq_svae, to_unit(images)
+        with torch.no_grad():
+            tokens = [vq_svae.tokenize(images[rows].to(self.device))[:kept].cpu() for rows, kept in _chunks(n)]
+        known = torch.cat(tokens).where(keep, self.diffusion.mask_id)
         return self._complete(known, seed, sample_steps, order, temperature)
 
     @torch.no_grad()
@@ -137,24 +143,25 @@ class LatentGenerator:
             "temperature": defaults.temperature if temperature is None else temperature,
         }
         n, images, tokens = len(known), [], []
-        for first in range(0, n, CHUNK):
-            rows = torch.arange(first, first + CHUNK).clamp(max=n - 1)  # padding repeats the last image
-            generator = torch.Generator().manual_seed(mix_seed(seed, first, 1))
+        for rows, kept in _chunks(n):
+            seeds = [mix_seed(seed, row) for row in rows.tolist()]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 chunk = self.diffusion.sample(
-                    self.model.denoiser,
-                    [mix_seed(seed, int(row)) for row in rows],
-                    known=known[rows],
-                    device=self.device,
-                    **options,
+                    self.model.denoiser, seeds, known=known[rows], device=self.device, **options
                 )
-                decoded = to_uint8(self.model.vq_svae.decode(chunk, generator))
-            kept = slice(0, min(CHUNK, n - first))
-            images.append(decoded[kept].cpu())
-            tokens.append(chunk[kept].cpu())
+                spikes_from = torch.Generator().manual_seed(mix_seed(seed, int(rows[0]), 1))
+                decoded = to_uint8(self.model.vq_svae.decode(chunk, spikes_from))
+            images.append(decoded[:kept].cpu())
+            tokens.append(chunk[:kept].cpu())
             if progress is not None:
-                progress(first + kept.stop, n)
+                progress(int(rows[0]) + kept, n)
         return Samples(torch.cat(images), torch.cat(tokens))
+
+
+def _chunks(n: int) -> Iterator[tuple[Tensor, int]]:
+    """Row numbers [CHUNK] of each chunk of `n` rows, the last row repeated as padding, and how many count."""
+    for first in range(0, n, CHUNK):
+        yield torch.arange(first, first + CHUNK).clamp(max=n - 1), min(CHUNK, n - first)
 
 
 def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ckpt: str | None = None) -> Path:

@@ -10,10 +10,10 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import SVC
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from spiking_vq.data import load_dataset
 from spiking_vq.errors import InputError
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     data = load_dataset("digits", "data")
     classifier = CalibratedClassifierCV(SVC(), ensemble=False).fit(features(data.train.images), data.train.labels)
     accuracy = classifier.score(features(data.test.images), data.test.labels)
-    samples = np.stack([decode_image(str(file), ImageReadMode.GRAY).numpy() for file in files])
+    samples = np.stack([np.asarray(Image.open(file).convert("L")) for file in files])
     probabilities = classifier.predict_proba(samples.reshape(len(samples), -1) / 255)
     counts = Counter(probabilities.argmax(1).tolist())
     print(f"The classifier reads {accuracy:.1%} of real test digits correctly.")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
-from torchvision.io import write_png
+from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
@@ -73,11 +73,11 @@ def write_samples(out: Path, images: Tensor, tokens: Tensor) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     for index, image in enumerate(images):
-        write_png(image, str(unfinished / f"{index:06d}.png"))
+        to_pil_image(image).save(unfinished / f"{index:06d}.png")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     with atomic_write(out / "grid.png") as temporary:
-        write_png(make_grid(images, nrow=max(1, round(len(images) ** 0.5))), str(temporary))
+        to_pil_image(make_grid(images, nrow=max(1, round(len(images) ** 0.5)))).save(temporary, format="png")
     with atomic_write(out / "tokens.npy") as temporary, temporary.open("wb") as file:
         np.save(file, tokens.numpy())
 

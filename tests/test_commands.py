@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torchvision.io import decode_image
+from PIL import Image
 
 from spiking_vq import generators
 from spiking_vq.checkpoint import build_model, save_model
@@ -75,7 +75,7 @@ def test_sample_needs_one_file_and_nothing_else(runs, tmp_path, command):
         "000002.png",
     ]
     assert np.load(tmp_path / "out/tokens.npy").shape == (3, 7, 7)
-    assert decode_image(str(tmp_path / "out/images/000000.png")).shape == (1, 28, 28)
+    assert Image.open(tmp_path / "out/images/000000.png").size == (28, 28)
 
 
 def test_image_is_the_same_however_many_are_asked_for(runs, tmp_path, command):
@@ -201,7 +201,7 @@ def test_make_help_lists_every_target():
 def test_readme_names_targets_presets_and_modules_that_exist():
     readme = (ROOT / "README.md").read_text()
     targets = set(re.findall(r"^([a-z0-9]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z0-9]+)", readme)) <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z0-9]+)", readme, re.MULTILINE)) <= targets
     pairs = set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", readme, re.MULTILINE))
     assert pairs >= {(path.parent.name, path.stem) for path in (ROOT / "configs").glob("*/*.yaml")}
     for module in re.findall(r"python -m ([\w.]+)", readme):

@@ -190,7 +190,12 @@ def test_evaluation_reports_what_it_says(tmp_path, data_dir, runs, latent_model,
     run(tmp_path, "n=200", "sample_steps=3", "seed=5")
     folder = tmp_path / "results" / "digits" / "base"
     report = json.loads((folder / "evaluation.json").read_text())
-    assert {path.name for path in folder.iterdir()} == {"evaluation.json", "samples.png", "reconstructions.png"}
+    assert {path.name for path in folder.iterdir()} == {
+        "evaluation.json",
+        "samples.png",
+        "inpainting.png",
+        "reconstructions.png",
+    }
 
     data, vq_svae = load_dataset("digits", data_dir, 12), latent_model.vq_svae
     counts = {"train": 1437, "val": 180, "test": 180, "asked_for": 200, "compared": 200, "reference": 180}
