@@ -31,15 +31,16 @@ $(VENV)/installed: pyproject.toml
 	$(RUN) -m pip install --quiet --editable ".[metrics,test]"
 	@touch $@
 
-demo: $(VENV)/installed  ## train both stages on scikit-learn's digits, sample, and let a classifier read the samples
-	$(RUN) -m stages.train vq_svae preset=base data=digits runs=$(RUNS) $(DEMO_STAGE1)
-	$(RUN) -m stages.train absorbing preset=base data=digits runs=$(RUNS) $(DEMO_STAGE2)
+demo: $(VENV)/installed  ## both stages on scikit-learn's digits, samples, and a classifier that reads them
+	$(RUN) -m stages.train vq_svae $(DEMO_STAGE1)
+	$(RUN) -m stages.train absorbing $(DEMO_STAGE2)
 	$(RUN) -m stages.sample preset=base data=digits runs=$(RUNS) n=100
 	$(RUN) -m stages.recognise runs=$(RUNS)
 
-# The digits are 1,437 small images: a short run without compilation is enough, and starts at once.
-DEMO_STAGE1 := train.max_steps=300 train.val_every=100 train.compile=false
-DEMO_STAGE2 := train.max_steps=600 train.val_every=200 train.compile=false
+# The digits are 1,437 small images: short runs are enough, of a smaller denoiser, without waiting for a compiler.
+DEMO := data=digits preset=base runs=$(RUNS) train.compile=false precision=fp32
+DEMO_STAGE1 := $(DEMO) train.max_steps=300 train.val_every=100
+DEMO_STAGE2 := $(DEMO) train.max_steps=600 train.val_every=200 model.width=64 model.num_blocks=3
 
 stage1: $(VENV)/installed  ## train the VQ-SVAE (the same command resumes)
 	$(RUN) -m stages.train vq_svae $(TRAIN) $(ARGS)

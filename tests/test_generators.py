@@ -58,7 +58,7 @@ def test_samples(generator):
 def test_image_i_does_not_depend_on_n(request, kind, order):
     generator = request.getfixturevalue(kind)
     whole = generator.sample(CHUNK + 2, seed=5, order=order)
-    assert len(whole.images) == CHUNK + 2
+    assert len(whole.images) == len(whole.tokens.unique(dim=0)) == CHUNK + 2
     for n in (1, 3, CHUNK):
         part = generator.sample(n, seed=5, order=order)
         assert torch.equal(part.tokens, whole.tokens[:n])
@@ -108,6 +108,11 @@ def test_defaults_come_from_the_checkpoint(generator, tmp_path):
     for change in ({"sample_steps": 9}, {"order": "random"}, {"temperature": 2.0}):
         assert not torch.equal(loaded.sample(3, **change).tokens, by_default.tokens)
         assert torch.equal(loaded.sample(3, **change).tokens, generator.sample(3, **options | change).tokens)
+
+
+def test_default_calls_fit_a_small_grid(generator):
+    generator.config.sample.sample_steps = 16  # of the base preset; here are 9 tokens
+    assert torch.equal(generator.sample(2).tokens, generator.sample(2, sample_steps=9).tokens)
 
 
 def test_progress(generator):
