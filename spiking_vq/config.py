@@ -193,9 +193,10 @@ def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> 
         from_overrides = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
     except (YAMLError, OmegaConfBaseException) as error:
         raise InputError(f"cannot read the overrides {' '.join(overrides)!r}: {error}") from error
-    if from_overrides.get("neuron") == "relu":
+    from_file = _read_yaml(path)
+    if from_overrides.get("neuron", from_file.get("neuron")) == "relu":
         from_overrides.setdefault("T", 1)  # the twin without spikes has no time
-    layers = [{"preset": Path(path).stem}, _read_yaml(path), from_overrides]
+    layers = [{"preset": Path(path).stem}, from_file, from_overrides]
     _check_keys(stage, layers, derived=False)
     return _merge(stage, *layers)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,6 +66,19 @@ class LatentGenerator:
         if not isinstance(model, LatentModel):
             raise InputError(f"{path} is a {config.stage} model, which cannot generate: name a stage-2 file")
         return cls(model, config, device, precision)
+
+    def sampling(
+        self, sample_steps: int | None = None, order: str | None = None, temperature: float | None = None
+    ) -> dict[str, Any]:
+        """The sampler's settings in force: those given, else the file's own defaults."""
+        defaults, num_tokens = self.config.sample, self.diffusion.diffusion_steps
+        if sample_steps is None:  # a preset's default may be more calls than a small grid has tokens
+            sample_steps = min(defaults.sample_steps or num_tokens, num_tokens)
+        return {
+            "sample_steps": sample_steps,
+            "order": defaults.order if order is None else order,
+            "temperature": defaults.temperature if temperature is None else temperature,
+        }
 
     def sample(
         self,
@@ -136,12 +149,7 @@ class LatentGenerator:
         progress: Callable[[int, int], None] | None = None,
     ) -> Samples:
         """Fill in the masked places of `known` [n, h, w], in chunks of one size."""
-        defaults = self.config.sample
-        options = {
-            "sample_steps": defaults.sample_steps if sample_steps is None else sample_steps,
-            "order": defaults.order if order is None else order,
-            "temperature": defaults.temperature if temperature is None else temperature,
-        }
+        options = self.sampling(sample_steps, order, temperature)
         n, images, tokens = len(known), [], []
         for rows, kept in _chunks(n):
             seeds = [mix_seed(seed, row) for row in rows.tolist()]

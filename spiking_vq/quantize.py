@@ -109,7 +109,7 @@ class VectorQuantizer(nn.Module):
         # distinct places; rows of flat background are identical, so jitter keeps the restarted codes apart
         chosen = torch.randperm(len(rows), generator=generator)[: len(idle)].to(rows.device)
         noise = torch.randn(len(idle), rows.shape[1], generator=generator).to(rows.device)
-        self.total[idle] = rows[chosen] + 0.01 * rows.std().clamp(min=0.1) * noise
+        self.total[idle] = rows[chosen] + 0.01 * rows.std(correction=0).clamp(min=0.1) * noise
         self.use[idle] = 1.0
         self.codebook.copy_(self.total / self.use.clamp(min=1e-6).unsqueeze(1))
         return len(idle)

@@ -90,7 +90,7 @@ class AbsorbingStage(Stage):
         tokens = self.diffusion.sample(
             model,
             [mix_seed(self.config.seed, 4, index) for index in range(PICTURED)],
-            sample_steps=min(options.sample_steps or 16, 16),
+            sample_steps=min(16, self.diffusion.diffusion_steps),  # a picture, not a measurement
             order=options.order,
             temperature=options.temperature,
             device=self.device,

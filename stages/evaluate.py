@@ -57,6 +57,7 @@ OPTIONS = {
 }
 ONLY = ("all", "reconstruction", "samples")
 SPLITS = ("test", "val")
+SAMPLING = ("sample_steps", "order", "temperature")
 
 # Images in the official training and test files.
 OFFICIAL = {
@@ -149,8 +150,7 @@ def evaluate(subject: Subject, options: dict[str, Any], out: Path) -> dict[str, 
 
     compared = {"floor": training}
     if generator is not None:
-        sampling = {key: options[key] for key in ("sample_steps", "order", "temperature")}
-        samples, seconds = draw(generator, len(training), seed, sampling)
+        samples, seconds = draw(generator, len(training), seed, dict(report["sampler"]))
         report["sampler"] |= {"seconds": seconds, "images_per_second": len(training) / seconds}
         report["likelihood"] = measure_likelihood(generator, data.val.images[:LIKELIHOOD_IMAGES], seed)
         compared["samples"] = samples.images
@@ -200,12 +200,7 @@ def describe(subject: Subject, data: ImageData, options: dict[str, Any]) -> dict
         "parameters": {name: sum(weight.numel() for weight in weights) for name, weights in parameters.items()},
     }
     if generator is not None:
-        defaults = config.sample
-        report["sampler"] = {
-            "sample_steps": options["sample_steps"] or defaults.sample_steps or generator.diffusion.diffusion_steps,
-            "order": options["order"] or defaults.order,
-            "temperature": defaults.temperature if options["temperature"] is None else options["temperature"],
-        }
+        report["sampler"] = generator.sampling(**{key: options[key] for key in SAMPLING})
     return report
 
 

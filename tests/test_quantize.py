@@ -109,7 +109,7 @@ def test_ema_by_hand_over_two_batches():
         assert quantizer.update(z, tokens) == 0
         torch.testing.assert_close(quantizer.codebook, torch.stack([total[k] / use[k] for k in range(K)]))
     torch.testing.assert_close(quantizer.use, torch.tensor(use))
-    assert max(use) > 1 > min(use)
+    assert len(set(use)) > 2
 
 
 def test_averages_and_counters_travel_in_the_state_dict():

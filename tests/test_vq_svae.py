@@ -299,5 +299,5 @@ def test_bad_options(options, told):
 
 @pytest.mark.parametrize("shape", [(2, 1, 12, 16), (2, 3, 12, 12), (1, 12, 12), (2, 1, 28, 28)])
 def test_wrong_image_shape(vq_svae, shape):
-    with pytest.raises(InputError, match=r"expected images \[B, 1, 12, 12\]; got shape"):
+    with pytest.raises(InputError, match=r"expected images .*\[B, 1, 12, 12\]; got"):
         vq_svae.tokenize(torch.rand(shape))

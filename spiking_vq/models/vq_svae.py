@@ -150,10 +150,10 @@ class VQSVAE(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """The encoder's spikes `[T, B, D, h, w]` of `images` [B, C, H, W] in [0, 1]."""
-        if images.dim() != 4 or tuple(images.shape[1:]) != self.image_shape:
+        if not images.is_floating_point() or images.dim() != 4 or tuple(images.shape[1:]) != self.image_shape:
             raise InputError(
-                f"expected images [B, {', '.join(map(str, self.image_shape))}]; got shape {tuple(images.shape)}."
-                " Resize them, or train a model for that size."
+                f"expected images in [0, 1], [B, {', '.join(map(str, self.image_shape))}]; got {images.dtype}"
+                f" {list(images.shape)}. Scale and resize them, or train a model for that size."
             )
         current = self.stem((images - 0.5).unsqueeze(0))
         return self.encoder(direct_coding(current, self.T))
