@@ -48,6 +48,7 @@ class VQSVAEOptions:
     encoding: str = "both"
     psp: str = "decay"
     spike_generator: str = "adaptive"
+    output: str = "tanh"
     commitment_cost: float = 0.25
     ema_decay: float = 0.0
     restart_below: float = 0.0

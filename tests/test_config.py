@@ -131,6 +131,7 @@ def test_bad_value_is_named(override, told):
         "model.encoding=bits",
         "model.psp=sum",
         "model.spike_generator=none",
+        "model.output=linear",
         "model.ema_decay=1",
         "model.restart_below=1",
         "neuron=tanh",

@@ -301,3 +301,12 @@ def test_bad_options(options, told):
 def test_wrong_image_shape(vq_svae, shape):
     with pytest.raises(InputError, match=r"expected images .*\[B, 1, 12, 12\]; got"):
         vq_svae.tokenize(torch.rand(shape))
+
+
+@pytest.mark.parametrize(("output", "black"), [("tanh", -1.0), ("sigmoid", -0.5)])
+def test_output_saturates(vq_svae_config, images, output, black):
+    """Only the sigmoid's flat end is the images' black, so that background can be exactly that."""
+    vq_svae_config.model.output = output
+    model = wake(build_vq_svae(vq_svae_config), images)
+    model.decoder[-1][0].bias.data.fill_(-100.0)
+    torch.testing.assert_close(model(images)[0], torch.full_like(images, black))

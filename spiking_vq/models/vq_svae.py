@@ -20,6 +20,8 @@ from spiking_vq.quantize import SPIKE_GENERATORS, Quantized, VectorQuantizer
 
 ENCODINGS = ("rate", "psp", "both")
 PSPS = ("decay", "trace")
+OUTPUTS = {"tanh": torch.tanh, "sigmoid": lambda y: torch.sigmoid(y) - 0.5}
+"""What makes an image minus 0.5 of the read-out."""
 
 
 class SpikeEncoding(nn.Module):
@@ -66,6 +68,8 @@ class VQSVAE(nn.Module):
         codebook_size: K.
         encoding, psp: see `SpikeEncoding`.
         spike_generator: `adaptive`, `poisson` or `repeat`; see `spiking_vq.quantize`.
+        output: the read-out's last function. `tanh` is the published one; at the images' black and white, -0.5 and 0.5,
+            it is still steep, so that flat background comes out slightly noisy. `sigmoid` saturates there.
         commitment_cost, ema_decay, restart_below: see `VectorQuantizer`. The commitment cost weighs the PSP term too.
         data_variance: variance of the training images' pixels; scales the reconstruction error. Saved with the weights.
 
@@ -89,6 +93,7 @@ class VQSVAE(nn.Module):
         encoding: str = "both",
         psp: str = "decay",
         spike_generator: str = "adaptive",
+        output: str = "tanh",
         commitment_cost: float = 0.25,
         ema_decay: float = 0.0,
         restart_below: float = 0.0,
@@ -106,7 +111,8 @@ class VQSVAE(nn.Module):
         require(num_residual_blocks >= 0, "num_residual_blocks", "at least 0", num_residual_blocks)
         generators = ", ".join(SPIKE_GENERATORS)
         require(spike_generator in SPIKE_GENERATORS, "spike_generator", f"one of {generators}", repr(spike_generator))
-        self.image_shape, self.T = tuple(image_shape), T
+        require(output in OUTPUTS, "output", f"one of {', '.join(OUTPUTS)}", repr(output))
+        self.image_shape, self.T, self.output = tuple(image_shape), T, output
         self.grid = (height // 4, width // 4)
         self.register_buffer("data_variance", torch.tensor(float(data_variance)))
         outer, inner = channels
@@ -163,11 +169,12 @@ class VQSVAE(nn.Module):
         return self.quantizer.nearest(self.encode_spikes(self.encode(images)))
 
     def decode_spikes(self, spk: Tensor) -> Tensor:
-        """Images [B, C, H, W] minus 0.5, in (-0.5, 0.5) once trained, of the generator's spikes `[T, B, D, h, w]`.
+        """Images [B, C, H, W] minus 0.5, of the generator's spikes `[T, B, D, h, w]`.
 
-        `tanh(sum_t 0.8^(T-1-t) y[t])`, y the un-thresholded output of the last layer.
+        `output(sum_t 0.8^(T-1-t) y[t])`, y the un-thresholded output of the last layer; in (-1, 1) with `tanh`, in
+        (-0.5, 0.5) with `sigmoid`.
         """
-        return torch.tanh(decayed_sum(self.decoder(spk).float()))
+        return OUTPUTS[self.output](decayed_sum(self.decoder(spk).float()))
 
     def decode(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images [B, C, H, W] in [0, 1] of `tokens` [B, h, w]; `generator` feeds the Poisson spike generator alone."""
