@@ -176,8 +176,8 @@ class KeepRun(Callback):
         if step % self.val_every == 0 or finished:
             self._validate(trainer, stage, step)
         if step % self.save_every == 0 or finished:
+            self.table.write()  # first: rows ahead of the checkpoint are made again, rows behind it would be lost
             trainer.save_checkpoint(self.folder.last)
-            self.table.write()
 
     def elapsed(self) -> float:
         """Seconds of training so far, over all its sessions."""

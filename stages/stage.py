@@ -67,9 +67,9 @@ class Stage(LightningModule):
         """bf16 where the configuration says so."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def generator(self, *key: int, device: torch.device | str = "cpu") -> torch.Generator:
-        """A source of random numbers that depends on the seed and `key` only."""
-        return torch.Generator(device).manual_seed(mix_seed(self.config.seed, *key))
+    def generator(self, *key: int) -> torch.Generator:
+        """A source of random numbers, on the CPU, that depends on the seed and `key` only."""
+        return torch.Generator().manual_seed(mix_seed(self.config.seed, *key))
 
     def train_dataloader(self) -> BatchStream:
         """All batches of the run, as one Lightning epoch: one bar, and one place to resume from."""
