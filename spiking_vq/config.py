@@ -49,6 +49,7 @@ class VQSVAEOptions:
     psp: str = "decay"
     spike_generator: str = "adaptive"
     output: str = "tanh"
+    cross_entropy: float = 0.0
     commitment_cost: float = 0.25
     ema_decay: float = 0.0
     restart_below: float = 0.0

@@ -120,7 +120,7 @@ def test_token_denoiser_reads_out_as_it_would_step_by_step():
     seen = []
     model.blocks.register_forward_hook(lambda module, inputs, output: seen.append(output))
     logits = model(tokens_of(), times())
-    assert seen[0].shape == (T, 6, 8, *GRID)
+    assert seen[0].shape == (T, 6, 2 * 8, *GRID)
     assert is_binary(seen[0])
     torch.testing.assert_close(logits, torch.stack([model.readout(step) for step in seen[0]]).mean(0))
 

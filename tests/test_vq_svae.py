@@ -89,10 +89,11 @@ def test_only_spikes_travel_between_layers(vq_svae, images):
 
 
 def test_reconstruction_by_hand(vq_svae, images):
-    reconstruction, quantized, encoded, generated = vq_svae(images)
+    potential, quantized, encoded, generated = vq_svae(images)
     currents = vq_svae.decoder(generated)
-    expected = torch.tanh(sum(0.8 ** (1 - step) * currents[step] for step in range(2)))
-    torch.testing.assert_close(reconstruction, expected)
+    torch.testing.assert_close(potential, sum(0.8 ** (1 - step) * currents[step] for step in range(2)))
+    reconstruction = vq_svae.reconstruct(potential)
+    torch.testing.assert_close(reconstruction, torch.tanh(potential))
     assert torch.equal(quantized.tokens, vq_svae.tokenize(images))
     assert torch.equal(encoded, vq_svae.encode(images))
     torch.testing.assert_close(vq_svae.decode(quantized.tokens), (reconstruction + 0.5).clamp(0, 1))
@@ -127,19 +128,25 @@ def test_autocast_rounds_neither_the_encoding_nor_the_read_out(vq_svae):
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_loss_and_its_gradients_by_hand(images, ema_decay):
-    model = tiny(commitment_cost=0.3, ema_decay=ema_decay, data_variance=0.1)
+@pytest.mark.parametrize("cross_entropy", [0.0, 2.0])
+def test_loss_and_its_gradients_by_hand(images, ema_decay, cross_entropy):
+    read_out = {"output": "sigmoid", "cross_entropy": cross_entropy} if cross_entropy else {}
+    model = tiny(commitment_cost=0.3, ema_decay=ema_decay, data_variance=0.1, **read_out)
     model.quantizer.codebook.data.uniform_(0, 2)
     by_hand = copy.deepcopy(model)
     out = model.loss(images)
 
-    reconstruction, quantized, z_spk, q_spk = by_hand(images)
+    potential, quantized, z_spk, q_spk = by_hand(images)
+    reconstruction = by_hand.reconstruct(potential)
     z, q = by_hand.encode_spikes(z_spk), by_hand.quantizer.lookup(quantized.tokens)
     mse = mean_square(reconstruction - (images - 0.5))
     quantizer = 0.3 * mean_square(z - q.detach()) + (0 if ema_decay else mean_square(q - z.detach()))
     psp_z, psp_q = psp_by_hand(z_spk), psp_by_hand(q_spk)
     psp = mean_square(psp_q - psp_z.detach()) + 0.3 * mean_square(psp_q.detach() - psp_z)
     loss = mse / 0.1 + quantizer + psp
+    if cross_entropy:
+        p = potential.double().sigmoid()
+        loss = loss - 2 * (images * p.log() + (1 - images) * (1 - p).log()).mean().float()
 
     for name, value in {"loss": loss, "mse": mse, "quantizer": quantizer, "psp": psp}.items():
         torch.testing.assert_close(out[name], value, check_stride=False)
@@ -154,8 +161,8 @@ def test_loss_and_its_gradients_by_hand(images, ema_decay):
 
 def test_reconstruction_moves_the_encoder_through_the_codes(images):
     model = tiny()
-    reconstruction, *_ = model(images)
-    reconstruction.square().mean().backward()
+    potential, *_ = model(images)
+    potential.square().mean().backward()
     assert (model.stem[0].weight.grad != 0).any()
     assert model.quantizer.codebook.grad is None
 
@@ -289,6 +296,8 @@ def test_poisson_follows_its_generator(images):
         ({"encoding": "bits"}, "encoding.*rate, psp, both.*'bits'"),
         ({"psp": "sum"}, "psp.*decay, trace.*'sum'"),
         ({"spike_generator": "none"}, "spike_generator.*adaptive, poisson, repeat.*'none'"),
+        ({"output": "relu"}, "output.*tanh, sigmoid.*'relu'"),
+        ({"output": "sigmoid", "cross_entropy": -1.0}, "cross_entropy.*at least 0.*-1"),
         ({"neuron": "tanh"}, "neuron.*lif.*relu.*'tanh'"),
     ],
 )
@@ -303,10 +312,15 @@ def test_wrong_image_shape(vq_svae, shape):
         vq_svae.tokenize(torch.rand(shape))
 
 
-@pytest.mark.parametrize(("output", "black"), [("tanh", -1.0), ("sigmoid", -0.5)])
-def test_output_saturates(vq_svae_config, images, output, black):
-    """Only the sigmoid's flat end is the images' black, so that background can be exactly that."""
-    vq_svae_config.model.output = output
-    model = wake(build_vq_svae(vq_svae_config), images)
-    model.decoder[-1][0].bias.data.fill_(-100.0)
-    torch.testing.assert_close(model(images)[0], torch.full_like(images, black))
+def test_sigmoid_read_out_is_stretched_and_clamped(vq_svae_config):
+    vq_svae_config.model.output = "sigmoid"
+    model = build_vq_svae(vq_svae_config)
+    potential = torch.tensor([-100.0, -3.1, -1.0, 0.0, 1.0, 3.1, 100.0])
+    inner = 1.1 * (1 / (1 + 2.718281828 ** -torch.tensor([-1.0, 0.0, 1.0])) - 0.5)
+    expected = torch.cat([torch.tensor([-0.5, -0.5]), inner, torch.tensor([0.5, 0.5])])
+    torch.testing.assert_close(model.reconstruct(potential), expected)
+
+
+def test_cross_entropy_needs_the_sigmoid():
+    with pytest.raises(InputError, match="output.*sigmoid.*'tanh'"):
+        tiny(cross_entropy=1.0)

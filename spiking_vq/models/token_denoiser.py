@@ -61,8 +61,9 @@ class TokenDenoiser(nn.Module):
 
     For absorbing diffusion the optimal prediction depends on the visible tokens only, so t is accepted and ignored.
     Each block adds to the residual current what a neuron's spikes give through a map over all places (`GridMixer`),
-    then what they give through a 3x3 convolution. Every synapse is fed by spikes; real-valued are the embedding, which
-    is a look-up, and the residual current, which is summed into the neurons' membranes and never crosses a synapse.
+    then what they give through a 3x3 convolution. Twice as many neurons are read out as the residual current has
+    channels. Every synapse is fed by spikes; real-valued are the embedding, which is a look-up, and the residual
+    current, which is summed into the neurons' membranes and never crosses a synapse.
 
     Args:
         grid: (h, w).
@@ -100,8 +101,10 @@ class TokenDenoiser(nn.Module):
                 )
             ),
             neuron(),
+            conv_norm(width, 2 * width, kernel_size=1),
+            neuron(),
         )
-        self.readout = nn.Conv2d(width, codebook_size, 1)
+        self.readout = nn.Conv2d(2 * width, codebook_size, 1)
 
     def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
         """Logits [B, K, h, w] of `tokens` [B, h, w]; `t` is not used."""

@@ -20,8 +20,16 @@ from spiking_vq.quantize import SPIKE_GENERATORS, Quantized, VectorQuantizer
 
 ENCODINGS = ("rate", "psp", "both")
 PSPS = ("decay", "trace")
-OUTPUTS = {"tanh": torch.tanh, "sigmoid": lambda y: torch.sigmoid(y) - 0.5}
-"""What makes an image minus 0.5 of the read-out."""
+STRETCH = 0.05
+
+
+def stretched_sigmoid(potential: Tensor) -> Tensor:
+    """A sigmoid stretched to (-0.05, 1.05), clamped to [0, 1], minus 0.5: black and white are reached exactly."""
+    return ((1 + 2 * STRETCH) * potential.sigmoid() - STRETCH).clamp(0, 1) - 0.5
+
+
+OUTPUTS = {"tanh": torch.tanh, "sigmoid": stretched_sigmoid}
+"""What makes an image minus 0.5 of the read-out's membrane potential."""
 
 
 class SpikeEncoding(nn.Module):
@@ -69,7 +77,10 @@ class VQSVAE(nn.Module):
         encoding, psp: see `SpikeEncoding`.
         spike_generator: `adaptive`, `poisson` or `repeat`; see `spiking_vq.quantize`.
         output: the read-out's last function. `tanh` is the published one; at the images' black and white, -0.5 and 0.5,
-            it is still steep, so that flat background comes out slightly noisy. `sigmoid` saturates there.
+            it is still steep, so that flat background comes out slightly noisy. `sigmoid` (`stretched_sigmoid`) is flat
+            there.
+        cross_entropy: weight in the loss of the binary cross-entropy between pixels and the sigmoid of the potential,
+            nats a pixel; needs `output="sigmoid"`. Where the squared error no longer sees a difference, it does.
         commitment_cost, ema_decay, restart_below: see `VectorQuantizer`. The commitment cost weighs the PSP term too.
         data_variance: variance of the training images' pixels; scales the reconstruction error. Saved with the weights.
 
@@ -94,6 +105,7 @@ class VQSVAE(nn.Module):
         psp: str = "decay",
         spike_generator: str = "adaptive",
         output: str = "tanh",
+        cross_entropy: float = 0.0,
         commitment_cost: float = 0.25,
         ema_decay: float = 0.0,
         restart_below: float = 0.0,
@@ -112,7 +124,11 @@ class VQSVAE(nn.Module):
         generators = ", ".join(SPIKE_GENERATORS)
         require(spike_generator in SPIKE_GENERATORS, "spike_generator", f"one of {generators}", repr(spike_generator))
         require(output in OUTPUTS, "output", f"one of {', '.join(OUTPUTS)}", repr(output))
-        self.image_shape, self.T, self.output = tuple(image_shape), T, output
+        require(cross_entropy >= 0, "cross_entropy", "at least 0", cross_entropy)
+        needed = cross_entropy == 0 or output == "sigmoid"
+        require(needed, "output", "sigmoid where the loss has a cross_entropy", repr(output))
+        self.image_shape, self.T = tuple(image_shape), T
+        self.output, self.cross_entropy = output, cross_entropy
         self.grid = (height // 4, width // 4)
         self.register_buffer("data_variance", torch.tensor(float(data_variance)))
         outer, inner = channels
@@ -169,17 +185,23 @@ class VQSVAE(nn.Module):
         return self.quantizer.nearest(self.encode_spikes(self.encode(images)))
 
     def decode_spikes(self, spk: Tensor) -> Tensor:
-        """Images [B, C, H, W] minus 0.5, of the generator's spikes `[T, B, D, h, w]`.
+        """The read-out's membrane potential [B, C, H, W], float32, of the generator's spikes `[T, B, D, h, w]`.
 
-        `output(sum_t 0.8^(T-1-t) y[t])`, y the un-thresholded output of the last layer; in (-1, 1) with `tanh`, in
-        (-0.5, 0.5) with `sigmoid`.
+        `sum_t 0.8^(T-1-t) y[t]`, y the un-thresholded output of the last layer.
         """
-        return OUTPUTS[self.output](decayed_sum(self.decoder(spk).float()))
+        return decayed_sum(self.decoder(spk).float())
+
+    def reconstruct(self, potential: Tensor) -> Tensor:
+        """Images minus 0.5 of the read-out's potential, both [B, C, H, W].
+
+        In (-1, 1) with the published `tanh`, in [-0.5, 0.5] with `sigmoid`.
+        """
+        return OUTPUTS[self.output](potential)
 
     def decode(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images [B, C, H, W] in [0, 1] of `tokens` [B, h, w]; `generator` feeds the Poisson spike generator alone."""
         spk = self.spike_generator(self.quantizer.lookup(tokens), generator)
-        return (self.decode_spikes(spk) + 0.5).clamp(0, 1)
+        return (self.reconstruct(self.decode_spikes(spk)) + 0.5).clamp(0, 1)
 
     def forward(
         self, images: Tensor, generator: torch.Generator | None = None
@@ -187,8 +209,8 @@ class VQSVAE(nn.Module):
         """Through the bottleneck and back.
 
         Returns:
-            The reconstruction minus 0.5 [B, C, H, W]; what the quantiser gave; the encoder's and the generator's spikes
-            `[T, B, D, h, w]`.
+            The read-out's membrane potential [B, C, H, W], of which `reconstruct` makes images; what the quantiser
+            gave; the encoder's and the generator's spikes `[T, B, D, h, w]`.
         """
         encoded = self.encode(images)
         quantized = self.quantizer(self.encode_spikes(encoded))
@@ -200,7 +222,8 @@ class VQSVAE(nn.Module):
 
         `MSE(x', x) / Var(train) + [MSE(q, sg z) + c MSE(z, sg q)] + [mean((PSP(s_q) - PSP(sg s_z))^2) +
         c mean((PSP(sg s_q) - PSP(s_z))^2)]`, c the commitment cost, s_z the encoder's and s_q the generator's spikes,
-        PSP the trace with tau = 2. An EMA codebook has no first term in the first bracket.
+        PSP the trace with tau = 2. An EMA codebook has no first term in the first bracket. `cross_entropy` adds
+        a term of its own.
 
         Args:
             images: [B, C, H, W] in [0, 1].
@@ -210,8 +233,11 @@ class VQSVAE(nn.Module):
             `loss` (scalar, with gradient), and detached: `mse` in units of [0, 1] images, `quantizer`, `psp`,
             `perplexity` of the batch's tokens (1..K), `restarts`.
         """
-        reconstruction, quantized, encoded, generated = self(images, generator)
-        mse = F.mse_loss(reconstruction, images - 0.5)
+        potential, quantized, encoded, generated = self(images, generator)
+        mse = F.mse_loss(self.reconstruct(potential), images - 0.5)
+        error = mse / self.data_variance
+        if self.cross_entropy:
+            error = error + self.cross_entropy * F.binary_cross_entropy_with_logits(potential, images)
         psp_z, psp_q = psp_trace(encoded.float()), psp_trace(generated.float())
         psp = F.mse_loss(psp_q, psp_z.detach()) + self.quantizer.commitment_cost * F.mse_loss(psp_z, psp_q.detach())
         restarts = 0
@@ -220,7 +246,7 @@ class VQSVAE(nn.Module):
                 vectors = self.encode_spikes(encoded)
             restarts = self.quantizer.update(vectors, quantized.tokens, generator)
         return {
-            "loss": mse / self.data_variance + quantized.loss + psp,
+            "loss": error + quantized.loss + psp,
             "mse": mse.detach(),
             "quantizer": quantized.loss.detach(),
             "psp": psp.detach(),
