@@ -34,11 +34,11 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed  ## both stages on scikit-learn's digits, samples, and a classifier that reads them
 	$(RUN) -m stages.train vq_svae $(DEMO_STAGE1)
 	$(RUN) -m stages.train absorbing $(DEMO_STAGE2)
-	$(RUN) -m stages.sample preset=base data=digits runs=$(RUNS) n=100
-	$(RUN) -m stages.recognise runs=$(RUNS)
+	$(RUN) -m stages.sample preset=base data=digits runs=$(RUNS)/demo n=100
+	$(RUN) -m stages.recognise runs=$(RUNS)/demo
 
 # The digits are 1,437 small images: short runs are enough, of a smaller denoiser, without waiting for a compiler.
-DEMO := data=digits preset=base runs=$(RUNS) train.compile=false precision=fp32
+DEMO := data=digits preset=base runs=$(RUNS)/demo train.compile=false precision=fp32
 DEMO_STAGE1 := $(DEMO) train.max_steps=300 train.val_every=100
 DEMO_STAGE2 := $(DEMO) train.max_steps=600 train.val_every=200 model.width=64 model.num_blocks=3
 
@@ -55,7 +55,7 @@ evaluate: $(VENV)/installed  ## reconstruction error, code use and FID of 10,000
 	$(RUN) -m stages.evaluate $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
 
 rates: $(VENV)/installed  ## mean firing rate of every layer of both stages
-	$(RUN) -m stages.firing_rates $(FIND) data_dir=$(DATA_DIR) $(ARGS)
+	$(RUN) -m stages.firing_rates $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
 
 publish: $(VENV)/installed  ## put your run among the weights that ship (bf16, at most 6 MB)
 	$(RUN) -m stages.publish data=$(DATA) preset=$(PRESET) runs=$(RUNS)

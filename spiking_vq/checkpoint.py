@@ -6,6 +6,7 @@ A stage-2 file carries the frozen stage 1 inside it. Nothing else is needed to u
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -42,12 +43,11 @@ def build_denoiser(config: AbsorbingConfig) -> nn.Module:
     require(name in DENOISERS, "model.denoiser", f"one of {', '.join(DENOISERS)}", repr(name))
     _, height, width = config.vq_svae.image_shape
     neuron = neuron_factory(config.neuron, **asdict(config.lif))
-    try:
-        return DENOISERS[name](
-            (height // 4, width // 4), config.vq_svae.model.codebook_size, config.T, neuron, **options
-        )
-    except TypeError as error:
-        raise InputError(f"model.denoiser={name} does not take all of {', '.join(options)}: {error}") from error
+    denoiser = DENOISERS[name]
+    foreign = options.keys() - inspect.signature(denoiser).parameters
+    if foreign:
+        raise InputError(f"model.denoiser={name} does not take {', '.join(f'model.{key}' for key in sorted(foreign))}")
+    return denoiser((height // 4, width // 4), config.vq_svae.model.codebook_size, config.T, neuron, **options)
 
 
 class LatentModel(nn.Module):
@@ -159,12 +159,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
+        mode = temporary.stat().st_mode
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}. Choose a folder you can write to.") from error
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        temporary.chmod(mode)  # safetensors makes a file that only its owner can read
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -60,7 +60,7 @@ class DenoiserOptions:
     """Stage 2's network; see `spiking_vq.models.token_denoiser`."""
 
     denoiser: str = "sdid"
-    width: int = 64
+    width: int | None = None
     num_blocks: int | None = None
 
 
@@ -175,6 +175,9 @@ STAGES: dict[str, type[Config]] = {"vq_svae": VQSVAEConfig, "absorbing": Absorbi
 # Where things are and what computes them does not change what is computed: a run may move.
 _PLACES = ("data_dir", "runs", "device", "stage1")
 
+# Filled in when training starts.
+_DERIVED = ("vq_svae.", "stage1_sha256", "image_shape")
+
 
 def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """The configuration of a stage: its defaults, then a YAML file, then overrides.
@@ -261,10 +264,10 @@ def _merge(stage: str, *layers: Mapping[str, Any]) -> Config:
 
 
 def _check_keys(stage: str, layers: Iterable[Mapping[str, Any]], derived: bool) -> None:
-    """See that the stage exists and has all these fields; those of its frozen stage 1 only where they are `derived`."""
+    """See that the stage exists and has all these fields; those that follow from stage 1 only where they are `derived`."""
     if stage not in STAGES:
         raise InputError(f"unknown stage {stage!r}: choose one of {', '.join(STAGES)}")
-    known = [name for name in _field_names(STAGES[stage]) if derived or not name.startswith("vq_svae.")]
+    known = [name for name in _field_names(STAGES[stage]) if derived or not name.startswith(_DERIVED)]
     for key, value in (item for layer in layers for item in _flatten(layer).items()):
         group = [name for name in known if name.startswith(f"{key}.")]
         if key in known or (group and not value):
@@ -283,15 +286,25 @@ def _check_values(config: Config) -> None:
     lengths = [length for length in (train.max_epochs, train.max_steps) if length is not None]
     checks = [
         (config.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", config.precision),
+        (0 <= config.seed < 2**32, "seed", "in 0..2^32 - 1", config.seed),
         (config.T >= 1, "T", "at least 1", config.T),
         (config.neuron != "relu" or config.T == 1, "T", "1 with neuron=relu", config.T),
         (train.schedule in SCHEDULES, "train.schedule", f"one of {', '.join(SCHEDULES)}", train.schedule),
         (train.lr > 0, "train.lr", "greater than 0", train.lr),
+        (train.weight_decay >= 0, "train.weight_decay", "at least 0", train.weight_decay),
+        (train.warmup_steps >= 0, "train.warmup_steps", "at least 0", train.warmup_steps),
         (0 <= train.ema_decay < 1, "train.ema_decay", "in [0, 1)", train.ema_decay),
         (train.val_every >= 1, "train.val_every", "at least 1", train.val_every),
         (train.save_every >= 1, "train.save_every", "at least 1", train.save_every),
         (all(length >= 1 for length in lengths), "train.max_epochs and train.max_steps", "at least 1", lengths),
     ]
+    if isinstance(config, AbsorbingConfig):
+        sample = config.sample
+        steps = sample.sample_steps
+        checks += [
+            (steps is None or steps >= 1, "sample.sample_steps", "at least 1", steps),
+            (sample.temperature >= 0, "sample.temperature", "at least 0", sample.temperature),
+        ]
     for holds, name, expected, got in checks:
         require(holds, f"configuration field {name}", expected, got)
     if isinstance(config, AbsorbingConfig) and config.vq_svae is not None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from spiking_vq.checkpoint import LatentModel, atomic_write, build_denoiser, fingerprint, load_model
 from spiking_vq.config import AbsorbingConfig, Config, VQSVAEConfig
 from spiking_vq.data import load_dataset, mix_seed, to_unit
-from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
-from spiking_vq.errors import InputError
+from spiking_vq.diffusion.absorbing import ORDERS, AbsorbingDiffusion
+from spiking_vq.errors import InputError, require
 from spiking_vq.models.vq_svae import VQSVAE
 from stages.run_folder import RunFolder
 from stages.stage import Stage
@@ -46,6 +46,9 @@ class AbsorbingStage(Stage):
             raise InputError(f"{path} is a {stage1.stage} model: stage1= must name a vq_svae one")
         if stage1.data != config.data:
             raise InputError(f"{path} was trained on {stage1.data}, not on {config.data}: use DATA={stage1.data}")
+        sizes = f"left out, or stage 1's {stage1.image_size or 'own'}"
+        require(config.image_size in (None, stage1.image_size), "image_size", sizes, config.image_size)
+        require(config.sample.order in ORDERS, "sample.order", f"one of {', '.join(ORDERS)}", repr(config.sample.order))
         config = replace(
             config,
             image_size=stage1.image_size,

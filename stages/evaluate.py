@@ -1,9 +1,10 @@
 """Measure trained models on the test set: `python -m stages.evaluate data=mnist preset=base` (or `ckpt=FILE`).
 
 Writes `evaluation.json`, `reconstructions.png`, `samples.png` and `inpainting.png` into `<results>/<data>/<preset>`.
-Nothing else here reads the test set. `only=reconstruction` needs stage 1 alone and no Inception weights; `only=samples`
-leaves reconstructions out; either writes a file of its own, `evaluation-<only>.json`. `split=val` puts the validation
-images in the place of the test images, and `val` into the file's name: for choosing a temperature or a number of calls.
+Training reads nothing of the test set. `only=reconstruction` needs stage 1 alone and no Inception weights; `only=samples`
+leaves reconstructions out. `split=val` puts the validation images in the place of the test images: for choosing a
+temperature or a number of calls. Whatever departs from the usual stands in the files' names, as in
+`evaluation-samples-val-temperature=0.8.json`.
 
 What is compared by FID is always the same number of images: as many generated ones, reconstructions of training images,
 and, for the floor, those training images themselves, each against the test images. Reconstructions of the test images
@@ -16,7 +17,7 @@ import hashlib
 import json
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,9 +100,8 @@ def main(arguments: list[str]) -> None:
     require(options["split"] in SPLITS, "split", f"one of {', '.join(SPLITS)}", repr(options["split"]))
     require(options["n"] >= 2, "n, the number of images to compare,", "at least 2", options["n"])
     subject = find_subject(options)
-    told = [word for word, usual in ((only, "all"), (options["split"], "test")) if word != usual]
-    name = "-".join(["evaluation", *told]) + ".json"
-    path = Path(options["results"]) / options["data"] / options["preset"] / name
+    told = [] if only == "all" else [only]
+    path = Path(options["results"]) / options["data"] / options["preset"] / f"evaluation{_suffix(options, told)}.json"
     with atomic_write(path) as temporary:  # opened first: a place that cannot be written to is found before the work
         report = {"command": shlex.join(["python", "-m", "stages.evaluate", *arguments])}
         report |= evaluate(subject, options, path.parent)
@@ -147,20 +147,21 @@ def evaluate(subject: Subject, options: dict[str, Any], out: Path) -> dict[str, 
     held_out = held_out[torch.randperm(len(held_out), generator=_random(SPLIT_SEED))]
     reference, training = held_out[:n], data.train.images[:n]
     report = describe(subject, data, options)
+    suffix = _suffix(options)
 
     compared = {"floor": training}
     if generator is not None:
         samples, seconds = draw(generator, len(training), seed, dict(report["sampler"]))
         report["sampler"] |= {"seconds": seconds, "images_per_second": len(training) / seconds}
-        report["likelihood"] = measure_likelihood(generator, data.val.images[:LIKELIHOOD_IMAGES], seed)
+        report["likelihood"] = measure_likelihood(generator, held_out[:LIKELIHOOD_IMAGES], seed)
         compared["samples"] = samples.images
-        write_picture(out / "samples.png", samples.images[:PICTURED], 8)
-        write_picture(out / "inpainting.png", complete(generator, held_out[:8], seed), 8)
+        write_picture(out / f"samples{suffix}.png", samples.images[:PICTURED], 8)
+        write_picture(out / f"inpainting{suffix}.png", complete(generator, held_out[:8], seed), 8)
     if only != "samples":
         images, tokens = reconstruct(vq_svae, held_out, seed, "reconstructing held-out images")
         report["reconstruction"] = measure_reconstruction(images, tokens, held_out, vq_svae.codebook_size)
         rows = zip(held_out[:PICTURED].split(16), to_uint8(images[:PICTURED]).split(16), strict=True)
-        write_picture(out / "reconstructions.png", torch.cat(list(chain.from_iterable(rows))), 16)
+        write_picture(out / f"reconstructions{suffix}.png", torch.cat(list(chain.from_iterable(rows))), 16)
     if only == "all":
         images, _ = reconstruct(vq_svae, training, seed, "reconstructing training images")
         compared["reconstruction"] = to_uint8(images)
@@ -258,12 +259,12 @@ def measure_likelihood(generator: LatentGenerator, images: Tensor, seed: int) ->
     model, diffusion = generator.model, generator.diffusion
     randomness = torch.Generator(generator.device).manual_seed(seed)
     bits = []
-    for batch in _batches(images, MODEL_BATCH, "likelihood of validation tokens"):
+    for batch in _batches(images, MODEL_BATCH, "likelihood of held-out tokens"):
         tokens = model.vq_svae.tokenize(to_unit(batch.to(generator.device)))
         bits.append(diffusion.elbo_bits(model.denoiser, tokens, randomness).cpu())
     bits = torch.cat(bits).double()
     return {
-        "validation_images": len(bits),
+        "images": len(bits),
         "bits_per_image": bits.mean().item(),
         "standard_error": (bits.std() / len(bits) ** 0.5).item(),
         "bits_per_token": bits.mean().item() / diffusion.diffusion_steps,
@@ -355,6 +356,13 @@ def _batches(images: Tensor, size: int, title: str) -> Iterator[Tensor]:
         for batch in images.split(size):
             yield batch
             bar.update(len(batch))
+
+
+def _suffix(options: dict[str, Any], told: Sequence[str] = ()) -> str:
+    """What the names of the files say of an evaluation, after `told`: the split and the sampler, where not the usual."""
+    split = [] if options["split"] == "test" else [options["split"]]
+    sampler = [f"{key}={options[key]}" for key in SAMPLING if options[key] is not None]
+    return "".join(f"-{word}" for word in [*told, *split, *sampler])
 
 
 def _random(seed: int) -> torch.Generator:

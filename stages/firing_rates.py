@@ -1,6 +1,6 @@
 """Mean firing rate of every layer: `python -m stages.firing_rates data=mnist preset=base`.
 
-Stage 1 is measured on validation images, encoded and decoded; stage 2 over all calls that generate as many images.
+Stage 1 is measured on `n` validation images, encoded and decoded; stage 2 over all calls that generate `n` images.
 Prints a table and writes `<results>/<data>/<preset>/firing_rates.json`.
 """
 
@@ -14,7 +14,8 @@ import torch
 from spiking_vq.activity import LayerActivity, record_activity
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.data import load_dataset, to_unit
-from spiking_vq.generators import LatentGenerator, find_model
+from spiking_vq.errors import require
+from spiking_vq.generators import CHUNK, LatentGenerator, find_model
 from stages.command import check_device, parse_options, run_command
 
 OPTIONS = {
@@ -35,19 +36,22 @@ def main(arguments: list[str]) -> None:
     options = parse_options(arguments, OPTIONS)
     check_device(options["device"])
     path = find_model("absorbing", **{key: options[key] for key in ("data", "preset", "runs", "ckpt")})
+    n, seed = options["n"], options["seed"]
+    require(n >= 1 and n % CHUNK == 0, "n, the number of images,", f"a multiple of {CHUNK}, generated at once", n)
     generator = LatentGenerator.from_pretrained(path, options["device"])
     config, vq_svae = generator.config, generator.model.vq_svae
+    require(config.neuron == "lif", "the model's neuron", "lif, which fires", config.neuron)
     data = load_dataset(config.data, options["data_dir"], config.image_size)
-    images = to_unit(data.val.images[: options["n"]]).to(options["device"])
+    images = to_unit(data.val.images[:n]).to(options["device"])
     with torch.no_grad(), record_activity(vq_svae) as stage1:
-        vq_svae.decode(vq_svae.tokenize(images))
+        vq_svae.decode(vq_svae.tokenize(images), torch.Generator().manual_seed(seed))
     with record_activity(generator.model.denoiser) as stage2:
-        generator.sample(len(images), options["seed"])
+        generator.sample(n, seed)
     report = {
         "data": config.data,
         "preset": config.preset,
         "command": " ".join(["python -m stages.firing_rates", *arguments]),
-        "images": len(images),
+        "images": {"vq_svae": len(images), "absorbing": n},
         "vq_svae": {"T": config.vq_svae.T, "firing_rate": rates(stage1)},
         "absorbing": {"T": config.T, "firing_rate": rates(stage2)},
     }

@@ -26,6 +26,9 @@ from spiking_vq.config import Config, differences, read_config, save_config
 from spiking_vq.errors import InputError
 
 
+LIGHTNING_KEYS = {"callbacks", "loops", "pytorch-lightning_version", "state_dict"}
+
+
 class RunFolder:
     """Names the files of a run.
 
@@ -39,7 +42,6 @@ class RunFolder:
         self.last = self.path / "last.ckpt"
         self.best = self.path / "best.ckpt"
         self.metrics = self.path / "metrics.csv"
-        self.tensorboard = self.path / "tb"
         self.images = self.path / "images"
         self.summary = self.path / "training.json"
         self.model = self.path / "model.safetensors"
@@ -84,7 +86,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             InputError: it is truncated, corrupt, or not a checkpoint.
         """
         try:
-            return torch.load(path, map_location=map_location, weights_only=True)
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+            if not isinstance(checkpoint, dict) or not LIGHTNING_KEYS <= checkpoint.keys():
+                raise RuntimeError(f"a checkpoint has {', '.join(sorted(LIGHTNING_KEYS))}")
+            return checkpoint
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise InputError(
@@ -188,7 +193,7 @@ class KeepRun(Callback):
         if not math.isfinite(metrics[stage.monitor]):
             raise InputError(
                 f"training has diverged: {stage.monitor} is {metrics[stage.monitor]} in the validation of step {step}."
-                f" {self.folder.last} is from before; lower train.lr, in another RUNS= or after deleting this run."
+                " Lower train.lr, in another RUNS= or after deleting this run."
             )
         for logger in trainer.loggers:
             logger.log_metrics({f"val/{key}": value for key, value in metrics.items()}, step - 1)

@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> None:
     place = {key: options[key] for key in ("data", "preset", "runs", "ckpt")}
     path = find_model("absorbing", **place)
     generator = LatentGenerator.from_pretrained(path, options["device"], options["precision"])
-    out = Path(options["out"] or Path(options["runs"]) / options["data"] / options["preset"] / "samples")
+    config = generator.config
+    out = Path(options["out"] or Path(options["runs"]) / config.data / config.preset / "samples")
     claim_folder(out)
     with tqdm(total=options["n"], desc=f"sampling from {path}", unit="image") as bar:
         sampling = {key: options[key] for key in ("sample_steps", "order", "temperature")}

@@ -34,7 +34,8 @@ STAGES = {"vq_svae": VQSVAEStage, "absorbing": AbsorbingStage}
 def main(arguments: list[str]) -> None:
     """Read the configuration, train or resume, export."""
     stage_name, *overrides = arguments or [""]
-    preset = next((text.removeprefix("preset=") for text in overrides if text.startswith("preset=")), "base")
+    named = [text.removeprefix("preset=") for text in overrides if text.startswith("preset=")]
+    preset = named[-1] if named else "base"  # the last one wins, as with every other override
     config = load_config(stage_name, preset_file(stage_name, preset), overrides)
     check_device(config.device)
     seed_everything(config.seed, verbose=False)  # the initial weights
@@ -63,7 +64,7 @@ def preset_file(stage: str, preset: str) -> Path:
 
 def fit(stage: Stage, folder: RunFolder) -> None:
     """Train to the end, from the last checkpoint if there is one, and export the best weights."""
-    config, train = stage.config, stage.config.train
+    config, train, device = stage.config, stage.config.train, torch.device(stage.config.device)
     table = MetricsTable(folder.metrics)
     keep = KeepRun(folder, table, train.val_every, train.save_every)
     bar = RunBar(f"{config.stage} {config.data} {config.preset}", refresh_rate=1 if sys.stderr.isatty() else 50)
@@ -72,8 +73,8 @@ def fit(stage: Stage, folder: RunFolder) -> None:
     _quiet_lightning()
     trainer = Trainer(
         max_steps=stage.total_steps,
-        accelerator=torch.device(config.device).type,
-        devices=1,
+        accelerator=device.type,
+        devices=1 if device.type == "cpu" else [device.index or 0],
         logger=[table, TensorBoardLogger(folder.path, name="tb", version="")],
         callbacks=[keep, bar],
         plugins=[AtomicCheckpointIO()],

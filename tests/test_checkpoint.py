@@ -228,6 +228,12 @@ def test_a_failing_save_leaves_the_old_file(monkeypatch, path, vq_svae, vq_svae_
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_model_file_is_as_readable_as_any_other(tmp_path, vq_svae, vq_svae_config):
+    save_model(tmp_path / "model.safetensors", vq_svae, vq_svae_config)
+    (tmp_path / "any").touch()
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_atomic_write_replaces_at_the_end(tmp_path):
     path = tmp_path / "new" / "file"
     for text in ("first", "second"):

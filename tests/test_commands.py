@@ -99,13 +99,20 @@ def test_sampling_does_not_import_a_trainer(runs, tmp_path):
 
 
 def test_firing_rates_are_printed_for_both_stages(runs, tmp_path, command):
-    code, out, _ = command(firing_rates.main, "data=digits", f"runs={runs}", "n=8", f"results={tmp_path}")
+    code, out, _ = command(firing_rates.main, "data=digits", f"runs={runs}", "n=64", f"results={tmp_path}")
     assert code == 0
     report = json.loads((tmp_path / "digits/base/firing_rates.json").read_text())
     for stage in ("vq_svae", "absorbing"):
         assert all(0 <= rate <= 1 for rate in report[stage]["firing_rate"].values())
         assert {"all"} < set(report[stage]["firing_rate"])
     assert "vq_svae (T = 2)" in out
+
+
+def test_samples_of_a_named_file_go_where_its_own_data_and_preset_say(runs, tmp_path, command):
+    named = runs / "digits/base/absorbing/model.safetensors"
+    code, _, _ = command(sample.main, f"ckpt={named}", "data=mnist", f"runs={tmp_path}", "n=1")
+    assert code == 0
+    assert (tmp_path / "digits/base/samples/grid.png").is_file()
 
 
 def test_recognise_reads_the_samples(runs, tmp_path, command):
@@ -162,6 +169,7 @@ MISTAKES = {
     ),
     "truncated file": (sample.main, ["ckpt={tmp}/truncated"], r"truncated, corrupt"),
     "foreign file": (sample.main, ["ckpt={tmp}/file"], r"truncated, corrupt or of another format"),
+    "part of a chunk": (firing_rates.main, ["data=digits", "runs={runs}", "n=8"], r"multiple of 64.*got 8"),
     "unfinished run": (publish.main, ["data=digits", "runs={tmp}"], r"no model file"),
     "no samples": (recognise.main, ["runs={tmp}"], r"no samples.*make demo"),
 }

@@ -102,6 +102,11 @@ def test_unknown_key_with_nothing_near_lists_the_fields():
         ("train.val_every=0", ["train.val_every", "at least 1"]),
         ("train.save_every=0", ["train.save_every", "at least 1"]),
         ("train.max_steps=0", ["at least 1"]),
+        ("train.weight_decay=-1", ["train.weight_decay", "at least 0"]),
+        ("train.warmup_steps=-1", ["train.warmup_steps", "at least 0"]),
+        ("seed=-1", ["seed", "2^32"]),
+        ("seed=4294967296", ["seed", "2^32"]),
+        ("image_shape=[1,8,8]", ["unknown configuration field", "image_shape"]),
         ("model.channels=3", ["model.channels"]),
         ("model.channels=[3,x]", ["model.channels"]),
         ("train=3", ["train"]),
@@ -118,6 +123,12 @@ def test_bad_value_is_named(override, told):
     message = str(caught.value)
     assert all(word in message for word in told), message
     assert "field None" not in message
+
+
+@pytest.mark.parametrize("override", ["sample.temperature=-1", "sample.sample_steps=0", "stage1_sha256=0"])
+def test_bad_stage_2_value_is_named(override):
+    with pytest.raises(InputError, match=override.split("=")[0]):
+        load_config("absorbing", CONFIGS / "absorbing/base.yaml", [override])
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import hashlib
+import json
 from dataclasses import replace
 
 import pytest
@@ -236,10 +238,23 @@ def test_a_named_file_must_exist(places, tmp_path):
         find({"runs": tmp_path / "runs"}, ckpt=str(tmp_path / "none.safetensors"))
 
 
+def test_a_stage_2_file_serves_where_stage_1_is_asked_for(places):
+    assert find(places | {"runs": places["run"].parents[3]}, stage="vq_svae") == places["run"]
+    places["run"].unlink()
+    assert find({"runs": "none"}, stage="vq_svae") == places["zoo"]
+
+
+@pytest.mark.parametrize("path", sorted(generators.ZOO.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_what_ships_loads_and_generates(path):
+    description = json.loads(path.with_suffix(".json").read_text())
+    assert description["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.stat().st_size <= 6_000_000
+    samples = LatentGenerator.from_pretrained(path).sample(1, sample_steps=4)
+    assert samples.images.float().std() > 10
+
+
 def test_the_error_names_what_ships(places, tmp_path):
     with pytest.raises(InputError, match="kmnist.*mnist-base-absorbing.safetensors"):
         find({"runs": tmp_path / "runs"}, data="kmnist")
     with pytest.raises(InputError):
         find({"runs": tmp_path / "runs"}, preset="paper")
-    with pytest.raises(InputError):
-        find({"runs": tmp_path / "runs"}, stage="vq_svae")

@@ -189,13 +189,9 @@ def test_features_are_computed_once_and_a_stopped_run_goes_on(data_dir, monkeypa
 def test_evaluation_reports_what_it_says(tmp_path, data_dir, runs, latent_model, capsys):
     run(tmp_path, "n=200", "sample_steps=3", "seed=5")
     folder = tmp_path / "results" / "digits" / "base"
-    report = json.loads((folder / "evaluation.json").read_text())
-    assert {path.name for path in folder.iterdir()} == {
-        "evaluation.json",
-        "samples.png",
-        "inpainting.png",
-        "reconstructions.png",
-    }
+    names = ["evaluation", "samples", "inpainting", "reconstructions"]
+    assert sorted(path.stem for path in folder.iterdir()) == sorted(f"{name}-sample_steps=3" for name in names)
+    report = json.loads((folder / "evaluation-sample_steps=3.json").read_text())
 
     data, vq_svae = load_dataset("digits", data_dir, 12), latent_model.vq_svae
     counts = {"train": 1437, "val": 180, "test": 180, "asked_for": 200, "compared": 200, "reference": 180}
@@ -219,6 +215,13 @@ def test_evaluation_reports_what_it_says(tmp_path, data_dir, runs, latent_model,
     assert report["parameters"]["vq_svae"] == sum(weight.numel() for weight in vq_svae.parameters())
     assert 0 < report["likelihood"]["bits_per_token"] < 10
     assert "fid floor" in capsys.readouterr().out
+
+
+def test_validation_leaves_the_files_of_the_test_set_alone(tmp_path, data_dir, runs):
+    run(tmp_path, "n=64", "split=val", "only=samples", "temperature=0.5")
+    names = {path.name for path in (tmp_path / "results" / "digits" / "base").iterdir()}
+    suffix = "val-temperature=0.5"
+    assert names == {f"evaluation-samples-{suffix}.json", f"samples-{suffix}.png", f"inpainting-{suffix}.png"}
 
 
 def test_reconstruction_alone_needs_neither_inception_nor_stage_2(tmp_path, runs):

@@ -1,6 +1,7 @@
 """The commands that train: files, resuming, refusing; on scikit-learn's digits with tiny networks."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -153,7 +154,7 @@ def test_run_killed_before_its_export_exports(unbroken, tmp_path):
 
 
 def test_diverged_run_says_so(tmp_path):
-    with pytest.raises(InputError, match=r"diverged.*lower train\.lr"):
+    with pytest.raises(InputError, match=r"diverged.*Lower train\.lr"):
         train.main([*STAGE1, f"runs={tmp_path}", "train.lr=1e30"])
 
 
@@ -212,7 +213,44 @@ def test_moving_average_by_hand():
     assert average.module.num_batches_tracked.item() == 3
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "half"], ids=["empty", "foreign", "truncated"])
+@pytest.mark.parametrize("died_at", [4, 6])
+def test_resumed_bf16_run_equals_the_unbroken_one(tmp_path, monkeypatch, died_at):
+    arguments = [*STAGE1, "precision=bf16"]
+    train.main([*arguments, f"runs={tmp_path / 'unbroken'}"])
+    with monkeypatch.context() as patch:
+        die_at(patch, died_at)
+        with pytest.raises(RuntimeError, match="killed"):
+            train.main([*arguments, f"runs={tmp_path / 'resumed'}"])
+    train.main([*arguments, f"runs={tmp_path / 'resumed'}"])
+    assert_same_run(*(tmp_path / name / "digits/base/vq_svae" for name in ("unbroken", "resumed")))
+
+
+def test_the_last_preset_counts(tmp_path):
+    """As with every other override, `make stage1 ARGS=preset=paper` among them."""
+    train.main([*STAGE1, "preset=paper", f"runs={tmp_path}", "T=2"])
+    assert "preset: paper" in (folder := tmp_path / "digits/paper/vq_svae/config.yaml").read_text()
+    assert "output: tanh" in folder.read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"), [("image_size=8", "image_size must be .* got 8"), ("sample.order=spiral", "halton.*'spiral'")]
+)
+def test_what_does_not_fit_stage_1_or_the_sampler_is_refused(unbroken, tmp_path, override, told):
+    stage1 = f"stage1={unbroken / 'vq_svae/model.safetensors'}"
+    with pytest.raises(InputError, match=told):
+        train.main([*STAGE2, f"runs={tmp_path}", stage1, override])
+
+
+def foreign_checkpoint():
+    written = io.BytesIO()
+    torch.save({"a": 1}, written)
+    return written.getvalue()
+
+
+DAMAGED = {"empty": b"", "no checkpoint": b"not a checkpoint", "truncated": "half", "foreign": foreign_checkpoint()}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_checkpoint_is_refused(unbroken, tmp_path, content):
     folder = tmp_path / "digits/base/vq_svae"
     shutil.copytree(unbroken / "vq_svae", folder, ignore=shutil.ignore_patterns("model.safetensors"))

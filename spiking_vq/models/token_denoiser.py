@@ -5,6 +5,8 @@ All are called as `denoiser(tokens [B, h, w] in 0..K with mask id K, t [B] in 1.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +44,7 @@ class SDID(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 module
-                for before, after in zip(widths, widths[1:], strict=False)
+                for before, after in pairwise(widths)
                 for module in (conv_norm(before, after), neuron())
             )
         )
