@@ -58,7 +58,7 @@ rates: $(VENV)/installed  ## mean firing rate of every layer of both stages
 	$(RUN) -m stages.firing_rates $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
 
 publish: $(VENV)/installed  ## put your run among the weights that ship (bf16, at most 6 MB)
-	$(RUN) -m stages.publish data=$(DATA) preset=$(PRESET) runs=$(RUNS)
+	$(RUN) -m stages.publish data=$(DATA) preset=$(PRESET) runs=$(RUNS) $(ARGS)
 
 test: $(VENV)/installed  ## run the tests: no data, no GPU, a few minutes
 	$(RUN) -m pytest

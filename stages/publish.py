@@ -1,23 +1,34 @@
 """Put a trained model among those that ship: `python -m stages.publish data=mnist preset=base`.
 
 Writes `spiking_vq/zoo/<data>-<preset>-absorbing.safetensors`, its weights in bf16, and beside it a JSON file of how
-both stages were trained. Evaluate that very file (`CKPT=`), since rounding changed it.
+both stages were trained. Evaluate that very file (`CKPT=`), since rounding changed it. `sample_steps`, `order` and
+`temperature`, chosen on the validation split, become the file's own defaults.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from spiking_vq.checkpoint import atomic_write, load_model, save_model
 from spiking_vq.errors import InputError
-from spiking_vq.generators import ZOO, find_model
+from spiking_vq.generators import ZOO, LatentGenerator, find_model
 from stages.command import parse_options, run_command
 
-OPTIONS = {"data": "mnist", "preset": "base", "runs": "runs", "zoo": str(ZOO)}
+OPTIONS = {
+    "data": "mnist",
+    "preset": "base",
+    "runs": "runs",
+    "zoo": str(ZOO),
+    "sample_steps": int,
+    "order": str,
+    "temperature": float,
+}
+SAMPLING = ("sample_steps", "order", "temperature")
 LARGEST = 6_000_000  # bytes; these files live in the repository
 
 
@@ -27,6 +38,9 @@ def main(arguments: list[str]) -> None:
     run = Path(options["runs"]) / options["data"] / options["preset"]
     source = find_model("absorbing", options["data"], options["preset"], ckpt=str(run / "absorbing/model.safetensors"))
     model, config = load_model(source)
+    chosen = {key: options[key] for key in SAMPLING if options[key] is not None}
+    config = replace(config, sample=replace(config.sample, **chosen))
+    LatentGenerator(model, config).sample(1)  # a default out of range is found here
     target = Path(options["zoo"]) / f"{config.data}-{config.preset}-absorbing.safetensors"
     num_bytes = 2 * sum(value.numel() for value in model.state_dict().values())
     if num_bytes > LARGEST:

@@ -128,8 +128,10 @@ def test_recognise_reads_the_samples(runs, tmp_path, command):
 def test_published_model_samples_from_the_zoo(runs, tmp_path, command, monkeypatch):
     for stage in ("vq_svae", "absorbing"):
         (runs / "digits/base" / stage / "training.json").write_text('{"steps": 3}')
-    code, _, _ = command(publish.main, "data=digits", f"runs={runs}", f"zoo={tmp_path / 'zoo'}")
+    code, _, _ = command(publish.main, "data=digits", f"runs={runs}", f"zoo={tmp_path / 'zoo'}", "temperature=0.5")
     assert code == 0
+    published = generators.LatentGenerator.from_pretrained(tmp_path / "zoo/digits-base-absorbing.safetensors")
+    assert published.sampling() == {"sample_steps": 4, "order": "random", "temperature": 0.5}
     description = json.loads((tmp_path / "zoo/digits-base-absorbing.json").read_text())
     assert description["training"] == {"vq_svae": {"steps": 3}, "absorbing": {"steps": 3}}
     monkeypatch.setattr(generators, "ZOO", tmp_path / "zoo")
@@ -170,6 +172,7 @@ MISTAKES = {
     "truncated file": (sample.main, ["ckpt={tmp}/truncated"], r"truncated, corrupt"),
     "foreign file": (sample.main, ["ckpt={tmp}/file"], r"truncated, corrupt or of another format"),
     "part of a chunk": (firing_rates.main, ["data=digits", "runs={runs}", "n=8"], r"multiple of 64.*got 8"),
+    "unusable default": (publish.main, ["data=digits", "runs={runs}", "zoo={tmp}", "order=spiral"], r"order must be"),
     "unfinished run": (publish.main, ["data=digits", "runs={tmp}"], r"no model file"),
     "no samples": (recognise.main, ["runs={tmp}"], r"no samples.*make demo"),
 }
