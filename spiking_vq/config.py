@@ -264,7 +264,7 @@ def _merge(stage: str, *layers: Mapping[str, Any]) -> Config:
 
 
 def _check_keys(stage: str, layers: Iterable[Mapping[str, Any]], derived: bool) -> None:
-    """See that the stage exists and has all these fields; those that follow from stage 1 only where they are `derived`."""
+    """See that the stage exists and has all these fields; those filled in when training starts only where `derived`."""
     if stage not in STAGES:
         raise InputError(f"unknown stage {stage!r}: choose one of {', '.join(STAGES)}")
     known = [name for name in _field_names(STAGES[stage]) if derived or not name.startswith(_DERIVED)]

@@ -1,9 +1,9 @@
 """Measure trained models on the test set: `python -m stages.evaluate data=mnist preset=base` (or `ckpt=FILE`).
 
 Writes `evaluation.json`, `reconstructions.png`, `samples.png` and `inpainting.png` into `<results>/<data>/<preset>`.
-Training reads nothing of the test set. `only=reconstruction` needs stage 1 alone and no Inception weights; `only=samples`
-leaves reconstructions out. `split=val` puts the validation images in the place of the test images: for choosing a
-temperature or a number of calls. Whatever departs from the usual stands in the files' names, as in
+Training reads nothing of the test set. `only=reconstruction` needs stage 1 alone and no Inception weights;
+`only=samples` leaves reconstructions out. `split=val` puts the validation images in the place of the test images: for
+choosing a temperature or a number of calls. Whatever departs from the usual stands in the files' names, as in
 `evaluation-samples-val-temperature=0.8.json`.
 
 What is compared by FID is always the same number of images: as many generated ones, reconstructions of training images,
@@ -359,7 +359,7 @@ def _batches(images: Tensor, size: int, title: str) -> Iterator[Tensor]:
 
 
 def _suffix(options: dict[str, Any], told: Sequence[str] = ()) -> str:
-    """What the names of the files say of an evaluation, after `told`: the split and the sampler, where not the usual."""
+    """What the files are called after, besides `told`: the split and the sampler, where not the usual ones."""
     split = [] if options["split"] == "test" else [options["split"]]
     sampler = [f"{key}={options[key]}" for key in SAMPLING if options[key] is not None]
     return "".join(f"-{word}" for word in [*told, *split, *sampler])

@@ -25,7 +25,6 @@ from spiking_vq.checkpoint import atomic_write
 from spiking_vq.config import Config, differences, read_config, save_config
 from spiking_vq.errors import InputError
 
-
 LIGHTNING_KEYS = {"callbacks", "loops", "pytorch-lightning_version", "state_dict"}
 
 
@@ -87,7 +86,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         try:
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-            if not isinstance(checkpoint, dict) or not LIGHTNING_KEYS <= checkpoint.keys():
+            if not isinstance(checkpoint, dict) or not checkpoint.keys() >= LIGHTNING_KEYS:
                 raise RuntimeError(f"a checkpoint has {', '.join(sorted(LIGHTNING_KEYS))}")
             return checkpoint
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:

@@ -155,12 +155,12 @@ def test_bad_stage_2_value_is_named(override):
 def test_bad_stage_1_network_is_an_input_error(override):
     field = override.split("=")[0].split(".")[-1]
     with pytest.raises(InputError, match=field):
-        build_model(load("image_shape=[1,8,8]", override))
+        build_model(replace(load(override), image_shape=[1, 8, 8]))
 
 
 def test_the_message_tells_what_may_be_chosen():
     with pytest.raises(InputError, match="rate, psp, both"):
-        build_model(load("image_shape=[1,8,8]", "model.encoding=bits"))
+        build_model(replace(load("model.encoding=bits"), image_shape=[1, 8, 8]))
 
 
 @pytest.mark.parametrize(

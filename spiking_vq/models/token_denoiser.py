@@ -42,11 +42,7 @@ class SDID(nn.Module):
         self.stem = conv_norm(2, width)
         self.first_neuron = neuron()
         self.blocks = nn.Sequential(
-            *(
-                module
-                for before, after in pairwise(widths)
-                for module in (conv_norm(before, after), neuron())
-            )
+            *(module for before, after in pairwise(widths) for module in (conv_norm(before, after), neuron()))
         )
         self.readout = OverTime(nn.Conv2d(widths[-1] + width, codebook_size, 3, padding=1))
 
