@@ -88,7 +88,7 @@ class VQSVAE(nn.Module):
         InputError: a size that does not divide, T < 1, an unknown name.
 
     Reference: Liu et al., arXiv:2308.10187, section 3; the defaults are the published network (50,658 parameters on
-        1x28x28 images).
+        1x28x28 images), but for a narrower start of the read-out's weights.
     """
 
     def __init__(
