@@ -1,0 +1,131 @@
+"""The benchmark measures what it says: its plain form is the paper's network, and so is ours."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from spiking_vq.checkpoint import build_denoiser, build_vq_svae
+from spiking_vq.layers import BatchNorm
+from stages.bench import __main__ as bench
+from stages.bench import worker
+from stages.bench.cases import CASES, configured
+from stages.bench.worker import peak_mb
+
+
+def layers(model, *kinds):
+    return [module for module in model.modules() if isinstance(module, kinds)]
+
+
+def copy_weights(ours, plain):
+    """Give the plain network our weights; layers stand in the same order in both."""
+    synapses = nn.Conv2d, nn.ConvTranspose2d
+    for mine, other in zip(layers(ours, *synapses), layers(plain, *synapses), strict=True):
+        other.weight.data.copy_(mine.weight.data)
+        other.bias.data.copy_(torch.zeros_like(other.bias) if mine.bias is None else mine.bias.data)
+    for mine, other in zip(layers(ours, BatchNorm), layers(plain, nn.BatchNorm2d), strict=True):
+        other.load_state_dict({key: value for key, value in mine.state_dict().items() if key != "synapse_bias"})
+
+
+def assert_same_gradients(ours, plain):
+    for mine, other in zip(layers(ours, nn.Conv2d), layers(plain, nn.Conv2d), strict=True):
+        assert (other.weight.grad != 0).any()
+        torch.testing.assert_close(mine.weight.grad, other.weight.grad, rtol=1e-8, atol=1e-10)
+
+
+def test_the_plain_stage_1_is_ours():
+    plain_form = pytest.importorskip("stages.bench.plain", exc_type=ImportError)
+    config, _ = configured("paper")
+    ours, plain = build_vq_svae(config).double(), plain_form.PlainVQSVAE().double()
+    copy_weights(ours, plain)
+    plain.codebook.weight.data.copy_(ours.quantizer.codebook)
+    ours.data_variance.fill_(0.1)
+    images = torch.rand(4, 1, 28, 28).double()
+    loss, plain_loss = ours.loss(images)["loss"], plain.loss(images)
+    torch.testing.assert_close(loss, plain_loss, rtol=1e-10, atol=0)
+    loss.backward(), plain_loss.backward()
+    assert_same_gradients(ours, plain)
+
+
+def test_the_plain_stage_2_is_ours():
+    plain_form = pytest.importorskip("stages.bench.plain", exc_type=ImportError)
+    _, config = configured("paper")
+    ours, plain = build_denoiser(config).double(), plain_form.PlainSDID().double()
+    copy_weights(ours, plain)
+    # float() in both networks makes the input planes single precision
+    for model in (ours, plain):
+        next(iter(layers(model, nn.Conv2d))).register_forward_pre_hook(lambda module, x: (x[0].double(),))
+    tokens, t = torch.randint(129, (2, 7, 7)), torch.tensor([5, 40])
+    logits, plain_logits = ours(tokens, t), plain(tokens, t)
+    torch.testing.assert_close(logits, plain_logits, rtol=1e-10, atol=1e-12)
+    weights = torch.randn_like(logits)
+    (logits * weights).sum().backward(), (plain_logits * weights).sum().backward()
+    assert_same_gradients(ours, plain)
+
+
+def test_plain_sampling_fills_every_place():
+    plain_form = pytest.importorskip("stages.bench.plain", exc_type=ImportError)
+    tokens = plain_form.PlainSDID().eval().sample(1)
+    assert tokens.shape == (1, 7, 7)
+    assert 0 <= tokens.min() <= tokens.max() < 128
+
+
+def test_peak_counts_what_is_held_at_once():
+    def run():
+        kept = torch.ones(1_000_000)  # 4 MB
+        for _ in range(3):
+            torch.ones(2_000_000)  # 8 MB, one after the other
+        return kept
+
+    assert peak_mb(run) == pytest.approx(12, rel=0.01)
+
+
+def test_a_turn_holds_as_many_runs_as_fill_it(monkeypatch):
+    clock, runs = [0.0], []
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: clock[0])
+
+    def run():
+        runs.append(1)
+        clock[0] += 5.0 if len(runs) == 1 else 2.0
+
+    assert worker.seconds(run) == 5.0
+    runs.clear()
+    assert worker.seconds(run, turn=8.5) == 2.0  # 5, 2 and 2 seconds
+    assert len(runs) == 3
+
+
+def test_case_and_variant_names_are_unique_and_every_ratio_has_a_reference():
+    assert len({case.name for case in CASES}) == len(CASES)
+    for case in CASES:
+        first, *others = case.variants.values()
+        assert first.targets is None
+        assert others
+
+
+class Scripted:
+    """A worker whose answers are known: the n-th time of a variant is n times its number."""
+
+    def __init__(self, case, variant):
+        self.number, self.round, self.first_s = [*CASES[0].variants].index(variant) + 1, 0, 9.0
+
+    def ask(self, what):
+        self.round += what == "time"
+        return float(self.number * self.round) if what == "time" else 100.0 / self.number
+
+    def close(self):
+        pass
+
+
+def test_rows_by_hand(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "Worker", Scripted)
+    monkeypatch.setattr(bench, "find_spec", lambda name: True)
+    out = tmp_path / "bench.json"
+    bench.main(["rounds=3", f"only={CASES[0].name}", f"out={out}"])
+    report = json.loads(out.read_text())
+    assert report["rounds"] == 3
+    assert [row["variant"] for row in report["rows"]] == list(CASES[0].variants)
+    second = report["rows"][1]
+    assert (second["median_s"], second["spread_s"], second["ratio"]) == (4.0, 4.0, 0.5)
+    assert (second["peak_mb"], second["peak_ratio"], second["first_s"]) == (50.0, 2.0, 9.0)
+    assert second["variant"] in capsys.readouterr().out
