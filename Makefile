@@ -17,7 +17,7 @@ TRAIN := data=$(DATA) preset=$(PRESET) seed=$(SEED) data_dir=$(DATA_DIR) runs=$(
 FIND := data=$(DATA) preset=$(PRESET) runs=$(RUNS) ckpt=$(CKPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 sample evaluate rates publish test lint format clean
+.PHONY: help install demo stage1 stage2 sample evaluate rates bench publish test lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,13 @@ evaluate: $(VENV)/installed  ## reconstruction error, code use and FID of 10,000
 
 rates: $(VENV)/installed  ## mean firing rate of every layer of both stages
 	$(RUN) -m stages.firing_rates $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
+
+bench: $(VENV)/bench  ## speed and memory against the plain form on SpikingJelly (Python >= 3.11)
+	$(RUN) -m stages.bench $(ARGS)
+
+$(VENV)/bench: $(VENV)/installed
+	$(RUN) -m pip install --quiet --editable ".[bench]"
+	@touch $@
 
 publish: $(VENV)/installed  ## put your run among the weights that ship (bf16, at most 6 MB)
 	$(RUN) -m stages.publish data=$(DATA) preset=$(PRESET) runs=$(RUNS) $(ARGS)

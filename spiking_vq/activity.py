@@ -1,11 +1,10 @@
-"""How much a network spikes, layer by layer, counted by hooks while it computes."""
+"""How much a network spikes, layer by layer, counted by observers while it computes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,11 @@ class LayerActivity:
     spikes: float = 0.0
     slots: int = 0
 
+    def count(self, spk: Tensor) -> None:
+        """Add the spikes of one call."""
+        self.spikes += spk.sum(dtype=torch.float64).item()
+        self.slots += spk.numel()
+
     @property
     def firing_rate(self) -> float:
         """Spikes per neuron and step, in [0, 1]; nan before the first call."""
@@ -38,22 +42,12 @@ def record_activity(model: nn.Module) -> Iterator[dict[str, LayerActivity]]:
     Yields:
         Layer name -> its counts, in the order of the modules, filled as the model computes.
     """
-    activity: dict[str, LayerActivity] = {}
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, LIF):
-            layer = activity[name] = LayerActivity()
-            handles.append(module.register_forward_hook(_counting(layer)))
+    neurons = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
+    activity = {name: LayerActivity() for name in neurons}
     try:
+        for name, neuron in neurons.items():
+            neuron.observer = activity[name].count
         yield activity
     finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _counting(layer: LayerActivity) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], spk: Tensor) -> None:
-        layer.spikes += spk.sum(dtype=torch.float64).item()
-        layer.slots += spk.numel()
-
-    return hook
+        for neuron in neurons.values():
+            neuron.observer = None

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from spiking_vq.config import AbsorbingConfig, Config, VQSVAEConfig, config_from_dict
+from spiking_vq.config import AbsorbingConfig, Config, VQSVAEConfig, config_from_dict, without_places
 from spiking_vq.errors import InputError, require
 from spiking_vq.models.token_denoiser import DENOISERS
 from spiking_vq.models.vq_svae import VQSVAE
@@ -82,7 +82,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def save_model(path: str | Path, model: nn.Module, config: Config, dtype: torch.dtype | None = None) -> None:
-    """Write weights and configuration as one file, whole or not at all.
+    """Write weights and configuration, without the places of this machine, as one file, whole or not at all.
 
     Args:
         path: file to write.
@@ -97,7 +97,7 @@ def save_model(path: str | Path, model: nn.Module, config: Config, dtype: torch.
 
     weights = {name: stored(value) for name, value in model.state_dict().items()}
     with atomic_write(path) as temporary:
-        save_file(weights, temporary, metadata={"format": FORMAT, "config": json.dumps(asdict(config))})
+        save_file(weights, temporary, metadata={"format": FORMAT, "config": json.dumps(asdict(without_places(config)))})
 
 
 def load_model(path: str | Path) -> tuple[VQSVAE | LatentModel, Config]:

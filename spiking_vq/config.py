@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -79,7 +79,8 @@ class TrainOptions:
             validated and exported.
         val_every: steps between validations.
         save_every: steps between writes of `last.ckpt`.
-        compile: compile the network with `torch.compile` where there is a C++ compiler; else run it as it is.
+        compile: compile the neurons' kernels with `torch.compile` where there is a compiler (see `spiking_vq.scan`);
+            else run them as they are.
     """
 
     batch_size: int = 32
@@ -155,6 +156,8 @@ class AbsorbingConfig(Config):
 
     Attributes:
         loss: objective of the diffusion, `elbo`, `reweighted` or `masked_ce`.
+        early_T: spiking steps in the first part of training, which cost so much less; None takes T from the start.
+        early_part: how much of training that is, in [0, 1].
         sample: defaults of the sampler.
         stage1: file of the frozen stage 1; None takes the one in the run folder of the same data and preset.
         stage1_sha256: fingerprint of its weights; filled in when training starts.
@@ -164,6 +167,8 @@ class AbsorbingConfig(Config):
     stage: str = "absorbing"
     model: DenoiserOptions = field(default_factory=DenoiserOptions)
     loss: str = "masked_ce"
+    early_T: int | None = None
+    early_part: float = 0.0
     sample: SampleOptions = field(default_factory=SampleOptions)
     stage1: str | None = None
     stage1_sha256: str | None = None
@@ -201,6 +206,8 @@ def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> 
     from_file = _read_yaml(path)
     if from_overrides.get("neuron", from_file.get("neuron")) == "relu":
         from_overrides.setdefault("T", 1)  # the twin without spikes has no time
+        if "early_T" in from_file:
+            from_overrides.setdefault("early_T", None)
     layers = [{"preset": Path(path).stem}, from_file, from_overrides]
     _check_keys(stage, layers, derived=False)
     return _merge(stage, *layers)
@@ -240,6 +247,15 @@ def differences(old: Config, new: Config) -> list[str]:
         for key in keys
         if old_values.get(key) != new_values.get(key)
     ]
+
+
+def without_places(config: Config) -> Config:
+    """The configuration with folders and device as by default, for a file that leaves this machine."""
+    defaults = asdict(STAGES[config.stage]())
+    places = {key: defaults[key] for key in _PLACES if key in defaults}
+    if isinstance(config, AbsorbingConfig) and config.vq_svae is not None:
+        places["vq_svae"] = without_places(config.vq_svae)
+    return replace(config, **places)
 
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
@@ -304,6 +320,9 @@ def _check_values(config: Config) -> None:
         checks += [
             (steps is None or steps >= 1, "sample.sample_steps", "at least 1", steps),
             (sample.temperature >= 0, "sample.temperature", "at least 0", sample.temperature),
+            (config.early_T is None or config.early_T >= 1, "early_T", "at least 1", config.early_T),
+            (config.neuron != "relu" or config.early_T in (None, 1), "early_T", "1 with neuron=relu", config.early_T),
+            (0 <= config.early_part <= 1, "early_part", "in [0, 1]", config.early_part),
         ]
     for holds, name, expected, got in checks:
         require(holds, f"configuration field {name}", expected, got)

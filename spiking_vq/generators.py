@@ -14,12 +14,16 @@ from spiking_vq.config import PRECISIONS, AbsorbingConfig
 from spiking_vq.data import mix_seed, to_uint8, to_unit
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.errors import InputError, require
+from spiking_vq.scan import compiled
 
 ZOO = Path(__file__).parent / "zoo"
 
 CHUNK = 64
 """Images computed at once. Fixed, the last chunk padded: convolutions round differently at another batch size, and an
 image must be the same however many are asked for."""
+
+GROUP = 16 * CHUNK
+"""Images whose noise is held at once; in a group, a finished image leaves its place in the chunk to the next one."""
 
 
 class Samples(NamedTuple):
@@ -42,22 +46,30 @@ class LatentGenerator:
         config: the stage-2 configuration they were trained with.
         device: where to compute.
         precision: `fp32`, or `bf16` (autocast; membranes stay fp32).
+        compile: compile the neurons' kernels (`spiking_vq.scan`): faster from some hundred images on.
 
     Raises:
         InputError: another precision.
     """
 
     def __init__(
-        self, model: LatentModel, config: AbsorbingConfig, device: str = "cpu", precision: str = "fp32"
+        self,
+        model: LatentModel,
+        config: AbsorbingConfig,
+        device: str = "cpu",
+        precision: str = "fp32",
+        compile: bool = False,
     ) -> None:
         require(precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
         self.model, self.config = model.to(device).eval(), config
-        self.device, self.precision = torch.device(device), precision
+        self.device, self.precision, self.compile = torch.device(device), precision, compile
         self.diffusion = AbsorbingDiffusion(model.vq_svae.grid, model.vq_svae.codebook_size, config.loss)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: str = "cpu", precision: str = "fp32") -> LatentGenerator:
-        """Read a stage-2 `model.safetensors`.
+    def from_pretrained(
+        cls, path: str | Path, device: str = "cpu", precision: str = "fp32", compile: bool = False
+    ) -> LatentGenerator:
+        """Read a stage-2 `model.safetensors`; the other arguments are the constructor's.
 
         Raises:
             InputError: not such a file, or a stage-1 one.
@@ -65,7 +77,7 @@ class LatentGenerator:
         model, config = load_model(path)
         if not isinstance(model, LatentModel):
             raise InputError(f"{path} is a {config.stage} model, which cannot generate: name a stage-2 file")
-        return cls(model, config, device, precision)
+        return cls(model, config, device, precision, compile)
 
     def sampling(
         self, sample_steps: int | None = None, order: str | None = None, temperature: float | None = None
@@ -151,19 +163,31 @@ class LatentGenerator:
         """Fill in the masked places of `known` [n, h, w], in chunks of one size."""
         options = self.sampling(sample_steps, order, temperature)
         n, images, tokens = len(known), [], []
-        for rows, kept in _chunks(n):
-            seeds = [mix_seed(seed, row) for row in rows.tolist()]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                chunk = self.diffusion.sample(
-                    self.model.denoiser, seeds, known=known[rows], device=self.device, **options
+        with compiled(self.compile), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            for first in range(0, n, GROUP):
+                group = known[first : first + GROUP]
+
+                def tell(calls: int, of: int, first: int = first, held: int = len(group)) -> None:
+                    if progress is not None:
+                        progress(first + held * calls // of, n)
+
+                seeds = [mix_seed(seed, row) for row in range(first, first + len(group))]
+                filled = self.diffusion.sample(
+                    self.model.denoiser,
+                    seeds,
+                    known=group,
+                    batch_size=CHUNK,
+                    device=self.device,
+                    progress=tell,
+                    **options,
                 )
+                tokens.append(filled)
+            tokens = torch.cat(tokens)
+            for rows, kept in _chunks(n):
                 spikes_from = torch.Generator().manual_seed(mix_seed(seed, int(rows[0]), 1))
-                decoded = to_uint8(self.model.vq_svae.decode(chunk, spikes_from))
-            images.append(decoded[:kept].cpu())
-            tokens.append(chunk[:kept].cpu())
-            if progress is not None:
-                progress(int(rows[0]) + kept, n)
-        return Samples(torch.cat(images), torch.cat(tokens))
+                decoded = to_uint8(self.model.vq_svae.decode(tokens[rows.to(self.device)], spikes_from))
+                images.append(decoded[:kept].cpu())
+        return Samples(torch.cat(images), tokens.cpu())
 
 
 def _chunks(n: int) -> Iterator[tuple[Tensor, int]]:

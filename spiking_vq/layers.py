@@ -1,14 +1,19 @@
 """Building blocks on `[T, B, C, H, W]`: time folded into the batch, convolution with batch norm, residual blocks.
 
-A quantity that is the same at every step is kept as `[1, B, C, H, W]` for as long as it stays so (convolution and batch
-norm of a constant are constant) and expanded by `direct_coding` just before the first neuron.
+Synapses take spikes and give a `Current`, which the next neuron computes while it reads it. A quantity that is the same
+at every step is kept as `[1, B, C, H, W]` (convolution and batch norm of a constant are constant), and `direct_coding`
+tells the first neuron for how many steps it is presented.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
+
+from spiking_vq.neurons import decay_weights
+from spiking_vq.scan import Current, Norm, as_current, batch_statistics
 
 NeuronFactory = Callable[[], nn.Module]
 
@@ -23,32 +28,74 @@ def unfold_time(x: Tensor, num_steps: int) -> Tensor:
     return x.unflatten(0, (num_steps, -1))
 
 
-def direct_coding(x: Tensor, num_steps: int) -> Tensor:
-    """Present a constant current at every step, `[1, B, ...] -> [T, B, ...]`, without copying it."""
-    return x.expand(num_steps, *x.shape[1:])
+def direct_coding(x: Tensor | Current, num_steps: int) -> Current:
+    """Present a current that is the same at every step, `[1, B, ...]`, for `num_steps` of them, not repeating it."""
+    current = as_current(x)
+    return Current(current.x, current.norm, current.residual, num_steps)
 
 
-class OverTime(nn.Sequential):
-    """Layers without memory, applied to every step alike: `[T, B, C, H, W] -> [T, B, C', H', W']`.
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm of currents `[T, B, C, ...]`, statistics over all but the channels; the neuron computes it on the way.
 
-    Batch norm inside sees T*B samples: its statistics are shared by all steps.
+    A current that is the same at every step has the mean and the biased variance of its T-fold repeat; the running
+    variance is the unbiased one of what is there, T B H W / (T B H W - 1) of the repeat's.
+
+    The bias of the synapse lies here, as published networks have one. The batch's mean takes it away again, so in
+    training it is not even added: a transposed convolution spends as long on its gradient, 0, as on the weights'.
+
+    Args:
+        num_channels: C.
+        synapse_bias: the synapse has a bias.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the layers to each of the steps of `x`."""
-        return unfold_time(super().forward(fold_time(x)), x.shape[0])
+    def __init__(self, num_channels: int, synapse_bias: bool = False) -> None:
+        super().__init__(num_channels)
+        self.synapse_bias = nn.Parameter(torch.zeros(num_channels)) if synapse_bias else None
+
+    def forward(self, x: Tensor) -> Current:
+        """Of the synapse's output without its bias, `[T, B, C, ...]`, or `[1, B, C, ...]` if the same at every step."""
+        offset = 0.0 if self.synapse_bias is None else self.synapse_bias
+        if not self.training:
+            rstd = (self.running_var + self.eps).rsqrt()
+            bias = self.bias + offset * self.weight * rstd
+            return Current(x, Norm(self.weight, bias, self.running_mean, rstd, from_batch=False))
+        mean, var = batch_statistics(x)
+        count = x.numel() // x.shape[2]
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_((mean + offset).to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((var * count / max(count - 1, 1)).to(self.running_var.dtype), self.momentum)
+        bias = self.bias + 0.0 * offset  # its gradient is 0, not missing
+        return Current(x, Norm(self.weight, bias, mean, (var + self.eps).rsqrt(), from_batch=True))
 
 
-def conv_norm(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> OverTime:
+class NormedSynapse(nn.Sequential):
+    """A synapse applied to every step alike, then batch norm: spikes `[T, B, C, H, W]` in, a current out.
+
+    Args:
+        synapse: a layer of `[B, C, H, W]` without bias; the batch norm has it.
+        num_channels: C', what it gives.
+    """
+
+    def __init__(self, synapse: nn.Module, num_channels: int) -> None:
+        super().__init__(synapse, BatchNorm(num_channels, synapse_bias=True))
+
+    def forward(self, spk: Tensor) -> Current:
+        """The current `[T, B, C', H', W']`."""
+        synapse, norm = self
+        return norm(unfold_time(synapse(fold_time(spk)), spk.shape[0]))
+
+
+def conv_norm(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> NormedSynapse:
     """Convolution that keeps the size (or divides it by `stride`), then batch norm; spikes in, currents out."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
-    return OverTime(conv, nn.BatchNorm2d(out_channels))
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    return NormedSynapse(conv, out_channels)
 
 
-def up_conv_norm(in_channels: int, out_channels: int) -> OverTime:
+def up_conv_norm(in_channels: int, out_channels: int) -> NormedSynapse:
     """Transposed 3x3 convolution that doubles the size, then batch norm; spikes in, currents out."""
-    conv = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=1, output_padding=1)
-    return OverTime(conv, nn.BatchNorm2d(out_channels))
+    conv = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=1, output_padding=1, bias=False)
+    return NormedSynapse(conv, out_channels)
 
 
 class SpikingResidual(nn.Module):
@@ -69,12 +116,24 @@ class SpikingResidual(nn.Module):
     def __init__(self, neuron: NeuronFactory, *layers: nn.Module) -> None:
         super().__init__()
         self.branch = nn.Sequential(*(module for layer in layers for module in (neuron(), layer)))
-        last_norm = [module for module in self.branch.modules() if isinstance(module, nn.BatchNorm2d)][-1]
+        last_norm = [module for module in self.branch.modules() if isinstance(module, BatchNorm)][-1]
         nn.init.constant_(last_norm.weight, self.INITIAL_GAIN)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Current) -> Current:
         """`[T, B, C, H, W]` currents to `[T, B, C, H, W]` currents."""
-        return x + self.branch(x)
+        x = as_current(x)
+        x.keep = True  # the first neuron computes it, and the sum below needs it
+        branch = self.branch(x)
+        return Current(branch.x, branch.norm, x.value())
+
+
+class PlaceLinear(nn.Linear):
+    """A linear map over the places of a grid, the same for all channels: `y[c, j] = sum_i W[j, i] x[c, i]`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[T, B, C, h, w]` to `[T, B, C, h, w]`, channels-last as convolutions are."""
+        rows = fold_time(x).flatten(2).mT  # [T*B, h*w, C]
+        return torch.matmul(self.weight.expand(len(rows), -1, -1), rows).mT.view_as(x)
 
 
 class GridMixer(nn.Module):
@@ -91,9 +150,33 @@ class GridMixer(nn.Module):
     def __init__(self, grid: tuple[int, int], num_channels: int) -> None:
         super().__init__()
         num_places = grid[0] * grid[1]
-        self.linear = nn.Linear(num_places, num_places, bias=False)
-        self.norm = OverTime(nn.BatchNorm2d(num_channels))
+        self.linear = PlaceLinear(num_places, num_places, bias=False)
+        self.norm = BatchNorm(num_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, spk: Tensor) -> Current:
         """Spikes `[T, B, C, h, w]` to currents `[T, B, C, h, w]`."""
-        return self.norm(self.linear(x.flatten(-2)).view_as(x))
+        return self.norm(self.linear(spk))
+
+
+class MembraneReadout(nn.Module):
+    """Membrane potential of output neurons that never fire, fed by a last layer of neurons through a last synapse.
+
+    `sum_t decay^(T-1-t) synapse(spk[t])`. The synapse is linear, so the sum is taken over its spikes instead: one
+    convolution for T, and its bias counts `sum_t decay^(T-1-t)` times. A neuromorphic chip runs the unfolded form.
+
+    Args:
+        neuron: the last layer of neurons.
+        synapse: a linear layer of `[B, C, H, W]` with a bias [C'].
+        decay: of the membrane, per step.
+    """
+
+    def __init__(self, neuron: nn.Module, synapse: nn.Module, decay: float = 0.8) -> None:
+        super().__init__()
+        self.neuron, self.synapse, self.decay = neuron, synapse, decay
+
+    def forward(self, x: Tensor | Current) -> Tensor:
+        """Potentials [B, C', H, W], fp32 at least, of the neurons' input currents `[T, B, C, H, W]`."""
+        weights = decay_weights(x.shape[0], self.decay)
+        with torch.autocast(self.synapse.weight.device.type, enabled=False):
+            potential = self.synapse(self.neuron.integrate(x, weights))
+            return potential + (sum(weights) - 1) * self.synapse.bias.view(-1, 1, 1)

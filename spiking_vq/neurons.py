@@ -5,122 +5,48 @@ Spiking activity is `[T, B, ...]`; every call starts from rest unless a membrane
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import snntorch
 import torch
 from torch import Tensor, nn
 
+from spiking_vq.dynamics import Dynamics
 from spiking_vq.errors import InputError
-from spiking_vq.surrogates import SURROGATES, Spike, surrogate_from_snntorch, surrogate_to_snntorch
-
-RESETS = ("zero", "subtract", "delayed_subtract")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The neuron
-
-
-@dataclass(frozen=True)
-class Dynamics:
-    """What a leaky integrate-and-fire neuron does at one step, apart from the values of beta and threshold.
-
-    `h[t] = beta * mem[t-1] + gain * x[t]`, `gain = 1 - beta` if `scale_input` else 1;
-    `spk[t] = 1 if h[t] > threshold else 0` (`>=` if `fire_at_threshold`);
-    `mem[t] = h[t] * (1 - spk[t])` for reset `zero`, `h[t] - threshold * spk[t]` for `subtract`.
-    `delayed_subtract` is snnTorch's default: `mem[t] = h[t]`, and the threshold is taken off at the next step, after
-    the decay.
-
-    Attributes:
-        reset: one of `zero`, `subtract`, `delayed_subtract`.
-        detach_reset: stop the gradient through the spike inside the reset.
-        scale_input: multiply the input by `1 - beta`, as a membrane with time constant `1 / (1 - beta)` does.
-        fire_at_threshold: a membrane exactly at threshold fires.
-        surrogate: one of `atan`, `fast_sigmoid`, `triangle`, `rectangle`.
-        surrogate_scale: its alpha, slope, width or width; None takes the default of `SURROGATES`.
-    """
-
-    reset: str = "zero"
-    detach_reset: bool = False
-    scale_input: bool = False
-    fire_at_threshold: bool = False
-    surrogate: str = "atan"
-    surrogate_scale: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse names that do not exist and a surrogate without width."""
-        if self.reset not in RESETS:
-            raise InputError(f"reset must be one of {', '.join(RESETS)}; got {self.reset!r}")
-        if self.surrogate not in SURROGATES:
-            raise InputError(f"surrogate must be one of {', '.join(SURROGATES)}; got {self.surrogate!r}")
-        if self.surrogate_scale is not None and not self.surrogate_scale > 0:
-            raise InputError(f"surrogate_scale must be greater than 0; got {self.surrogate_scale}")
-
-    @property
-    def scale(self) -> float:
-        """The surrogate's shape parameter in force."""
-        return SURROGATES[self.surrogate][1] if self.surrogate_scale is None else self.surrogate_scale
-
-    def fire(self, h: Tensor, threshold: Tensor | float) -> Tensor:
-        """Spikes (0.0 or 1.0) of membranes `h`, with the surrogate gradient."""
-        return Spike.apply(h - threshold, self.fire_at_threshold, self.surrogate, self.scale)
-
-    def step(self, x: Tensor, mem: Tensor, beta: Tensor | float, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
-        """One step of the recurrence above: (input, membrane) -> (spikes, membrane)."""
-        h = beta * mem + ((1 - beta) * x if self.scale_input else x)
-        if self.reset == "delayed_subtract":
-            h = h - threshold * self._reset(self.fire(mem, threshold))
-        spk = self.fire(h, threshold)
-        if self.reset == "zero":
-            mem = h * (1 - self._reset(spk))
-        elif self.reset == "subtract":
-            mem = h - threshold * self._reset(spk)
-        else:
-            mem = h
-        return spk, mem
-
-    def _reset(self, spk: Tensor) -> Tensor:
-        return spk.detach() if self.detach_reset else spk
+from spiking_vq.scan import Current, as_current, read, state_type
+from spiking_vq.surrogates import surrogate_from_snntorch, surrogate_to_snntorch
 
 
 def lif_scan(
-    x: Tensor,
+    x: Tensor | Current,
     mem: Tensor | None = None,
     *,
     beta: Tensor | float,
     threshold: Tensor | float = 1.0,
-    dynamics: Dynamics = Dynamics(),
+    dynamics: Dynamics = Dynamics(),  # noqa: B008 (frozen)
+    weights: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the neuron over all steps of `x`, from state to state.
 
     The membrane is kept in fp32 (or fp64) whatever the input's type: spikes are exact in bf16, membranes are not.
 
     Args:
-        x: input current `[T, ...]`, any real value.
-        mem: membrane before the first step, `[...]`; None is rest (0).
-        beta: decay per step in [0, 1]; a number or a tensor that broadcasts against `[...]`.
-        threshold: firing threshold, greater than 0; a number or a tensor that broadcasts against `[...]`.
+        x: input current `[T, B, ...]`, any real value; or a `Current`, which says how to compute it.
+        mem: membrane before the first step, `[B, ...]`; None is rest (0).
+        beta: decay per step in [0, 1]; a number or a tensor that broadcasts against `[B, ...]`.
+        threshold: firing threshold, greater than 0; a number or a tensor that broadcasts against `[B, ...]`.
         dynamics: reset, tie, scaling and surrogate.
+        weights: T numbers with which the spikes are summed over time, before they are ever stored; None does not.
 
     Returns:
-        spk: spikes `[T, ...]` in {0, 1}, of x's type.
-        mem: membrane after the last step `[...]`. A scan cut in two, the state handed on, equals the whole.
+        spk: spikes `[T, B, ...]` in {0, 1}, of x's type; or their weighted sum `[1, B, ...]`, fp32 at least.
+        mem: membrane after the last step `[B, ...]`. A scan cut in two, the state handed on, equals the whole.
     """
-    state_type = _state_type(x)
-    if mem is None:
-        mem = torch.zeros_like(x[0], dtype=state_type)
-    spikes = []
-    for current in x.unbind(0):
-        spk, mem = dynamics.step(current.to(state_type), mem, beta, threshold)
-        spikes.append(spk.to(x.dtype))
-    return torch.stack(spikes), mem
-
-
-def _state_type(x: Tensor) -> torch.dtype:
-    """What accumulates over time does so in fp32 at least."""
-    return torch.promote_types(x.dtype, torch.float32)
+    current = as_current(x)
+    state, device = state_type(current.x), current.x.device
+    beta, threshold = (torch.as_tensor(value, dtype=state, device=device) for value in (beta, threshold))
+    return read(current, dynamics, beta, threshold, mem, weights)
 
 
 class LIF(nn.Module):
@@ -133,10 +59,15 @@ class LIF(nn.Module):
         learn_threshold: make threshold a parameter.
         reset, detach_reset, scale_input, fire_at_threshold, surrogate, surrogate_scale: see `Dynamics`.
 
+    Attributes:
+        observer: called with the spikes `[T, B, ...]` of every call; see `spiking_vq.activity`.
+
     Raises:
         InputError: beta outside [0, 1], threshold not positive, an unknown name, or `scale_input` with beta = 1, which
             lets no current in.
     """
+
+    observer: Callable[[Tensor], None] | None = None
 
     def __init__(
         self,
@@ -159,17 +90,37 @@ class LIF(nn.Module):
         _hold(self, "beta", beta, learn_beta)
         _hold(self, "threshold", threshold, learn_threshold)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Current) -> Tensor:
         """Spikes `[T, B, ...]` in {0, 1} of the input current `[T, B, ...]`, starting from rest."""
         return self.scan(x)[0]
 
-    def scan(self, x: Tensor, mem: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def integrate(self, x: Tensor | Current, weights: Sequence[float]) -> Tensor:
+        """`sum_t weights[t] spk[t]`, `[B, ...]`, fp32 at least, of the spikes that `forward` gives.
+
+        For what is read out by a linear map: no spike is stored, and each needs one application instead of T.
+        """
+        if self.observer is None:
+            return self._scan(x, weights=weights)[0].squeeze(0)
+        return weighted_sum(self(x), weights)
+
+    def scan(self, x: Tensor | Current, mem: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The state-in, state-out form: `(x [T, B, ...], mem [B, ...]) -> (spk [T, B, ...], mem [B, ...])`."""
-        if x.dim() < 2 or x.shape[0] == 0:
+        spk, mem = self._scan(x, mem)
+        if self.observer is not None:
+            self.observer(spk)
+        return spk, mem
+
+    def _scan(
+        self, x: Tensor | Current, mem: Tensor | None = None, weights: Sequence[float] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if len(x.shape) < 2 or x.shape[0] == 0:
             raise InputError(f"LIF expects input current [T, B, ...], T at least 1; got shape {tuple(x.shape)}")
         if mem is not None and mem.shape != x.shape[1:]:
             raise InputError(f"LIF expects a membrane {tuple(x.shape[1:])} for this input; got {tuple(mem.shape)}")
-        return lif_scan(x, mem, beta=self.beta.clamp(0, 1), threshold=self.threshold, dynamics=self.dynamics)
+        if weights is not None and len(weights) != x.shape[0]:
+            raise InputError(f"LIF expects a weight for each of the {x.shape[0]} steps; got {len(weights)}")
+        beta, threshold = self.beta.clamp(0, 1), self.threshold
+        return lif_scan(x, mem, beta=beta, threshold=threshold, dynamics=self.dynamics, weights=weights)
 
     @classmethod
     def from_snntorch(cls, leaky: snntorch.Leaky) -> LIF:
@@ -252,7 +203,7 @@ class LIF(nn.Module):
                 " weights: its spikes are the same, and it can be exported."
             )
         unit = 1.0
-        threshold = self.threshold.detach().to(_state_type(self.threshold), copy=True)
+        threshold = self.threshold.detach().to(state_type(self.threshold), copy=True)
         if dynamics.scale_input:
             if beta.numel() > 1 or beta == 1:
                 raise InputError(
@@ -287,16 +238,29 @@ def _hold(module: nn.Module, name: str, value: Tensor, learn: bool) -> None:
 # Read-outs: `[T, B, ...] -> [B, ...]`, and the filter inside them; real values, so in fp32 at least
 
 
+def weighted_sum(x: Tensor, weights: Sequence[float]) -> Tensor:
+    """`sum_t weights[t] x[t]`, `[T, B, ...] -> [B, ...]`, fp32 at least."""
+    return _over_time(torch.tensor([weights], dtype=torch.float64), x).squeeze(0)
+
+
+def rate_weights(num_steps: int) -> list[float]:
+    """Weights of the mean over time."""
+    return [1 / num_steps] * num_steps
+
+
+def decay_weights(num_steps: int, decay: float = 0.8) -> list[float]:
+    """Weights `decay^(T-1-t)` of the membrane potential of a neuron that never fires."""
+    return [decay ** (num_steps - 1 - t) for t in range(num_steps)]
+
+
 def firing_rate(spk: Tensor) -> Tensor:
     """Mean over time, `[T, B, ...] -> [B, ...]`, in [0, 1] for spikes."""
-    return spk.mean(0, dtype=_state_type(spk))
+    return spk.mean(0, dtype=state_type(spk))
 
 
 def decayed_sum(x: Tensor, decay: float = 0.8) -> Tensor:
     """Membrane read-out of a neuron that never fires: `sum_t decay^(T-1-t) x[t]`, `[T, B, ...] -> [B, ...]`."""
-    weights = decay ** torch.arange(len(x) - 1, -1, -1, device=x.device, dtype=_state_type(x))
-    with torch.autocast(x.device.type, enabled=False):  # a membrane, so not in bf16
-        return torch.tensordot(weights, x.to(weights.dtype), dims=1)
+    return weighted_sum(x, decay_weights(len(x), decay))
 
 
 def psp_trace(x: Tensor, tau: float = 2.0) -> Tensor:
@@ -304,11 +268,28 @@ def psp_trace(x: Tensor, tau: float = 2.0) -> Tensor:
 
     Reference: Liu et al., arXiv:2308.10187, the PSP of the loss.
     """
-    psp, trace = torch.zeros_like(x[0], dtype=_state_type(x)), []
-    for current in x.unbind(0):
-        psp = (1 - 1 / tau) * psp + current.to(psp.dtype) / tau
-        trace.append(psp)
-    return torch.stack(trace)
+    steps = torch.arange(len(x), dtype=torch.float64)
+    age = steps.unsqueeze(1) - steps
+    return _over_time(torch.where(age < 0, 0.0, (1 - 1 / tau) ** age.clamp(min=0) / tau), x)
+
+
+def _over_time(matrix: Tensor, x: Tensor) -> Tensor:
+    """`y[s] = sum_t matrix[s, t] x[t]`; a filter's memory does not fit into bf16."""
+    matrix = matrix.to(x.device, state_type(x))
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.tensordot(matrix, x.to(matrix.dtype), dims=1)
+
+
+class ReLU(nn.Module):
+    """What the non-spiking twin has in place of a neuron: `[T, B, ...]`, real-valued, every step by itself."""
+
+    def forward(self, x: Tensor | Current) -> Tensor:
+        """`max(x, 0)`."""
+        return as_current(x).value().relu()
+
+    def integrate(self, x: Tensor | Current, weights: Sequence[float]) -> Tensor:
+        """`sum_t weights[t] max(x[t], 0)`, `[B, ...]`, fp32 at least."""
+        return weighted_sum(self(x), weights)
 
 
 def neuron_factory(neuron: str, **lif: Any) -> Callable[[], nn.Module]:
@@ -320,5 +301,5 @@ def neuron_factory(neuron: str, **lif: Any) -> Callable[[], nn.Module]:
     if neuron == "lif":
         return lambda: LIF(**lif)
     if neuron == "relu":
-        return nn.ReLU
+        return ReLU
     raise InputError(f"neuron must be lif or relu; got {neuron!r}")

@@ -153,7 +153,7 @@ class PoissonSpikeGenerator(nn.Module):
 
     def forward(self, vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w], drawn from `generator` (on CPU)."""
-        rate = direct_coding(vectors.clamp(0, 1).unsqueeze(0), self.num_steps)
+        rate = vectors.clamp(0, 1).expand(self.num_steps, *vectors.shape)
         spk = (torch.rand(rate.shape, generator=generator).to(rate.device) < rate).to(rate.dtype)
         return rate + (spk - rate).detach()
 
@@ -167,7 +167,7 @@ class RepeatGenerator(nn.Module):
 
     def forward(self, vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`vectors` [B, D, h, w] as `[T, B, D, h, w]`; `generator` is not used."""
-        return direct_coding(vectors.unsqueeze(0), self.num_steps)
+        return vectors.expand(self.num_steps, *vectors.shape)
 
 
 SPIKE_GENERATORS = {

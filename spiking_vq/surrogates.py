@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from snntorch import surrogate as snn
 from torch import Tensor
 
@@ -44,28 +43,6 @@ SURROGATES = {
     "rectangle": (rectangle_derivative, 1.0),
 }
 """Name -> (derivative, the default of its one shape parameter: alpha, slope, width, width)."""
-
-
-class Spike(torch.autograd.Function):
-    """Heaviside step forward, surrogate derivative backward: `Spike.apply(x, inclusive, surrogate, scale)`."""
-
-    @staticmethod
-    def forward(x: Tensor, inclusive: bool, surrogate: str, scale: float) -> Tensor:
-        """1 where `x > 0` (`x >= 0` if `inclusive`), else 0, of x's type."""
-        return (x >= 0 if inclusive else x > 0).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        """Keep `x` and the choice of surrogate."""
-        x, _, ctx.surrogate, ctx.scale = inputs
-        ctx.save_for_backward(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple:
-        """The gradient times the surrogate derivative at `x`."""
-        (x,) = ctx.saved_tensors
-        derivative, _ = SURROGATES[ctx.surrogate]
-        return grad * derivative(x, ctx.scale), None, None, None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -69,7 +69,12 @@ class AbsorbingStage(Stage):
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The diffusion's objective on a batch of token grids."""
         (tokens,) = batch
-        return self.diffusion.loss(self.model, tokens, self._on_device(generator))
+        early = self.global_step < self.config.early_part * self.total_steps
+        self.model.T = self.config.early_T if early and self.config.early_T else self.config.T
+        try:
+            return self.diffusion.loss(self.model, tokens, self._on_device(generator))
+        finally:
+            self.model.T = self.config.T
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

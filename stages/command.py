@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from spiking_vq.errors import InputError
+from spiking_vq.memory import keep_freed_memory
+
+COMPILE_FROM = 500
+"""Images from which on sampling compiles first: beyond the break-even if the kernels are on disk already, about
+at it if they are not."""
 
 
 def run_command(main: Callable[[list[str]], None]) -> None:
@@ -16,6 +23,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
 
     Ctrl-C exits with 130, as shells expect.
     """
+    keep_freed_memory()
     try:
         main(sys.argv[1:])
     except InputError as error:
@@ -52,6 +60,21 @@ def parse_options(arguments: Sequence[str], defaults: dict[str, Any]) -> dict[st
     return options
 
 
+def recorded_command(module: str, arguments: Sequence[str]) -> str:
+    """The command line as a results file tells it; of an absolute path only the last part.
+
+    Args:
+        module: such as `stages.train`.
+        arguments: `key=value` strings, or a stage's name.
+    """
+    return shlex.join(["python", "-m", module, *map(_portable, arguments)])
+
+
+def _portable(argument: str) -> str:
+    key, separator, value = argument.partition("=")
+    return key + separator + (Path(value).name if Path(value).is_absolute() else value)
+
+
 def check_device(name: str) -> None:
     """Raise `InputError` unless torch can compute on the device of this name."""
     try:
@@ -59,3 +82,18 @@ def check_device(name: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device={name} cannot be used here ({reason}): try device=cpu") from error
+
+
+def can_compile() -> bool:
+    """Whether `torch.compile` works here, found out by trying; if not, say so."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8))
+    except Exception as error:  # whatever a missing compiler or header surfaces as
+        print(f"torch.compile does not work here ({type(error).__name__}): going on without it, which is slower")
+        return False
+    return True
+
+
+def worth_compiling(num_images: int) -> bool:
+    """Whether sampling so many images takes longer than what compiling saves on them, and compiling works."""
+    return num_images >= COMPILE_FROM and can_compile()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -37,7 +36,7 @@ from spiking_vq.metrics.codebook import perplexity
 from spiking_vq.metrics.fid import fid
 from spiking_vq.metrics.inception import BATCH, WEIGHTS, Inception
 from spiking_vq.models.vq_svae import VQSVAE
-from stages.command import check_device, parse_options, run_command
+from stages.command import check_device, parse_options, recorded_command, run_command, worth_compiling
 from stages.machine import describe_machine
 
 OPTIONS = {
@@ -52,6 +51,7 @@ OPTIONS = {
     "order": str,
     "temperature": float,
     "device": "cpu",
+    "precision": "fp32",
     "data_dir": "data",
     "runs": "runs",
     "results": "results",
@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> None:
     told = [] if only == "all" else [only]
     path = Path(options["results"]) / options["data"] / options["preset"] / f"evaluation{_suffix(options, told)}.json"
     with atomic_write(path) as temporary:  # opened first: a place that cannot be written to is found before the work
-        report = {"command": shlex.join(["python", "-m", "stages.evaluate", *arguments])}
+        report = {"command": recorded_command("stages.evaluate", arguments)}
         report |= evaluate(subject, options, path.parent)
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     print_table(report)
@@ -124,7 +124,9 @@ def find_subject(options: dict[str, Any]) -> Subject:
         subject = Subject(path, config, vq_svae, None)
     else:
         path = find_model("absorbing", **place)
-        generator = LatentGenerator.from_pretrained(path, options["device"])
+        generator = LatentGenerator.from_pretrained(
+            path, options["device"], options["precision"], compile=worth_compiling(options["n"])
+        )
         subject = Subject(path, generator.config, generator.model.vq_svae, generator)
     for key in ("data", "preset"):
         trained = getattr(subject.config, key)
@@ -152,7 +154,8 @@ def evaluate(subject: Subject, options: dict[str, Any], out: Path) -> dict[str, 
     compared = {"floor": training}
     if generator is not None:
         samples, seconds = draw(generator, len(training), seed, dict(report["sampler"]))
-        report["sampler"] |= {"seconds": seconds, "images_per_second": len(training) / seconds}
+        report["sampler"] |= {"precision": generator.precision, "seconds": seconds}
+        report["sampler"]["images_per_second"] = len(training) / seconds
         report["likelihood"] = measure_likelihood(generator, held_out[:LIKELIHOOD_IMAGES], seed)
         compared["samples"] = samples.images
         write_picture(out / f"samples{suffix}.png", samples.images[:PICTURED], 8)
@@ -193,7 +196,7 @@ def describe(subject: Subject, data: ImageData, options: dict[str, Any]) -> dict
         "only": options["only"],
         "split": options["split"],
         "seed": options["seed"],
-        "checkpoint": {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+        "checkpoint": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
         "machine": describe_machine(options["device"]),
         "counts": counts,
         "neuron": config.neuron,

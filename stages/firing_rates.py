@@ -16,7 +16,7 @@ from spiking_vq.checkpoint import atomic_write
 from spiking_vq.data import load_dataset, to_unit
 from spiking_vq.errors import require
 from spiking_vq.generators import CHUNK, LatentGenerator, find_model
-from stages.command import check_device, parse_options, run_command
+from stages.command import check_device, parse_options, recorded_command, run_command
 
 OPTIONS = {
     "data": "mnist",
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
     report = {
         "data": config.data,
         "preset": config.preset,
-        "command": " ".join(["python -m stages.firing_rates", *arguments]),
+        "command": recorded_command("stages.firing_rates", arguments),
         "images": {"vq_svae": len(images), "absorbing": n},
         "vq_svae": {"T": config.vq_svae.T, "firing_rate": rates(stage1)},
         "absorbing": {"T": config.T, "firing_rate": rates(stage2)},

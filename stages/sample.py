@@ -17,7 +17,7 @@ from tqdm import tqdm
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.errors import InputError
 from spiking_vq.generators import LatentGenerator, find_model
-from stages.command import check_device, parse_options, run_command
+from stages.command import check_device, parse_options, run_command, worth_compiling
 
 OPTIONS = {
     "data": "mnist",
@@ -41,7 +41,9 @@ def main(arguments: list[str]) -> None:
     check_device(options["device"])
     place = {key: options[key] for key in ("data", "preset", "runs", "ckpt")}
     path = find_model("absorbing", **place)
-    generator = LatentGenerator.from_pretrained(path, options["device"], options["precision"])
+    generator = LatentGenerator.from_pretrained(
+        path, options["device"], options["precision"], compile=worth_compiling(options["n"])
+    )
     config = generator.config
     out = Path(options["out"] or Path(options["runs"]) / config.data / config.preset / "samples")
     claim_folder(out)

@@ -93,7 +93,7 @@ class Stage(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW, warm-up, then constant or cosine."""
         train = self.config.train
-        optimizer = torch.optim.AdamW(self.model.parameters(), train.lr, weight_decay=train.weight_decay)
+        optimizer = torch.optim.AdamW(self.model.parameters(), train.lr, weight_decay=train.weight_decay, fused=True)
 
         def factor(step: int) -> float:
             warmup = min(1.0, (step + 1) / (train.warmup_steps + 1))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -20,8 +19,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from spiking_vq.checkpoint import atomic_write, save_model
 from spiking_vq.config import load_config
 from spiking_vq.errors import InputError
+from spiking_vq.scan import compiled
 from stages.absorbing import AbsorbingStage
-from stages.command import check_device, run_command
+from stages.command import can_compile, check_device, recorded_command, run_command
 from stages.machine import describe_machine
 from stages.run_folder import AtomicCheckpointIO, KeepRun, MetricsTable, RunBar, RunFolder
 from stages.stage import Stage
@@ -68,8 +68,6 @@ def fit(stage: Stage, folder: RunFolder) -> None:
     table = MetricsTable(folder.metrics)
     keep = KeepRun(folder, table, train.val_every, train.save_every)
     bar = RunBar(f"{config.stage} {config.data} {config.preset}", refresh_rate=1 if sys.stderr.isatty() else 50)
-    if train.compile and can_compile():
-        stage.model.compile()
     _quiet_lightning()
     trainer = Trainer(
         max_steps=stage.total_steps,
@@ -86,7 +84,8 @@ def fit(stage: Stage, folder: RunFolder) -> None:
     resume = folder.last if folder.last.exists() else None
     print(f"{folder.path}: {stage.total_steps} steps" + (f", resuming from {resume}" if resume else ""))
     try:
-        trainer.fit(stage, ckpt_path=resume, weights_only=True)
+        with compiled(train.compile and can_compile()):
+            trainer.fit(stage, ckpt_path=resume, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
         print("the same command resumes", file=sys.stderr)
         raise KeyboardInterrupt from None
@@ -102,7 +101,7 @@ def summary(stage: Stage, keep: KeepRun, table: MetricsTable) -> dict[str, Any]:
     config = stage.config
     logged = [(step, row["loss"]) for step, row in sorted(table.rows.items()) if "loss" in row]
     return {
-        "command": shlex.join(["python", "-m", "stages.train", *sys.argv[1:]]),
+        "command": recorded_command("stages.train", sys.argv[1:]),
         "data": config.data,
         "preset": config.preset,
         "stage": config.stage,
@@ -115,16 +114,6 @@ def summary(stage: Stage, keep: KeepRun, table: MetricsTable) -> dict[str, Any]:
         "validation": {key: value for key, value in table.rows[keep.best_step].items() if key.startswith("val/")},
         "machine": describe_machine(config.device),
     }
-
-
-def can_compile() -> bool:
-    """Whether `torch.compile` works here, found out by trying; if not, say so."""
-    try:
-        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8))
-    except Exception as error:  # whatever a missing compiler or header surfaces as
-        print(f"torch.compile does not work here ({type(error).__name__}): training without it, which is slower")
-        return False
-    return True
 
 
 def _quiet_lightning() -> None:

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from spiking_vq.diffusion.absorbing import LOSSES, ORDERS, AbsorbingDiffusion, halton_order, unmask_schedule
+from spiking_vq.diffusion.absorbing import LOSSES, ORDERS, AbsorbingDiffusion, call_plan, halton_order, unmask_schedule
 from spiking_vq.errors import InputError
 
 K, N = 3, 2  # the enumerable case
@@ -241,10 +241,12 @@ def test_bf16_logits_are_scored_in_float32():
 @pytest.mark.parametrize("sample_steps", [1, 5, 12, None])
 def test_oracle_comes_back_and_visible_tokens_never_change(order, sample_steps):
     diffusion = AbsorbingDiffusion((3, 4), 5)
-    images = torch.randint(5, (6, 3, 4), generator=seeded())
+    images = torch.randint(1, 5, (6, 3, 4), generator=seeded())
     recorder = Recorder(oracle(images, 5))
     assert torch.equal(diffusion.sample(recorder, list(range(6)), order=order, sample_steps=sample_steps), images)
-    assert all(((tokens == images) | (tokens == 5)).all() for tokens, _ in recorder.calls)
+    for tokens, _ in recorder.calls:
+        done = (tokens == 0).all(2).all(1)  # its place in the batch has no image any more
+        assert ((tokens == images) | (tokens == 5))[~done].all()
     remaining = torch.tensor(recorder.num_masked(5))
     assert (remaining[0] == 12).all()
     assert (remaining.diff(dim=0) <= 0).all()
@@ -278,6 +280,34 @@ def test_bernoulli_call_is_uniform_and_empty_calls_are_skipped():
     remaining = [masked for (masked,) in recorder.num_masked(5)]
     assert len(remaining) < 12
     assert remaining == sorted(set(remaining), reverse=True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("order", ORDERS)
+def test_images_share_a_smaller_or_larger_batch(order, batch_size):
+    """Every image has its own calls at its own times, whichever place of the batch it has."""
+    diffusion, recorder = AbsorbingDiffusion((3, 4), 5), Recorder(mixing_denoiser)
+    known = torch.full((5, 3, 4), 5)
+    known[1, 0], known[3] = 2, 4  # the last one needs no call
+    options = {"order": order, "sample_steps": 7, "known": known}
+    expected = diffusion.sample(mixing_denoiser, list(range(5)), **options)
+    assert torch.equal(diffusion.sample(recorder, list(range(5)), batch_size=batch_size, **options), expected)
+    assert {len(tokens) for tokens, _ in recorder.calls} == {batch_size}
+
+
+def test_call_plan_by_hand():
+    """Two places, images with 2, 1, no and 3 calls."""
+    unmask_call = torch.tensor([[0, 4, 4], [3, 3, -1], [-1, -1, -1], [1, 2, 5]]).unsqueeze(1)
+    rows, calls = call_plan(unmask_call, 2, idle=9)
+    assert rows.tolist() == [[0, 1], [0, 3], [4, 3], [4, 3]]
+    assert calls.tolist() == [[0, 3], [4, 1], [9, 2], [9, 5]]
+
+
+def test_bernoulli_leaves_out_the_calls_that_unmask_nothing():
+    recorder, n, steps = Recorder(mixing_denoiser), 200, 12
+    AbsorbingDiffusion((3, 4), 5).sample(recorder, list(range(n)), order="bernoulli", batch_size=4)
+    expected = n * steps * (1 - (1 - 1 / steps) ** steps)
+    assert 4 * len(recorder.calls) == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -392,6 +422,7 @@ def test_constructor_errors(arguments, message):
         ({"known": torch.full((2, 3, 4), -1)}, r"0\.\.4, or 5"),
         ({"known": torch.full((2, 3, 4), 6)}, r"0\.\.4, or 5"),
         ({"seeds": []}, "at least one seed"),
+        ({"batch_size": 0}, "batch_size must be at least 1.*got 0"),
     ],
 )
 def test_sample_errors(options, message):

@@ -1,6 +1,6 @@
 import json
 import pickle
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from torch import nn
 
 from spiking_vq import checkpoint
 from spiking_vq.checkpoint import FORMAT, LatentModel, atomic_write, build_model, fingerprint, load_model, save_model
+from spiking_vq.config import differences
 from spiking_vq.errors import InputError
 
 
@@ -97,7 +98,7 @@ def test_fingerprint_changes_with_any_weight(latent_model):
     whole = fingerprint(latent_model)
     for name, value in latent_model.state_dict().items():
         before = value.clone()
-        value.view(-1)[-1] += 1
+        value[(-1,) * value.dim()] += 1
         assert fingerprint(latent_model) != whole, name
         value.copy_(before)
     assert fingerprint(latent_model) == whole
@@ -226,6 +227,16 @@ def test_a_failing_save_leaves_the_old_file(monkeypatch, path, vq_svae, vq_svae_
         save_model(path, vq_svae, vq_svae_config)
     assert path.read_bytes() == old
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_model_file_names_no_place_of_this_machine(tmp_path, latent_model, absorbing_config):
+    stage1 = replace(absorbing_config.vq_svae, data_dir="/home/me/data", runs="/home/me/runs", device="cuda:1")
+    config = replace(absorbing_config, data_dir="/home/me/data", stage1="/home/me/model.safetensors", vq_svae=stage1)
+    save_model(tmp_path / "model.safetensors", latent_model, config)
+    assert b"/home/me" not in (tmp_path / "model.safetensors").read_bytes()
+    _, loaded = load_model(tmp_path / "model.safetensors")
+    assert differences(config, loaded) == []
+    assert (loaded.vq_svae.data_dir, loaded.vq_svae.device, loaded.stage1) == ("data", "cpu", None)
 
 
 def test_a_model_file_is_as_readable_as_any_other(tmp_path, vq_svae, vq_svae_config):

@@ -15,7 +15,7 @@ from spiking_vq import generators
 from spiking_vq.checkpoint import build_model, save_model
 from spiking_vq.config import AbsorbingConfig, DenoiserOptions, SampleOptions, VQSVAEConfig, VQSVAEOptions
 from stages import firing_rates, publish, recognise, sample, train
-from stages.command import parse_options, run_command
+from stages.command import parse_options, recorded_command, run_command
 
 ROOT = Path(__file__).parent.parent
 
@@ -199,6 +199,13 @@ def test_options_take_the_types_of_their_defaults():
         "order": "random",
         "ckpt": None,
     }
+
+
+def test_recorded_commands_name_no_place_of_this_machine():
+    arguments = ["vq_svae", "data_dir=/home/me/data", "runs=runs", "ckpt=spiking_vq/zoo/a.safetensors"]
+    assert recorded_command("stages.train", arguments) == (
+        "python -m stages.train vq_svae data_dir=data runs=runs ckpt=spiking_vq/zoo/a.safetensors"
+    )
 
 
 def test_make_help_lists_every_target():

@@ -177,6 +177,14 @@ def test_relu_sets_T():
     assert load().T == 16
     assert load("neuron=relu").T == 1
     assert load("neuron=relu", "T=1").T == 1
+    twin = load_config("absorbing", CONFIGS / "absorbing/base.yaml", ["neuron=relu"])
+    assert (twin.T, twin.early_T) == (1, None)
+
+
+@pytest.mark.parametrize("override", ["early_T=0", "early_part=-0.1", "early_part=1.5"])
+def test_bad_first_part_is_named(override):
+    with pytest.raises(InputError, match=override.split("=")[0]):
+        load_config("absorbing", CONFIGS / "absorbing/base.yaml", [override])
 
 
 def test_unknown_stage():

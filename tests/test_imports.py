@@ -9,7 +9,10 @@ ROOT = Path(__file__).parent.parent
 LEVELS = {
     "errors": 0,
     "config": 1,
-    "surrogates": 0.5,
+    "memory": 0,
+    "surrogates": 0.25,
+    "dynamics": 0.5,
+    "scan": 0.75,
     "neurons": 1,
     "data": 1,
     "diffusion": 1,

@@ -204,10 +204,11 @@ def test_adaptive_drives_a_neuron_with_a_constant_current():
     generate, vectors = SPIKE_GENERATORS["adaptive"](D, 6, LIF), 3 * torch.randn(3, D, 2, 5)
     conv, norm = generate.current
     spk = generate(vectors)
-    assert torch.equal(spk, LIF()(norm(conv(vectors)).repeat(6, 1, 1, 1, 1)))
+    assert torch.equal(spk, LIF()(norm(conv(vectors).unsqueeze(0)).value().repeat(6, 1, 1, 1, 1)))
     assert 0 < spk.mean() < 1
     spk.sum().backward()
     assert all((weight.grad != 0).any() for weight in (conv.weight, norm.weight, norm.bias))
+    assert (norm.synapse_bias.grad == 0).all()
     assert isinstance(conv, nn.Conv2d)
     assert conv.kernel_size == (1, 1)
 

@@ -99,12 +99,12 @@ def real_valued_synapses(seen):
     return [name for name, inputs in seen.items() if not is_binary(inputs[0])]
 
 
-def test_sdid_has_one_real_valued_synapse():
+def test_sdids_spikes_reach_every_synapse_between_the_first_and_the_last():
     model = awake("sdid")
     seen = record(synapses(model))
     model(tokens_of(), times())
-    assert real_valued_synapses(seen) == ["stem.0"]
-    assert seen.keys() == {"stem.0", "readout.0", *(f"blocks.{index}.0" for index in (0, 2, 4, 6))}
+    assert real_valued_synapses(seen) == ["stem.0", "readout"]  # the latter reads rates: the mean over its steps
+    assert seen.keys() == {"stem.0", "readout", *(f"blocks.{index}.0" for index in (0, 2, 4, 6))}
 
 
 def test_token_denoiser_blocks_see_spikes_only():
@@ -118,7 +118,7 @@ def test_token_denoiser_blocks_see_spikes_only():
 def test_token_denoiser_reads_out_as_it_would_step_by_step():
     model = awake("token")
     seen = []
-    model.blocks.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model.last_neuron.observer = seen.append
     logits = model(tokens_of(), times())
     assert seen[0].shape == (T, 6, 2 * 8, *GRID)
     assert is_binary(seen[0])
@@ -127,12 +127,14 @@ def test_token_denoiser_reads_out_as_it_would_step_by_step():
 
 def test_sdid_reads_out_first_and_last_spikes_averaged_over_time():
     model = awake("sdid")
-    seen = record({"readout": model.readout, "second": model.blocks[0]})
+    spikes = []
+    model.first_neuron.observer = model.last_neuron.observer = spikes.append
     logits = model(tokens_of(), times())
-    (spk,), (first,) = seen["readout"], seen["second"]
-    assert spk.shape == (T, 6, (4 + 1) * 8, *GRID)
-    assert torch.equal(spk[:, :, -8:], first)
-    torch.testing.assert_close(logits, model.readout[0](spk.mean(0)))
+    first, last = spikes
+    assert first.shape == (T, 6, 8, *GRID)
+    assert last.shape == (T, 6, 4 * 8, *GRID)
+    steps = [model.readout(torch.cat(spk, dim=1)) for spk in zip(last, first, strict=True)]
+    torch.testing.assert_close(logits, torch.stack(steps).mean(0))
 
 
 # ---------------------------------------------------------------- the embedding and the reach of TokenDenoiser
@@ -143,9 +145,8 @@ def test_current_is_token_embedding_plus_position_embedding():
     seen = record({"blocks": model.blocks})["blocks"]
     model(tokens, times())
     expected = model.token_embedding.weight[tokens[2, 1, 3]] + model.position_embedding[:, 1, 3]
-    for step in range(T):
-        torch.testing.assert_close(seen[0][step, 2, :, 1, 3], expected)
-    assert len(seen[0]) == T
+    torch.testing.assert_close(seen[0].value()[0, 2, :, 1, 3], expected)
+    assert seen[0].shape == (T, *tokens.shape[:1], model.readout.in_channels // 2, *GRID)
 
 
 def test_places_differ_even_if_all_are_masked():

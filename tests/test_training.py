@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from spiking_vq.checkpoint import load_model
+from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.errors import InputError
 from stages import train
 from stages.stage import Stage, averaged
@@ -117,6 +119,21 @@ def test_resumed_run_equals_the_unbroken_one(unbroken, tmp_path, monkeypatch, ar
     torch.rand(died_at)  # whatever the global random state is, the run does not depend on it
     train.main(arguments)
     assert_same_run(folder, unbroken / arguments[0])
+
+
+def test_stage_2_begins_with_fewer_spiking_steps(unbroken, tmp_path, monkeypatch):
+    seen, whole = [], AbsorbingDiffusion.loss
+
+    def watched(self, denoiser, *rest):
+        seen.append((denoiser.training, denoiser.T))
+        return whole(self, denoiser, *rest)
+
+    monkeypatch.setattr(AbsorbingDiffusion, "loss", watched)
+    stage1 = unbroken / "vq_svae/model.safetensors"
+    train.main([*STAGE2, "T=3", "early_T=1", "early_part=0.4", f"runs={tmp_path}", f"stage1={stage1}"])
+    assert [T for training, T in seen if training] == [1, 1, 1, 1, 3, 3, 3, 3, 3, 3]
+    assert {T for training, T in seen if not training} == {3}
+    assert load_model(tmp_path / "digits/base/absorbing/model.safetensors")[0].denoiser.T == 3
 
 
 def test_killed_process_resumes_to_the_same_weights(unbroken, tmp_path):

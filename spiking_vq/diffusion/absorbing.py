@@ -211,6 +211,7 @@ class AbsorbingDiffusion:
         order: str = "random",
         temperature: float = 1.0,
         known: Tensor | None = None,
+        batch_size: int | None = None,
         device: torch.device | str | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
@@ -218,18 +219,21 @@ class AbsorbingDiffusion:
 
         Every position is unmasked in exactly one call of the denoiser and then never changes. So `unmask_schedule`
         first decides which call that is, and one loop serves every order. Call c in 0..S-1 is told
-        t = ceil(N (1 - c / S)). Calls in which no image unmasks anything are skipped: their output would not be used.
+        t = ceil(N (1 - c / S)). An image skips the calls in which it unmasks nothing, as their output would not be
+        used, and leaves its place in the batch to the next one when it is done: see `call_plan`.
 
         Each image draws all its noise, 4 N (K + 1) bytes, from its own seed on the CPU: it is the same in any batch and
         on any device, up to the rounding of the denoiser.
 
         Args:
-            denoiser: called at most sample_steps times.
+            denoiser: called with batch_size images each time, not all of them at the same t.
             seeds: one for each image.
             sample_steps: S in 1..N, the number of calls over which the positions are spread; None means N.
             order: "bernoulli", "random" or "halton", see `unmask_schedule`.
             temperature: of the softmax the tokens are drawn from, >= 0; 0 takes the most probable token.
             known: int64 [B, h, w] in 0..K, mask_id where free; its other tokens come back unchanged.
+            batch_size: images in each call; None means all. An image's place and batch size, hence its rounding, do not
+                depend on the images after it.
             device: where to sample; None means where `known` is, or torch's default device.
             progress: called as progress(calls_done, calls_total) after each call of the denoiser.
 
@@ -241,19 +245,26 @@ class AbsorbingDiffusion:
         """
         sample_steps = self.diffusion_steps if sample_steps is None else sample_steps
         self._check_sampling(seeds, sample_steps, order, temperature, known)
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, or None for all images at once; got {batch_size}.")
+        n, batch_size = len(seeds), batch_size or len(seeds)
 
-        tokens = self.prior(len(seeds), device) if known is None else known.to(device, torch.int64, copy=True)
-        order_noise, gumbel = (noise.to(tokens.device) for noise in self._noise(seeds))
-        unmask_call = unmask_schedule(order, order_noise, tokens == self.mask_id, sample_steps)
-
-        calls = unmask_call[unmask_call >= 0].unique().tolist()
-        for done, call in enumerate(calls, start=1):
-            time = self.diffusion_steps - self.diffusion_steps * call // sample_steps  # the ceil, in integers
-            t = torch.full((len(tokens),), time, device=tokens.device)
-            tokens = unmask(denoiser, tokens, t, unmask_call == call, gumbel, temperature)
+        tokens = self.prior(n, device) if known is None else known.to(device, torch.int64, copy=True)
+        order_noise, gumbel = self._noise(seeds)
+        unmask_call = unmask_schedule(order, order_noise, (tokens == self.mask_id).cpu(), sample_steps)
+        rows, calls = (plan.to(tokens.device) for plan in call_plan(unmask_call, batch_size, idle=sample_steps))
+        # after the images, a row for each place in the batch, to be worked on when it has no image
+        tokens, unmask_call, gumbel = (
+            torch.cat([x.to(tokens.device), x.new_zeros(batch_size, *x.shape[1:]).to(tokens.device)])
+            for x in (tokens, unmask_call, gumbel)
+        )
+        times = (self.diffusion_steps - self.diffusion_steps * calls // sample_steps).clamp(min=1)  # integers' ceil
+        for done, (row, call, t) in enumerate(zip(rows, calls, times, strict=True), start=1):
+            chosen = unmask_call[row] == call.view(-1, 1, 1)
+            tokens[row] = unmask(denoiser, tokens[row], t, chosen, gumbel[row], temperature)
             if progress is not None:
-                progress(done, len(calls))
-        return tokens
+                progress(done, len(rows))
+        return tokens[:n]
 
     def _noise(self, seeds: list[int]) -> tuple[Tensor, Tensor]:
         """Uniform order noise [B, N] and Gumbel noise [B, K, h, w], every image from its own CPU generator."""
@@ -372,6 +383,31 @@ def unmask_schedule(order: str, order_noise: Tensor, free: Tensor, sample_steps:
         num_free = free.sum((1, 2)).clamp(min=1)[:, None]
         call = by_score.argsort(dim=1) * num_free.clamp(max=sample_steps) // num_free
     return call.view_as(free).masked_fill(~free, -1)
+
+
+def call_plan(unmask_call: Tensor, batch_size: int, idle: int) -> tuple[Tensor, Tensor]:
+    """Which image, in which of its calls, has each place of the batch in each round.
+
+    An image takes the place that is free first and keeps it for all its calls, one a round; calls in which it unmasks
+    nothing do not occur. So with the Bernoulli order of N calls about a third of the work is never done.
+
+    Args:
+        unmask_call: int64 [n, h, w], what `unmask_schedule` gave.
+        batch_size: places.
+        idle: the call of a place without an image.
+
+    Returns:
+        rows, calls: int64 [rounds, batch_size]. A row from n on, n + place, is that of a place without an image.
+    """
+    places: list[list[tuple[int, int]]] = [[] for _ in range(batch_size)]
+    for row, calls in enumerate(unmask_call.flatten(1).tolist()):
+        free = min(range(batch_size), key=lambda place: len(places[place]))
+        places[free] += [(row, call) for call in sorted(set(calls) - {-1})]
+    rounds = max(map(len, places))
+    for place, jobs in enumerate(places):
+        jobs += [(len(unmask_call) + place, idle)] * (rounds - len(jobs))
+    rows, calls = torch.tensor(places).view(batch_size, rounds, 2).permute(2, 1, 0)
+    return rows, calls
 
 
 def halton_order(grid: tuple[int, int]) -> Tensor:

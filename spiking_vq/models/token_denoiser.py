@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from spiking_vq.errors import require
-from spiking_vq.layers import GridMixer, NeuronFactory, OverTime, SpikingResidual, conv_norm, direct_coding
+from spiking_vq.layers import GridMixer, NeuronFactory, SpikingResidual, conv_norm, direct_coding
+from spiking_vq.neurons import firing_rate, rate_weights
 
 
 class SDID(nn.Module):
@@ -41,17 +42,19 @@ class SDID(nn.Module):
         widths = [width * factor for factor in (1, 2, 4, 8, 4)]
         self.stem = conv_norm(2, width)
         self.first_neuron = neuron()
-        self.blocks = nn.Sequential(
-            *(module for before, after in pairwise(widths) for module in (conv_norm(before, after), neuron()))
-        )
-        self.readout = OverTime(nn.Conv2d(widths[-1] + width, codebook_size, 3, padding=1))
+        first, *others = (conv_norm(before, after) for before, after in pairwise(widths))
+        self.blocks = nn.Sequential(first, *(module for synapse in others for module in (neuron(), synapse)))
+        self.last_neuron = neuron()
+        self.readout = nn.Conv2d(widths[-1] + width, codebook_size, 3, padding=1)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
         """Logits [B, K, h, w] of `tokens` [B, h, w] at diffusion times `t` [B]."""
         planes = torch.stack([tokens.float(), t.view(-1, 1, 1).expand(tokens.shape).float()], dim=1)
         first = self.first_neuron(direct_coding(self.stem(planes.unsqueeze(0)), self.T))
-        last = self.blocks(first)
-        return self.readout(torch.cat([last, first], dim=2)).mean(0)
+        last = self.last_neuron.integrate(self.blocks(first), rate_weights(self.T))
+        # of the mean over time: the convolution is linear
+        return self.readout(torch.cat([last, firing_rate(first)], dim=1))
 
 
 class TokenDenoiser(nn.Module):
@@ -100,15 +103,16 @@ class TokenDenoiser(nn.Module):
             ),
             neuron(),
             conv_norm(width, 2 * width, kernel_size=1),
-            neuron(),
         )
+        self.last_neuron = neuron()
         self.readout = nn.Conv2d(2 * width, codebook_size, 1)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
         """Logits [B, K, h, w] of `tokens` [B, h, w]; `t` is not used."""
         current = self.token_embedding(tokens).movedim(-1, 1) + self.position_embedding
-        spk = self.blocks(direct_coding(current.unsqueeze(0), self.T))
-        return self.readout(spk.mean(0))
+        current = self.blocks(direct_coding(current.unsqueeze(0), self.T))
+        return self.readout(self.last_neuron.integrate(current, rate_weights(self.T)))
 
 
 DENOISERS = {"sdid": SDID, "token": TokenDenoiser}

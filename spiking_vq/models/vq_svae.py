@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiking_vq.errors import InputError, require
-from spiking_vq.layers import NeuronFactory, OverTime, SpikingResidual, conv_norm, direct_coding, up_conv_norm
+from spiking_vq.layers import MembraneReadout, NeuronFactory, SpikingResidual, conv_norm, direct_coding, up_conv_norm
 from spiking_vq.metrics.codebook import perplexity
 from spiking_vq.neurons import decayed_sum, firing_rate, psp_trace
 from spiking_vq.quantize import SPIKE_GENERATORS, Quantized, VectorQuantizer
@@ -157,13 +157,13 @@ class VQSVAE(nn.Module):
             up_conv_norm(inner if entry else embedding_dim, inner),
             neuron(),
             up_conv_norm(inner, outer),
-            neuron(),
-            OverTime(readout := nn.ConvTranspose2d(outer, in_channels, 3, padding=1)),
         )
+        self.readout = MembraneReadout(neuron(), nn.ConvTranspose2d(outer, in_channels, 3, padding=1))
         # PyTorch takes a transposed convolution's fan-in from its output channels: six times too wide a start here, all
         # of it in the flat part of the tanh.
-        fan_in = outer * readout.kernel_size[0] * readout.kernel_size[1]
-        nn.init.uniform_(readout.weight, -(fan_in**-0.5), fan_in**-0.5)
+        fan_in = outer * 3 * 3
+        nn.init.uniform_(self.readout.synapse.weight, -(fan_in**-0.5), fan_in**-0.5)
+        self.to(memory_format=torch.channels_last)
 
     @property
     def codebook_size(self) -> int:
@@ -189,7 +189,7 @@ class VQSVAE(nn.Module):
 
         `sum_t 0.8^(T-1-t) y[t]`, y the un-thresholded output of the last layer.
         """
-        return decayed_sum(self.decoder(spk).float())
+        return self.readout(self.decoder(spk))
 
     def reconstruct(self, potential: Tensor) -> Tensor:
         """Images minus 0.5 of the read-out's potential, both [B, C, H, W].
