@@ -1,7 +1,8 @@
 """Measure every case: `python -m stages.bench [rounds=5] [only=TEXT] [out=results/bench.json]`.
 
 The variants of a case are alive at once, each in its own process, and take turns, so that a change in the machine's
-speed meets them all alike. Times are medians over the rounds, spread is their range, ratios are of times per image.
+speed meets them all alike. Times are medians over the rounds, spread is their range, ratios are of times per image, or
+per unit of work where an image is not the same work for all variants.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ def measure(case: Case, rounds: int) -> list[dict[str, Any]]:
                 worker.close()
     reference, *_ = case.variants
     per_image = {name: median(times[name]) / variant.images for name, variant in case.variants.items()}
+    per_work = {name: per_image[name] / variant.work for name, variant in case.variants.items()}
     return [
         {
             "name": case.name,
@@ -105,7 +107,7 @@ def measure(case: Case, rounds: int) -> list[dict[str, Any]]:
             "median_s": median(times[name]),
             "spread_s": max(times[name]) - min(times[name]),
             "images_per_second": 1 / per_image[name],
-            "ratio": per_image[reference] / per_image[name],
+            "ratio": per_work[reference] / per_work[name],
             "target": variant.targets,
             "first_s": workers[name].first_s,
             "peak_mb": peaks[name],

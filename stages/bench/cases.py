@@ -38,6 +38,7 @@ class Variant:
     Attributes:
         build: gives the function to time.
         images: how many it handles; times are compared by image.
+        work: of one image, where it is not the same for all variants: times are compared by it.
         dtype: float32, or bfloat16 by autocast.
         compile: compile the neurons' kernels.
         ours: uses the package, with its allocator settings.
@@ -46,6 +47,7 @@ class Variant:
 
     build: Callable[[], Run]
     images: int = BATCH
+    work: float = 1.0
     dtype: str = "float32"
     compile: bool = False
     ours: bool = True
@@ -140,28 +142,32 @@ def neuron_case(shape: tuple[int, ...], backward: bool) -> Case:
 # Training steps
 
 
-def configured(preset: str) -> tuple[Config, Config]:
-    """Both stages' configurations for 1x28x28 images."""
-    stage1, stage2 = (load_config(stage, CONFIGS / stage / f"{preset}.yaml") for stage in ("vq_svae", "absorbing"))
-    stage1.image_shape = stage2.image_shape = [1, 28, 28]
+def configured(preset: str, *overrides: str) -> tuple[Config, Config]:
+    """Both stages' configurations for grey images, 28x28 unless an override says so."""
+    stage1, stage2 = (
+        load_config(stage, CONFIGS / stage / f"{preset}.yaml", overrides) for stage in ("vq_svae", "absorbing")
+    )
+    size = stage1.image_size or 28
+    stage1.image_shape = stage2.image_shape = [1, size, size]
     stage2.vq_svae = stage1
     return stage1, stage2
 
 
-def tokens(codebook_size: int, n: int) -> Tensor:
+def tokens(codebook_size: int, n: int, grid: tuple[int, int] = (7, 7)) -> Tensor:
     """Token grids at random."""
-    return torch.randint(codebook_size, (n, 7, 7), generator=torch.Generator().manual_seed(0))
+    return torch.randint(codebook_size, (n, *grid), generator=torch.Generator().manual_seed(0))
 
 
-def network(preset: str, stage: str) -> tuple[nn.Module, Callable[[], Tensor]]:
+def network(preset: str, stage: str, *overrides: str) -> tuple[nn.Module, Callable[[], Tensor]]:
     """Our network of a stage, in training mode, and its loss on a batch of noise: pictures cost what noise costs."""
-    config1, config2 = configured(preset)
+    config1, config2 = configured(preset, *overrides)
+    vq_svae = build_vq_svae(config1).train()
     if stage == "vq_svae":
-        model = build_vq_svae(config1).train()
-        images = torch.rand(config1.train.batch_size, 1, 28, 28)
-        return model, lambda: model.loss(images)["loss"]
-    model, codes = build_denoiser(config2).train(), config1.model.codebook_size
-    return model, denoising_loss(model, codes, config2.train.batch_size, config2.loss)
+        images = torch.rand(config1.train.batch_size, *config1.image_shape)
+        return vq_svae, lambda: vq_svae.loss(images)["loss"]
+    batch = tokens(config1.model.codebook_size, config2.train.batch_size, vq_svae.grid)
+    model = build_denoiser(config2).train()
+    return model, denoising_loss(model, vq_svae.codebook_size, batch, config2.loss)
 
 
 def plain_network(stage: str) -> tuple[nn.Module, Callable[[], Tensor]]:
@@ -172,12 +178,12 @@ def plain_network(stage: str) -> tuple[nn.Module, Callable[[], Tensor]]:
         model, images = PlainVQSVAE(), torch.rand(BATCH, 1, 28, 28)
         return model, lambda: model.loss(images)
     model = PlainSDID()
-    return model, denoising_loss(model, K, BATCH, "reweighted")
+    return model, denoising_loss(model, K, tokens(K, BATCH), "reweighted")
 
 
-def denoising_loss(model: nn.Module, codebook_size: int, n: int, objective: str) -> Callable[[], Tensor]:
-    """The diffusion's loss on n token grids."""
-    diffusion, batch = AbsorbingDiffusion((7, 7), codebook_size, objective), tokens(codebook_size, n)
+def denoising_loss(model: nn.Module, codebook_size: int, batch: Tensor, objective: str) -> Callable[[], Tensor]:
+    """The diffusion's loss on token grids [B, h, w]."""
+    diffusion = AbsorbingDiffusion(tuple(batch.shape[1:]), codebook_size, objective)
     return lambda: diffusion.loss(model, batch)["loss"]
 
 
@@ -257,6 +263,34 @@ def training_case(preset: str, stage: str) -> Case:
     return Case(f"{preset} {stage} training step", variants)
 
 
+def scaling_case(stage: str) -> Case:
+    """A training step of `base` in bf16 at other batch sizes, T and image sizes: a ratio of 1 is linear."""
+    config = configured("base")[stage == "absorbing"]
+    batch_size, num_steps, size = config.train.batch_size, config.T, 28
+
+    def variant(n: int = batch_size, T: int = num_steps, side: int = size) -> tuple[str, Variant]:
+        overrides = f"train.batch_size={n}", f"T={T}", f"image_size={side}"
+        return f"batch {n}, T {T}, {side}x{side}", Variant(
+            lambda: training(*network("base", stage, *overrides), "bfloat16"),
+            n,
+            work=T / num_steps * (side / size) ** 2,
+            dtype="bfloat16",
+            compile=True,
+        )
+
+    return Case(
+        f"{stage} scaling",
+        dict(
+            [
+                variant(),
+                *(variant(n=n) for n in (8, 16, 32, 128, 256)),
+                *(variant(T=T) for T in (1, 2, 8, 16)),
+                *(variant(side=side) for side in (32, 64)),
+            ]
+        ),
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Sampling
 
@@ -326,4 +360,5 @@ CASES = [
     ),
     *(training_case(preset, stage) for preset in ("paper", "base") for stage in ("vq_svae", "absorbing")),
     sampling_case(),
+    *(scaling_case(stage) for stage in ("vq_svae", "absorbing")),
 ]
