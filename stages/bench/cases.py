@@ -38,20 +38,20 @@ class Variant:
     Attributes:
         build: gives the function to time.
         images: how many it handles; times are compared by image.
-        work: of one image, where it is not the same for all variants: times are compared by it.
         dtype: float32, or bfloat16 by autocast.
         compile: compile the neurons' kernels.
         ours: uses the package, with its allocator settings.
         targets: (must, aim) of the ratio to the case's first variant.
+        work: of one image, where it is not the same for all variants: times are compared by it.
     """
 
     build: Callable[[], Run]
     images: int = BATCH
-    work: float = 1.0
     dtype: str = "float32"
     compile: bool = False
     ours: bool = True
     targets: tuple[float, float] | None = None
+    work: float = 1.0
 
 
 @dataclass(frozen=True)
