@@ -16,9 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from spiking_vq.errors import InputError, require
+from spiking_vq.precision import PRECISIONS
 
-PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("constant", "cosine")
+STRATEGIES = ("auto", "ddp")
 
 
 @dataclass
@@ -69,7 +70,7 @@ class TrainOptions:
     """How to train.
 
     Attributes:
-        batch_size: images a step.
+        batch_size: images a step, on all devices together.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW, on all parameters.
         schedule: `constant`, or `cosine` from `lr` to 0 at the end of the run.
@@ -97,6 +98,22 @@ class TrainOptions:
 
 
 @dataclass
+class TrainerOptions:
+    """On how many devices to train.
+
+    Attributes:
+        devices: number of processes, each with its share of every batch; on `cpu` they share the cores.
+        strategy: `ddp`, Lightning's distributed data parallel; or `auto`, which takes it for several devices.
+        sync_batchnorm: batch norm sees the whole batch, not each device its share: the result is that of one device,
+            for one exchange more a layer each way.
+    """
+
+    devices: int = 1
+    strategy: str = "auto"
+    sync_batchnorm: bool = False
+
+
+@dataclass
 class SampleOptions:
     """Defaults of `sample`, which travel with the weights; see `AbsorbingDiffusion.sample`."""
 
@@ -120,7 +137,8 @@ class Config:
         neuron: `lif`, or `relu` for the non-spiking twin at T = 1.
         lif: the neuron's options.
         train: how to train.
-        precision: `fp32`, or `bf16` (autocast; membranes and parameters stay fp32).
+        trainer: on how many devices.
+        precision: `fp32`, `bf16` (autocast; membranes and parameters stay fp32) or `fp64`.
         device: torch's name of the device, such as `cpu` or `cuda`.
         data_dir: folder of the data sets.
         runs: folder of the run folders.
@@ -136,6 +154,7 @@ class Config:
     neuron: str = "lif"
     lif: LIFOptions = field(default_factory=LIFOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
+    trainer: TrainerOptions = field(default_factory=TrainerOptions)
     precision: str = "fp32"
     device: str = "cpu"
     data_dir: str = "data"
@@ -178,7 +197,7 @@ class AbsorbingConfig(Config):
 STAGES: dict[str, type[Config]] = {"vq_svae": VQSVAEConfig, "absorbing": AbsorbingConfig}
 
 # Where things are and what computes them does not change what is computed: a run may move.
-_PLACES = ("data_dir", "runs", "device", "stage1")
+_PLACES = ("data_dir", "runs", "device", "stage1", "devices", "strategy")
 
 # Filled in when training starts.
 _DERIVED = ("vq_svae.", "stage1_sha256", "image_shape")
@@ -298,8 +317,9 @@ def _check_keys(stage: str, layers: Iterable[Mapping[str, Any]], derived: bool) 
 
 
 def _check_values(config: Config) -> None:
-    train = config.train
+    train, trainer = config.train, config.trainer
     lengths = [length for length in (train.max_epochs, train.max_steps) if length is not None]
+    share = f"a multiple of trainer.devices, {trainer.devices}"
     checks = [
         (config.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", config.precision),
         (0 <= config.seed < 2**32, "seed", "in 0..2^32 - 1", config.seed),
@@ -312,6 +332,9 @@ def _check_values(config: Config) -> None:
         (0 <= train.ema_decay < 1, "train.ema_decay", "in [0, 1)", train.ema_decay),
         (train.val_every >= 1, "train.val_every", "at least 1", train.val_every),
         (train.save_every >= 1, "train.save_every", "at least 1", train.save_every),
+        (trainer.devices >= 1, "trainer.devices", "at least 1", trainer.devices),
+        (trainer.strategy in STRATEGIES, "trainer.strategy", f"one of {', '.join(STRATEGIES)}", trainer.strategy),
+        (train.batch_size % max(trainer.devices, 1) == 0, "train.batch_size", share, train.batch_size),
         (all(length >= 1 for length in lengths), "train.max_epochs and train.max_steps", "at least 1", lengths),
     ]
     if isinstance(config, AbsorbingConfig):

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from spiking_vq.checkpoint import LatentModel, load_model
-from spiking_vq.config import PRECISIONS, AbsorbingConfig
+from spiking_vq.config import AbsorbingConfig
 from spiking_vq.data import mix_seed, to_uint8, to_unit
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.errors import InputError, require
+from spiking_vq.precision import PRECISIONS, autocast, parameter_type
 from spiking_vq.scan import compiled
 
 ZOO = Path(__file__).parent / "zoo"
@@ -45,7 +46,7 @@ class LatentGenerator:
         model: both networks.
         config: the stage-2 configuration they were trained with.
         device: where to compute.
-        precision: `fp32`, or `bf16` (autocast; membranes stay fp32).
+        precision: `fp32`, `bf16` (autocast; membranes stay fp32) or `fp64`.
         compile: compile the neurons' kernels (`spiking_vq.scan`): faster from some hundred images on.
 
     Raises:
@@ -56,18 +57,18 @@ class LatentGenerator:
         self,
         model: LatentModel,
         config: AbsorbingConfig,
-        device: str = "cpu",
+        device: torch.device | str = "cpu",
         precision: str = "fp32",
         compile: bool = False,
     ) -> None:
         require(precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
-        self.model, self.config = model.to(device).eval(), config
+        self.model, self.config = model.to(device, parameter_type(precision)).eval(), config
         self.device, self.precision, self.compile = torch.device(device), precision, compile
         self.diffusion = AbsorbingDiffusion(model.vq_svae.grid, model.vq_svae.codebook_size, config.loss)
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, device: str = "cpu", precision: str = "fp32", compile: bool = False
+        cls, path: str | Path, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
     ) -> LatentGenerator:
         """Read a stage-2 `model.safetensors`; the other arguments are the constructor's.
 
@@ -97,6 +98,7 @@ class LatentGenerator:
         n: int,
         seed: int = 0,
         *,
+        first: int = 0,
         sample_steps: int | None = None,
         order: str | None = None,
         temperature: float | None = None,
@@ -107,6 +109,7 @@ class LatentGenerator:
         Args:
             n: how many, at least 1.
             seed: of the whole set.
+            first: number of the first image, a multiple of `GROUP`: a large set may be made in parts.
             sample_steps, order, temperature: see `AbsorbingDiffusion.sample`; None takes the file's own default.
             progress: called as `progress(images_done, n)` after each chunk.
 
@@ -114,8 +117,9 @@ class LatentGenerator:
             InputError: a value out of range.
         """
         require(n >= 1, "n, the number of images,", "at least 1", n)
+        require(first >= 0 and first % GROUP == 0, "first", f"a multiple of {GROUP}, 0 or more", first)
         free = torch.full((n, *self.model.vq_svae.grid), self.diffusion.mask_id)
-        return self._complete(free, seed, sample_steps, order, temperature, progress)
+        return self._complete(free, seed, sample_steps, order, temperature, first, progress)
 
     def inpaint(
         self,
@@ -158,20 +162,21 @@ class LatentGenerator:
         sample_steps: int | None,
         order: str | None,
         temperature: float | None,
+        first: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> Samples:
         """Fill in the masked places of `known` [n, h, w], in chunks of one size."""
         options = self.sampling(sample_steps, order, temperature)
         n, images, tokens = len(known), [], []
-        with compiled(self.compile), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            for first in range(0, n, GROUP):
-                group = known[first : first + GROUP]
+        with compiled(self.compile), autocast(self.precision, self.device):
+            for start in range(0, n, GROUP):
+                group = known[start : start + GROUP]
 
-                def tell(calls: int, of: int, first: int = first, held: int = len(group)) -> None:
+                def tell(calls: int, of: int, start: int = start, held: int = len(group)) -> None:
                     if progress is not None:
-                        progress(first + held * calls // of, n)
+                        progress(start + held * calls // of, n)
 
-                seeds = [mix_seed(seed, row) for row in range(first, first + len(group))]
+                seeds = [mix_seed(seed, first + row) for row in range(start, start + len(group))]
                 filled = self.diffusion.sample(
                     self.model.denoiser,
                     seeds,
@@ -184,7 +189,7 @@ class LatentGenerator:
                 tokens.append(filled)
             tokens = torch.cat(tokens)
             for rows, kept in _chunks(n):
-                spikes_from = torch.Generator().manual_seed(mix_seed(seed, int(rows[0]), 1))
+                spikes_from = torch.Generator().manual_seed(mix_seed(seed, first + int(rows[0]), 1))
                 decoded = to_uint8(self.model.vq_svae.decode(tokens[rows.to(self.device)], spikes_from))
                 images.append(decoded[:kept].cpu())
         return Samples(torch.cat(images), tokens.cpu())

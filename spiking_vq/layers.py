@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from spiking_vq.distributed import num_ranks
 from spiking_vq.neurons import decay_weights
 from spiking_vq.scan import Current, Norm, as_current, batch_statistics
 
@@ -46,7 +47,12 @@ class BatchNorm(nn.BatchNorm2d):
     Args:
         num_channels: C.
         synapse_bias: the synapse has a bias.
+
+    Attributes:
+        synchronised: in training, the statistics are those of all ranks' currents together; see `synchronise`.
     """
+
+    synchronised = False
 
     def __init__(self, num_channels: int, synapse_bias: bool = False) -> None:
         super().__init__(num_channels)
@@ -59,14 +65,21 @@ class BatchNorm(nn.BatchNorm2d):
             rstd = (self.running_var + self.eps).rsqrt()
             bias = self.bias + offset * self.weight * rstd
             return Current(x, Norm(self.weight, bias, self.running_mean, rstd, from_batch=False))
-        mean, var = batch_statistics(x)
-        count = x.numel() // x.shape[2]
+        mean, var = batch_statistics(x, self.synchronised)
+        count = x.numel() // x.shape[2] * (num_ranks() if self.synchronised else 1)
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_((mean + offset).to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_((var * count / max(count - 1, 1)).to(self.running_var.dtype), self.momentum)
         bias = self.bias + 0.0 * offset  # its gradient is 0, not missing
-        return Current(x, Norm(self.weight, bias, mean, (var + self.eps).rsqrt(), from_batch=True))
+        return Current(x, Norm(self.weight, bias, mean, (var + self.eps).rsqrt(), True, self.synchronised))
+
+
+def synchronise(model: nn.Module) -> None:
+    """Make the batch norms of a network reduce their statistics over all ranks (see `spiking_vq.distributed`)."""
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.synchronised = True
 
 
 class NormedSynapse(nn.Sequential):

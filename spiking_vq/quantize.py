@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spiking_vq.distributed import all_rows, from_first_rank, sum_over_ranks
 from spiking_vq.errors import InputError, require
 from spiking_vq.layers import NeuronFactory, conv_norm, direct_coding
 
@@ -95,6 +96,8 @@ class VectorQuantizer(nn.Module):
     def update(self, z: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> int:
         """One step of the moving averages, then the restarts; returns how many codes were restarted.
 
+        With several ranks the vectors are those of all together, and all come to the same codebook.
+
         Args:
             z: the vectors of this batch [B, D, h, w].
             tokens: their codes [B, h, w].
@@ -103,14 +106,18 @@ class VectorQuantizer(nn.Module):
         rows, ids = _rows(z.to(self.codebook.dtype)), tokens.flatten()
         count = torch.zeros_like(self.use).index_add_(0, ids, torch.ones_like(ids, dtype=self.use.dtype))
         total = torch.zeros_like(self.total).index_add_(0, ids, rows)
-        self.use.lerp_(count, 1 - self.ema_decay)
-        self.total.lerp_(total, 1 - self.ema_decay)
-        idle = (self.use < self.restart_below).nonzero().flatten()[: len(rows)]
-        # distinct places; rows of flat background are identical, so jitter keeps the restarted codes apart
-        chosen = torch.randperm(len(rows), generator=generator)[: len(idle)].to(rows.device)
-        noise = torch.randn(len(idle), rows.shape[1], generator=generator).to(rows.device)
-        self.total[idle] = rows[chosen] + 0.01 * rows.std(correction=0).clamp(min=0.1) * noise
-        self.use[idle] = 1.0
+        self.use.lerp_(sum_over_ranks(count), 1 - self.ema_decay)
+        self.total.lerp_(sum_over_ranks(total), 1 - self.ema_decay)
+        idle = (self.use < self.restart_below).nonzero().flatten()
+        if len(idle):
+            rows = all_rows(rows)
+            idle = idle[: len(rows)]
+            # distinct places; rows of flat background are identical, so jitter keeps the restarted codes apart
+            chosen = torch.randperm(len(rows), generator=generator)[: len(idle)].to(rows.device)
+            noise = torch.randn(len(idle), rows.shape[1], generator=generator).to(rows.device)
+            fresh = rows[chosen] + 0.01 * rows.std(correction=0).clamp(min=0.1) * noise
+            self.total[idle] = from_first_rank(fresh)
+            self.use[idle] = 1.0
         self.codebook.copy_(self.total / self.use.clamp(min=1e-6).unsqueeze(1))
         return len(idle)
 

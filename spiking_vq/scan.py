@@ -24,13 +24,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from spiking_vq.distributed import mean_over_ranks, stacked
 from spiking_vq.dynamics import Dynamics, scan_backward, scan_forward
 
 
 class Norm(NamedTuple):
     """Batch norm of a current: `(x - mean) * rstd * weight + bias`, all [C].
 
-    `from_batch` says that mean and rstd are those of the very x, so that the gradient goes through them.
+    `from_batch` says that mean and rstd are those of the very x, so that the gradient goes through them;
+    `synchronised`, that they are those of all ranks' x together.
     """
 
     weight: Tensor
@@ -38,6 +40,7 @@ class Norm(NamedTuple):
     mean: Tensor
     rstd: Tensor
     from_batch: bool
+    synchronised: bool = False
 
 
 class Current:
@@ -271,10 +274,17 @@ def _kernel(kernel: Callable, plan: Plan | None, compile: bool) -> Callable:
     return kernel if plan is None else partial(kernel, plan)
 
 
-def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance [C], fp32 at least, of `x` `[S, B, C, ...]` over all but the channels."""
+def batch_statistics(x: Tensor, synchronised: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance [C], fp32 at least, of `x` `[S, B, C, ...]` over all but the channels.
+
+    With `synchronised`, of all ranks' x together.
+    """
     with torch.autocast(x.device.type, enabled=False):
-        return _kernel(statistics, None, _compiling.get())(_channel_rows(x.detach()))
+        mean, var = _kernel(statistics, None, _compiling.get())(_channel_rows(x.detach()))
+    if synchronised:
+        means, variances = stacked(torch.stack([mean, var])).unbind(1)
+        mean, var = means.mean(0), variances.mean(0) + means.var(0, correction=0)
+    return mean, var
 
 
 class _Scan(torch.autograd.Function):
@@ -300,6 +310,7 @@ class _Scan(torch.autograd.Function):
             shift = bias - mean * scale
         ctx.plan, ctx.compile = plan, _compiling.get()
         ctx.from_batch = norm is not None and norm.from_batch
+        ctx.synchronised = norm is not None and norm.synchronised
         ctx.set_materialize_grads(False)
         spk, last, kept = _kernel(forward_kernel, plan, ctx.compile)(x, scale, shift, residual, mem, beta, threshold)
         ctx.save_for_backward(x, scale, shift, mean, rstd, None if plan.keep else residual, kept, mem, beta, threshold)
@@ -318,6 +329,7 @@ class _Scan(torch.autograd.Function):
         grad_x = grad
         if ctx.from_batch:
             means = torch.stack([total, product]) / (len(x) * x.shape[1])
+            means = mean_over_ranks(means) if ctx.synchronised else means
             grad_x = _kernel(norm_backward_kernel, None, ctx.compile)(grad, x, scale, mean, rstd, *means)
         elif plan.normed:
             grad_x = _kernel(scale_kernel, None, ctx.compile)(grad, x, scale)

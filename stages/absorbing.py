@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from spiking_vq.checkpoint import LatentModel, atomic_write, build_denoiser, fingerprint, load_model
 from spiking_vq.config import AbsorbingConfig, Config, VQSVAEConfig
 from spiking_vq.data import load_dataset, mix_seed, to_unit
-from spiking_vq.diffusion.absorbing import ORDERS, AbsorbingDiffusion
+from spiking_vq.diffusion.absorbing import ORDERS, AbsorbingDiffusion, Draw
+from spiking_vq.distributed import own_rows
 from spiking_vq.errors import InputError, require
 from spiking_vq.models.vq_svae import VQSVAE
 from stages.run_folder import RunFolder
@@ -67,12 +68,13 @@ class AbsorbingStage(Stage):
         self.diffusion = AbsorbingDiffusion(vq_svae.grid, vq_svae.codebook_size, config.loss)
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """The diffusion's objective on a batch of token grids."""
+        """The diffusion's objective on token grids: drawn for the whole batch, computed for this rank's share."""
         (tokens,) = batch
+        drawn = Draw(*map(own_rows, self.diffusion.draw(tokens, self._on_device(generator))))
         early = self.global_step < self.config.early_part * self.total_steps
         self.model.T = self.config.early_T if early and self.config.early_T else self.config.T
         try:
-            return self.diffusion.loss(self.model, tokens, self._on_device(generator))
+            return self.diffusion.loss_of(self.model, drawn)
         finally:
             self.model.T = self.config.T
 

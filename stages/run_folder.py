@@ -180,7 +180,8 @@ class KeepRun(Callback):
         if step % self.val_every == 0 or finished:
             self._validate(trainer, stage, step)
         if step % self.save_every == 0 or finished:
-            self.table.write()  # first: rows ahead of the checkpoint are made again, rows behind it would be lost
+            if trainer.is_global_zero:  # first: rows ahead of the checkpoint are made again, rows behind would be lost
+                self.table.write()
             trainer.save_checkpoint(self.folder.last)
 
     def elapsed(self) -> float:
@@ -188,7 +189,8 @@ class KeepRun(Callback):
         return self.seconds + time.monotonic() - self.started
 
     def _validate(self, trainer: Trainer, stage: LightningModule, step: int) -> None:
-        metrics = stage.validate()
+        # one rank validates and writes; all know the figures, as a checkpoint is written by all together
+        metrics = trainer.strategy.broadcast(stage.validate() if trainer.is_global_zero else None)
         if not math.isfinite(metrics[stage.monitor]):
             raise InputError(
                 f"training has diverged: {stage.monitor} is {metrics[stage.monitor]} in the validation of step {step}."
@@ -197,10 +199,11 @@ class KeepRun(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({f"val/{key}": value for key, value in metrics.items()}, step - 1)
         trainer.progress_bar_callback.validated = metrics
-        self.folder.images.mkdir(exist_ok=True)
-        images = stage.picture()
-        with atomic_write(self.folder.images / f"step{step:07d}.png") as temporary:
-            save_image(images, temporary, nrow=16, format="png")
+        if trainer.is_global_zero:
+            self.folder.images.mkdir(exist_ok=True)
+            images = stage.picture()
+            with atomic_write(self.folder.images / f"step{step:07d}.png") as temporary:
+                save_image(images, temporary, nrow=16, format="png")
         if metrics[stage.monitor] < self.best:
             self.best, self.best_step = metrics[stage.monitor], step
             trainer.save_checkpoint(self.folder.best)

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from spiking_vq.checkpoint import atomic_write
-from spiking_vq.errors import InputError
-from spiking_vq.generators import LatentGenerator, find_model
+from spiking_vq.distributed import num_ranks, rank
+from spiking_vq.errors import InputError, require
+from spiking_vq.generators import GROUP, LatentGenerator, Samples, find_model
 from stages.command import check_device, parse_options, run_command, worth_compiling
+from stages.ranks import gathered, launch
 
 OPTIONS = {
     "data": "mnist",
@@ -31,6 +35,7 @@ OPTIONS = {
     "order": str,
     "temperature": float,
     "device": "cpu",
+    "devices": 1,
     "precision": "fp32",
 }
 
@@ -41,19 +46,36 @@ def main(arguments: list[str]) -> None:
     check_device(options["device"])
     place = {key: options[key] for key in ("data", "preset", "runs", "ckpt")}
     path = find_model("absorbing", **place)
+    device = launch(options["device"], options["devices"])
     generator = LatentGenerator.from_pretrained(
-        path, options["device"], options["precision"], compile=worth_compiling(options["n"])
+        path, device, options["precision"], compile=worth_compiling(options["n"] // options["devices"])
     )
     config = generator.config
     out = Path(options["out"] or Path(options["runs"]) / config.data / config.preset / "samples")
-    claim_folder(out)
-    with tqdm(total=options["n"], desc=f"sampling from {path}", unit="image") as bar:
-        sampling = {key: options[key] for key in ("sample_steps", "order", "temperature")}
-        images, tokens = generator.sample(
-            options["n"], options["seed"], **sampling, progress=lambda done, _: bar.update(done - bar.n)
-        )
-    write_samples(out, images, tokens)
-    print(f"wrote {out / 'grid.png'}, {out / 'images'} ({len(images)} images), {out / 'tokens.npy'}")
+    if rank() == 0:
+        claim_folder(out)
+    sampling = {key: options[key] for key in ("seed", "sample_steps", "order", "temperature")}
+    images, tokens = sample_together(generator, options["n"], f"sampling from {path}", **sampling)
+    if rank() == 0:
+        write_samples(out, images, tokens)
+        print(f"wrote {out / 'grid.png'}, {out / 'images'} ({len(images)} images), {out / 'tokens.npy'}")
+
+
+def sample_together(generator: LatentGenerator, n: int, title: str, **options: Any) -> Samples:
+    """`n` images from all ranks, each making every so many groups of them; the same ones whatever their number."""
+    require(n >= 1, "n, the number of images,", "at least 1", n)
+    sizes = {first: min(GROUP, n - first) for first in range(0, n, GROUP)}
+    own = list(sizes)[rank() :: num_ranks()]
+    parts = {}
+    with tqdm(total=sum(sizes[first] for first in own), desc=title, unit="image", disable=rank() > 0) as bar:
+        for first in own:
+            before = bar.n
+
+            def tell(done: int, _: int, before: int = before) -> None:
+                bar.update(before + done - bar.n)
+
+            parts[first] = generator.sample(sizes[first], first=first, progress=tell, **options)
+    return Samples(*map(torch.cat, zip(*gathered(parts).values(), strict=True)))
 
 
 def claim_folder(out: Path) -> None:

@@ -14,6 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 from spiking_vq.config import Config
 from spiking_vq.data import BatchStream, mix_seed
 from spiking_vq.errors import InputError
+from spiking_vq.layers import synchronise
+from spiking_vq.precision import autocast, parameter_type
 
 
 class Stage(LightningModule):
@@ -33,7 +35,9 @@ class Stage(LightningModule):
 
     def __init__(self, config: Config, model: nn.Module, rows: Sequence[Tensor]) -> None:
         super().__init__()
-        self.config, self.model = config, model
+        self.config, self.model = config, model.to(parameter_type(config.precision))
+        if config.trainer.sync_batchnorm:
+            synchronise(model)
         train = config.train
         self.stream = BatchStream(tuple(rows), train.batch_size, 0, mix_seed(config.seed, 1))
         limits = [train.max_steps, train.max_epochs and train.max_epochs * self.stream.batches_per_epoch]
@@ -43,7 +47,10 @@ class Stage(LightningModule):
         self.ema = averaged(model, train.ema_decay) if train.ema_decay else None
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """`loss` with gradient, and numbers to log, of a batch of rows."""
+        """`loss` with gradient, and numbers to log, of this rank's share of a batch of rows.
+
+        The mean of the loss over the ranks is that of the batch. All ranks are given the same generator.
+        """
         raise NotImplementedError
 
     def validate(self) -> dict[str, float]:
@@ -65,7 +72,7 @@ class Stage(LightningModule):
 
     def autocast(self) -> torch.autocast:
         """bf16 where the configuration says so."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+        return autocast(self.config.precision, self.device)
 
     def generator(self, *key: int) -> torch.Generator:
         """A source of random numbers, on the CPU, that depends on the seed and `key` only."""
@@ -80,8 +87,10 @@ class Stage(LightningModule):
         self.model.train()
         with self.autocast():
             figures = self.batch_loss(batch, self.generator(2, self.global_step))
-        self.log_dict({f"train/{key}": value.detach() for key, value in figures.items() if key != "loss"})
-        self.log("loss", figures["loss"].detach(), prog_bar=True)
+        several = self.trainer.world_size > 1
+        logged = {f"train/{key}": value.detach() for key, value in figures.items() if key != "loss"}
+        self.log_dict(logged, sync_dist=several)
+        self.log("loss", figures["loss"].detach(), prog_bar=True, sync_dist=several)
         return figures["loss"]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -120,4 +129,4 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
             else:
                 average.copy_(new)
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True).requires_grad_(False)

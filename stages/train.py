@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from spiking_vq.checkpoint import atomic_write, save_model
-from spiking_vq.config import load_config
+from spiking_vq.config import Config, load_config
 from spiking_vq.errors import InputError
 from spiking_vq.scan import compiled
 from stages.absorbing import AbsorbingStage
@@ -46,7 +47,6 @@ def main(arguments: list[str]) -> None:
         print(f"finished before: {folder.model}")
         return
     fit(stage, folder)
-    print(f"wrote {folder.model}")
 
 
 def preset_file(stage: str, preset: str) -> Path:
@@ -63,7 +63,10 @@ def preset_file(stage: str, preset: str) -> Path:
 
 
 def fit(stage: Stage, folder: RunFolder) -> None:
-    """Train to the end, from the last checkpoint if there is one, and export the best weights."""
+    """Train to the end, from the last checkpoint if there is one, and export the best weights.
+
+    Of several processes, which Lightning starts, the first writes the files.
+    """
     config, train, device = stage.config, stage.config.train, torch.device(stage.config.device)
     table = MetricsTable(folder.metrics)
     keep = KeepRun(folder, table, train.val_every, train.save_every)
@@ -72,7 +75,9 @@ def fit(stage: Stage, folder: RunFolder) -> None:
     trainer = Trainer(
         max_steps=stage.total_steps,
         accelerator=device.type,
-        devices=1 if device.type == "cpu" else [device.index or 0],
+        devices=config.trainer.devices if device.index is None else [device.index],
+        strategy=strategy(config),
+        use_distributed_sampler=False,
         logger=[table, TensorBoardLogger(folder.path, name="tb", version="")],
         callbacks=[keep, bar],
         plugins=[AtomicCheckpointIO()],
@@ -82,18 +87,37 @@ def fit(stage: Stage, folder: RunFolder) -> None:
         num_sanity_val_steps=0,
     )
     resume = folder.last if folder.last.exists() else None
-    print(f"{folder.path}: {stage.total_steps} steps" + (f", resuming from {resume}" if resume else ""))
+    if trainer.is_global_zero:
+        print(f"{folder.path}: {stage.total_steps} steps" + (f", resuming from {resume}" if resume else ""))
     try:
         with compiled(train.compile and can_compile()):
             trainer.fit(stage, ckpt_path=resume, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
         print("the same command resumes", file=sys.stderr)
         raise KeyboardInterrupt from None
+    if not trainer.is_global_zero:
+        return
     best = AtomicCheckpointIO().load_checkpoint(folder.best)
     stage.load_state_dict(best["state_dict"])
     with atomic_write(folder.summary) as temporary:
         temporary.write_text(json.dumps(summary(stage, keep, table), indent=2) + "\n")
     save_model(folder.model, stage.export(), stage.config)
+    print(f"wrote {folder.model}")
+
+
+def strategy(config: Config) -> Strategy | str:
+    """Lightning's strategy for so many devices.
+
+    Raises:
+        InputError: several devices, and one of them named.
+    """
+    device, devices = torch.device(config.device), config.trainer.devices
+    if devices > 1 and device.index is not None:
+        raise InputError(f"device={device} is one device: with trainer.devices={devices} it is device={device.type}")
+    if devices > 1 or config.trainer.strategy == "ddp":
+        # statistics and codebooks are reduced by what they belong to; a broadcast would hide it if they were not
+        return DDPStrategy(broadcast_buffers=False)
+    return "auto"
 
 
 def summary(stage: Stage, keep: KeepRun, table: MetricsTable) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from spiking_vq.checkpoint import build_vq_svae
 from spiking_vq.config import VQSVAEConfig
 from spiking_vq.data import ImageData, load_dataset, to_unit
+from spiking_vq.distributed import own_rows
 from spiking_vq.metrics.codebook import perplexity
 from stages.stage import Stage
 
@@ -36,9 +37,11 @@ class VQSVAEStage(Stage):
         super().__init__(config, model, [self.data.train.images])
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """The paper's loss of a batch of uint8 images."""
+        """The paper's loss of uint8 images."""
         (images,) = batch
-        return self.model.loss(to_unit(images), generator)
+        if self.global_rank:  # Poisson spikes of its own; code restarts are the first rank's
+            generator = self.generator(2, self.global_step, self.global_rank)
+        return self.model.loss(to_unit(own_rows(images)), generator)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -53,9 +53,8 @@ def test_the_plain_stage_2_is_ours():
     _, config = configured("paper")
     ours, plain = build_denoiser(config).double(), plain_form.PlainSDID().double()
     copy_weights(ours, plain)
-    # float() in both networks makes the input planes single precision
-    for model in (ours, plain):
-        next(iter(layers(model, nn.Conv2d))).register_forward_pre_hook(lambda module, x: (x[0].double(),))
+    # its input planes are single precision
+    layers(plain, nn.Conv2d)[0].register_forward_pre_hook(lambda module, x: (x[0].double(),))
     tokens, t = torch.randint(129, (2, 7, 7)), torch.tensor([5, 40])
     logits, plain_logits = ours(tokens, t), plain(tokens, t)
     torch.testing.assert_close(logits, plain_logits, rtol=1e-10, atol=1e-12)

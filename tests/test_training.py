@@ -122,13 +122,13 @@ def test_resumed_run_equals_the_unbroken_one(unbroken, tmp_path, monkeypatch, ar
 
 
 def test_stage_2_begins_with_fewer_spiking_steps(unbroken, tmp_path, monkeypatch):
-    seen, whole = [], AbsorbingDiffusion.loss
+    seen, whole = [], AbsorbingDiffusion.loss_of
 
     def watched(self, denoiser, *rest):
         seen.append((denoiser.training, denoiser.T))
         return whole(self, denoiser, *rest)
 
-    monkeypatch.setattr(AbsorbingDiffusion, "loss", watched)
+    monkeypatch.setattr(AbsorbingDiffusion, "loss_of", watched)
     stage1 = unbroken / "vq_svae/model.safetensors"
     train.main([*STAGE2, "T=3", "early_T=1", "early_part=0.4", f"runs={tmp_path}", f"stage1={stage1}"])
     assert [T for training, T in seen if training] == [1, 1, 1, 1, 3, 3, 3, 3, 3, 3]

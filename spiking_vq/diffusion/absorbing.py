@@ -10,8 +10,11 @@ int64 [B] in 1..N, logits [B, K, h, w] of the tokens at time 0.
 Reference: Spiking-Diffusion, Liu et al., arXiv:2308.10187; D3PM, Austin et al., arXiv:2107.03006.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,11 +37,27 @@ def reweighted_weight(t: Tensor, num_masked: Tensor, diffusion_steps: int) -> Te
 
 def masked_ce_weight(t: Tensor, num_masked: Tensor, diffusion_steps: int) -> Tensor:
     """Weight of an image in the mean over all masked positions of the batch, B / sum(num_masked)."""
-    return len(t) / num_masked.sum().clamp(min=1)
+    return (len(t) / num_masked.sum().clamp(min=1)).expand(t.shape)
 
 
 LOSSES = {"elbo": elbo_weight, "reweighted": reweighted_weight, "masked_ce": masked_ce_weight}
 ORDERS = ("bernoulli", "random", "halton")
+
+
+class Draw(NamedTuple):
+    """A batch as training sees it.
+
+    Attributes:
+        tokens: int64 [B, h, w] in 0..K-1.
+        t: int64 [B] in 1..N.
+        noisy: the tokens at time t, int64 [B, h, w] in 0..K.
+        weight: of each image's cross-entropy in the mean over the batch, [B].
+    """
+
+    tokens: Tensor
+    t: Tensor
+    noisy: Tensor
+    weight: Tensor
 
 
 class AbsorbingDiffusion:
@@ -116,13 +135,21 @@ class AbsorbingDiffusion:
             Scalars: `loss` with its gradient; detached over the masked tokens, `cross_entropy` in nats per token and
             `accuracy` in [0, 1].
         """
+        return self.loss_of(denoiser, self.draw(tokens, generator))
+
+    def draw(self, tokens: Tensor, generator: torch.Generator | None = None) -> Draw:
+        """The random part of `loss`: times, masked tokens and weights of a whole batch."""
         t = stratified_times(len(tokens), self.diffusion_steps, tokens.device, generator)
         noisy = self.q_sample(tokens, t, generator)
+        weight = LOSSES[self.objective](t, (noisy == self.mask_id).sum((1, 2)), self.diffusion_steps)
+        return Draw(tokens, t, noisy, weight)
+
+    def loss_of(self, denoiser: Denoiser, drawn: Draw) -> dict[str, Tensor]:
+        """What `loss` gives, of a draw or of some of its rows."""
+        tokens, t, noisy, weight = drawn
         masked = noisy == self.mask_id
         logits = denoiser(noisy, t)
         nll = masked_nll(logits, tokens, masked).sum((1, 2))
-        weight = LOSSES[self.objective](t, masked.sum((1, 2)), self.diffusion_steps)
-
         num_masked = masked.sum().clamp(min=1)  # small t may mask nothing at all
         correct = (logits.argmax(1) == tokens) & masked
         return {
@@ -314,15 +341,16 @@ def masked_nll(logits: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
     """Negative log-likelihood -ln p(token), in nats, at masked positions and 0 at the others.
 
     Args:
-        logits: [B, K, h, w], any floating type; computed in float32.
+        logits: [B, K, h, w], any floating type; computed in float32 at least.
         tokens: int64 [B, h, w] in 0..K-1.
         masked: bool [B, h, w].
 
     Returns:
-        float32 [B, h, w].
+        float32 or float64 [B, h, w].
     """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     # Ignored rather than multiplied by 0, as a denoiser may say -inf at a visible position.
-    return F.cross_entropy(logits.float(), tokens.masked_fill(~masked, -1), ignore_index=-1, reduction="none")
+    return F.cross_entropy(logits, tokens.masked_fill(~masked, -1), ignore_index=-1, reduction="none")
 
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device | str) -> Tensor:

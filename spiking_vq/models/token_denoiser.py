@@ -50,7 +50,7 @@ class SDID(nn.Module):
 
     def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
         """Logits [B, K, h, w] of `tokens` [B, h, w] at diffusion times `t` [B]."""
-        planes = torch.stack([tokens.float(), t.view(-1, 1, 1).expand(tokens.shape).float()], dim=1)
+        planes = torch.stack([tokens, t.view(-1, 1, 1).expand(tokens.shape)], dim=1).to(self.readout.weight.dtype)
         first = self.first_neuron(direct_coding(self.stem(planes.unsqueeze(0)), self.T))
         last = self.last_neuron.integrate(self.blocks(first), rate_weights(self.T))
         # of the mean over time: the convolution is linear

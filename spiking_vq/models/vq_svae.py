@@ -177,6 +177,7 @@ class VQSVAE(nn.Module):
                 f"expected images in [0, 1], [B, {', '.join(map(str, self.image_shape))}]; got {images.dtype}"
                 f" {list(images.shape)}. Scale and resize them, or train a model for that size."
             )
+        images = images.to(self.readout.synapse.weight.dtype)
         current = self.stem((images - 0.5).unsqueeze(0))
         return self.encoder(direct_coding(current, self.T))
 
@@ -234,11 +235,12 @@ class VQSVAE(nn.Module):
             `perplexity` of the batch's tokens (1..K), `restarts`.
         """
         potential, quantized, encoded, generated = self(images, generator)
+        images = images.to(potential.dtype)
         mse = F.mse_loss(self.reconstruct(potential), images - 0.5)
         error = mse / self.data_variance
         if self.cross_entropy:
             error = error + self.cross_entropy * F.binary_cross_entropy_with_logits(potential, images)
-        psp_z, psp_q = psp_trace(encoded.float()), psp_trace(generated.float())
+        psp_z, psp_q = psp_trace(encoded), psp_trace(generated)
         psp = F.mse_loss(psp_q, psp_z.detach()) + self.quantizer.commitment_cost * F.mse_loss(psp_z, psp_q.detach())
         restarts = 0
         if self.training and self.quantizer.ema_decay:

@@ -1,0 +1,56 @@
+"""What several processes that train one network tell each other; without such processes each function is the identity.
+
+Every process, a rank, holds the same number of rows of the batch: rank 0 the first ones, rank 1 those after them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed
+
+
+def num_ranks() -> int:
+    """Number of processes in torch's default process group; 1 if there is none."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is."""
+    return distributed.get_rank() if num_ranks() > 1 else 0
+
+
+def own_rows(x: Tensor) -> Tensor:
+    """This rank's rows of `x` [N, ...], `[N / ranks, ...]`; N divides."""
+    return x.chunk(num_ranks())[rank()]
+
+
+def stacked(x: Tensor) -> Tensor:
+    """All ranks' `x` [...], as `[ranks, ...]`."""
+    if num_ranks() == 1:
+        return x.unsqueeze(0)
+    every = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(num_ranks())]
+    distributed.all_gather(every, x.contiguous())
+    return torch.stack(every)
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """Mean of all ranks' `x` [...]."""
+    return stacked(x).mean(0)
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum of all ranks' `x` [...]."""
+    return stacked(x).sum(0)
+
+
+def all_rows(x: Tensor) -> Tensor:
+    """All ranks' rows of `x` [n, ...] in order, `[ranks * n, ...]`."""
+    return stacked(x).flatten(0, 1)
+
+
+def from_first_rank(x: Tensor) -> Tensor:
+    """Rank 0's `x` [...], which has the same shape and type on all."""
+    if num_ranks() > 1:
+        x = x.clone()
+        distributed.broadcast(x, src=0)
+    return x

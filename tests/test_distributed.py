@@ -1,0 +1,222 @@
+"""Two processes do what one does: statistics, codebooks, training and sampling."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_training import STAGE1, STAGE2, die_at
+from torch import distributed, multiprocessing
+
+from spiking_vq.distributed import all_rows, from_first_rank, mean_over_ranks, num_ranks, own_rows, rank, sum_over_ranks
+from spiking_vq.errors import InputError
+from spiking_vq.layers import conv_norm, synchronise
+from spiking_vq.neurons import LIF
+from spiking_vq.quantize import VectorQuantizer
+from stages import sample, train
+
+ROOT = Path(__file__).parent.parent
+RANKS = 2
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The library's pieces
+
+
+def layer_pass(synchronised):
+    """A synapse with batch norm and neurons, forward and backward, on this rank's rows of a batch of 6."""
+    torch.manual_seed(0)
+    layer, neuron = conv_norm(3, 5, stride=2).double(), LIF()
+    if synchronised:
+        synchronise(layer)
+    torch.nn.init.normal_(layer[1].weight)
+    spk = (torch.rand(6, 4, 3, 8, 8).double() < 0.3).double()  # batch first, as rows are
+    weights = torch.randn(6, 4, 5, 4, 4).double()
+    own = own_rows(spk).transpose(0, 1).clone().requires_grad_()
+    fired = neuron(layer(own))
+    loss = (fired * own_rows(weights).transpose(0, 1)).mean()
+    loss.backward()
+    return {
+        "spikes": fired.detach(),
+        "input": own.grad,
+        **{name: value.grad for name, value in layer.named_parameters()},
+        **{name: value for name, value in layer.named_buffers() if value.is_floating_point()},
+    }
+
+
+def codebook_after_updates():
+    """Three updates, in which codes without use are restarted; each rank has another source of randomness."""
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(40, 3, ema_decay=0.5, restart_below=1.5).double()
+    restarts = []
+    for step in range(3):
+        z = own_rows(torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(step)).double())
+        generator = torch.Generator().manual_seed(100 * rank() + step)
+        restarts.append(quantizer.update(z, quantizer.nearest(z), generator))
+    return {**dict(quantizer.named_buffers()), "restarts": torch.tensor(restarts)}
+
+
+def everything():
+    rows = torch.arange(8.0).view(4, 2)
+    own = own_rows(rows)
+    return {
+        "own": own,
+        "all": all_rows(own),
+        "sum": sum_over_ranks(own),
+        "mean": mean_over_ranks(own),
+        "first": from_first_rank(own),
+        "synchronised": layer_pass(True),
+        "by itself": layer_pass(False),
+        "codebook": codebook_after_updates(),
+    }
+
+
+def work(index, folder):
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=index, world_size=RANKS)
+    assert (rank(), num_ranks()) == (index, RANKS)
+    torch.save(everything(), f"{folder}/{index}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What each of two processes found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    multiprocessing.spawn(work, (folder,), nprocs=RANKS)
+    return [torch.load(folder / f"{index}.pt", weights_only=True) for index in range(RANKS)]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one process finds."""
+    return everything()
+
+
+def test_exchange(ranks, alone):
+    rows = torch.arange(8.0).view(4, 2)
+    assert [found["own"].tolist() for found in ranks] == [rows[:2].tolist(), rows[2:].tolist()]
+    for found in ranks:
+        assert torch.equal(found["all"], rows)
+        assert torch.equal(found["sum"], rows[:2] + rows[2:])
+        assert torch.equal(found["mean"], (rows[:2] + rows[2:]) / 2)
+        assert torch.equal(found["first"], rows[:2])
+    assert all(torch.equal(alone[name], rows) for name in ("own", "all", "sum", "mean", "first"))
+
+
+def test_synchronised_batch_norm_sees_the_whole_batch(ranks, alone):
+    found, whole = [of["synchronised"] for of in ranks], alone["synchronised"]
+    for name in ("spikes", "input"):
+        both = torch.cat([of[name] for of in found], dim=1)
+        # the loss of a rank is the mean over its rows, so their gradients are ranks times those of the whole mean
+        factor = 1 if name == "spikes" else RANKS
+        torch.testing.assert_close(both, factor * whole[name], rtol=1e-10, atol=1e-14)
+    for name in whole.keys() - {"spikes", "input"}:
+        mean = sum(of[name] for of in found) / RANKS
+        torch.testing.assert_close(mean, whole[name], rtol=1e-10, atol=1e-14)
+    for name in ("1.running_mean", "1.running_var"):
+        assert torch.equal(found[0][name], found[1][name])
+
+
+def test_batch_norm_by_itself_sees_its_share(ranks, alone):
+    found, whole = [of["by itself"] for of in ranks], alone["by itself"]
+    assert not torch.equal(found[0]["1.running_mean"], found[1]["1.running_mean"])
+    assert not torch.equal(found[0]["1.running_var"], whole["1.running_var"])
+
+
+def test_codebooks_are_one(ranks, alone):
+    one, other, whole = (of["codebook"] for of in (*ranks, alone))
+    assert whole["restarts"].sum() > 0
+    for name in whole:
+        assert torch.equal(one[name], other[name])
+        torch.testing.assert_close(one[name], whole[name], rtol=1e-12, atol=1e-14)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The commands
+
+EXACT = ["precision=fp64", "train.max_steps=3", "train.val_every=2", "train.save_every=2", "train.ema_decay=0.9"]
+TWO = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.sync_batchnorm=true"]
+
+
+def command(module, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", f"stages.{module}", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Both stages, by one process and by two; and what the latter printed."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    train.main([*STAGE1, *EXACT, f"runs={one}"])
+    printed = command("train", *STAGE1, *EXACT, *TWO, f"runs={two}")
+    stage1 = f"stage1={one / 'digits/base/vq_svae/model.safetensors'}"
+    train.main([*STAGE2, *EXACT, stage1, f"runs={one}"])
+    printed += command("train", *STAGE2, *EXACT, *TWO, stage1, f"runs={two}")
+    return one / "digits/base", two / "digits/base", printed
+
+
+@pytest.mark.parametrize("stage", ["vq_svae", "absorbing"])
+def test_two_processes_train_the_same_weights_as_one(trained, stage):
+    one, two, _ = trained
+    weights, others = (load_file(run / stage / "model.safetensors") for run in (one, two))
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        assert weight.dtype == others[name].dtype
+        torch.testing.assert_close(weight, others[name], rtol=1e-10, atol=1e-12)
+    assert {weight.dtype for weight in weights.values()} >= {torch.float64}
+
+
+@pytest.mark.parametrize("stage", ["vq_svae", "absorbing"])
+def test_one_process_writes_the_files(trained, stage):
+    one, two, printed = trained
+    names, others = ({path.relative_to(run) for path in (run / stage).rglob("*")} for run in (one, two))
+    assert {path for path in names if "tb" not in path.parts} == {path for path in others if "tb" not in path.parts}
+    assert len([path for path in others if "tfevents" in path.name]) == 1
+    tables = []
+    for run in (one, two):
+        with (run / stage / "metrics.csv").open(newline="") as file:
+            tables.append([{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)])
+    for row, other in zip(*tables, strict=True):
+        shared = {"step", "val/mse", "val/cross_entropy", "val/accuracy", "val/perplexity"} & row.keys()
+        assert {key: other[key] for key in shared} == pytest.approx({key: row[key] for key in shared}, rel=1e-6)
+    assert printed.count("wrote") == 2
+    assert printed.count("3 steps") == 2
+
+
+def test_two_processes_resume_what_one_began(trained, tmp_path, monkeypatch):
+    one, *_ = trained
+    with monkeypatch.context() as patch:
+        die_at(patch, 2)
+        with pytest.raises(RuntimeError, match="killed"):
+            train.main([*STAGE1, *EXACT, "trainer.sync_batchnorm=true", f"runs={tmp_path}"])
+    assert "resuming" in command("train", *STAGE1, *EXACT, *TWO, f"runs={tmp_path}")
+    weights = load_file(one / "vq_svae/model.safetensors")
+    for name, weight in load_file(tmp_path / "digits/base/vq_svae/model.safetensors").items():
+        torch.testing.assert_close(weight, weights[name], rtol=1e-10, atol=1e-12)
+
+
+def test_two_processes_sample_the_same_images_as_one(trained, tmp_path):
+    one, *_ = trained
+    options = [f"ckpt={one / 'absorbing/model.safetensors'}", "n=1030", "sample_steps=2"]  # a group and six
+    sample.main([*options, f"out={tmp_path / 'one'}"])
+    printed = command("sample", *options, "devices=2", f"out={tmp_path / 'two'}")
+    assert printed.count("wrote") == 1
+    tokens, others = (np.load(tmp_path / name / "tokens.npy") for name in ("one", "two"))
+    assert len(np.unique(tokens)) > 1
+    np.testing.assert_array_equal(tokens, others)
+    assert len(list((tmp_path / "two/images").iterdir())) == 1030
+
+
+def test_what_does_not_divide_is_refused():
+    with pytest.raises(InputError, match=r"train.batch_size must be a multiple of trainer.devices, 3; got 400"):
+        train.main([*STAGE1, "trainer.devices=3"])
+    with pytest.raises(InputError, match=r"trainer.strategy must be one of auto, ddp; got fsdp"):
+        train.main([*STAGE1, "trainer.strategy=fsdp"])
+    with pytest.raises(InputError, match=r"devices must be at least 1; got 0"):
+        sample.main(["devices=0"])
