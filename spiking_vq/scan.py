@@ -118,9 +118,10 @@ def state_type(x: Tensor) -> torch.dtype:
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance [C] of the rows of `x` [S, N, C], in one pass, about one of the rows."""
     origin = x[0, 0].to(state_type(x))
-    rows = x.flatten(0, 1).to(origin.dtype) - origin
-    mean = rows.mean(0)
-    return mean + origin, (rows.square().mean(0) - mean.square()).clamp(min=0)
+    rows = x.to(origin.dtype) - origin
+    # step by step first: a sum over all rows at once would leave no work for more than C / 32 cores
+    mean, square = rows.mean(1).mean(0), rows.square().mean(1).mean(0)
+    return mean + origin, (square - mean.square()).clamp(min=0)
 
 
 def _currents(
@@ -187,9 +188,9 @@ def backward_kernel(
     """The backward pass of a layer up to its batch norm.
 
     Returns:
-        Gradient of the normed x [S, N, C], and of the residual too if they have the same S; its sums over the rows,
-        plain and times the normed x before weight and bias [C]; the gradient of the residual if its S is another; the
-        gradients of mem, beta and threshold [N, C].
+        Gradient of the normed x [S, N, C], and of the residual too if they have the same S; its sums over the steps,
+        plain and times the normed x before weight and bias [N, C]; the gradient of the residual if its S is another;
+        the gradients of mem, beta and threshold [N, C].
     """
     currents = _currents(plan, x, scale, shift, residual) if kept is None else list(kept.unbind(0))
     if plan.dynamics is not None:
@@ -211,7 +212,7 @@ def backward_kernel(
     sums = None, None
     if plan.normed:
         product = [grad * (at.to(total.dtype) - mean) for grad, at in zip(grad_x, x.unbind(0), strict=True)]
-        sums = total.sum(0), sum(product[1:], product[0]).sum(0) * rstd
+        sums = total, sum(product[1:], product[0]) * rstd
     grad_type = state_type(x) if plan.residual_steps else x.dtype
     grad_residual = None
     if plan.residual_steps not in (0, len(grad_x)):
@@ -326,6 +327,8 @@ class _Scan(torch.autograd.Function):
         grad, total, product, grad_residual, grad_mem, grad_beta, grad_threshold = _kernel(
             backward_kernel, plan, ctx.compile
         )(x, scale, shift, mean, rstd, residual, kept, mem, beta, threshold, grad_spk, grad_mem, grad_kept)
+        if plan.normed:  # summed here: a compiled kernel would write the terms of these sums into memory first
+            total, product = total.sum(0), product.sum(0)
         grad_x = grad
         if ctx.from_batch:
             means = torch.stack([total, product]) / (len(x) * x.shape[1])

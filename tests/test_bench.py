@@ -34,10 +34,11 @@ def assert_same_gradients(ours, plain):
         torch.testing.assert_close(mine.weight.grad, other.weight.grad, rtol=1e-8, atol=1e-10)
 
 
-def test_the_plain_stage_1_is_ours():
+@pytest.mark.parametrize("lif", ["stepwise_lif", "fused_lif"])
+def test_the_plain_stage_1_is_ours(lif):
     plain_form = pytest.importorskip("stages.bench.plain", exc_type=ImportError)
     config, _ = configured("paper")
-    ours, plain = build_vq_svae(config).double(), plain_form.PlainVQSVAE().double()
+    ours, plain = build_vq_svae(config).double(), plain_form.PlainVQSVAE(getattr(plain_form, lif)).double()
     copy_weights(ours, plain)
     plain.codebook.weight.data.copy_(ours.quantizer.codebook)
     ours.data_variance.fill_(0.1)
@@ -48,10 +49,11 @@ def test_the_plain_stage_1_is_ours():
     assert_same_gradients(ours, plain)
 
 
-def test_the_plain_stage_2_is_ours():
+@pytest.mark.parametrize("lif", ["stepwise_lif", "fused_lif"])
+def test_the_plain_stage_2_is_ours(lif):
     plain_form = pytest.importorskip("stages.bench.plain", exc_type=ImportError)
     _, config = configured("paper")
-    ours, plain = build_denoiser(config).double(), plain_form.PlainSDID().double()
+    ours, plain = build_denoiser(config).double(), plain_form.PlainSDID(getattr(plain_form, lif)).double()
     copy_weights(ours, plain)
     # its input planes are single precision
     layers(plain, nn.Conv2d)[0].register_forward_pre_hook(lambda module, x: (x[0].double(),))

@@ -112,9 +112,9 @@ def spikingjelly_neuron(shape: tuple[int, ...], backward: bool) -> Run:
     """SpikingJelly's multi-step LIF."""
     from spikingjelly.activation_based import functional
 
-    from stages.bench.plain import lif
+    from stages.bench.plain import fused_lif
 
-    layer = lif()
+    layer = fused_lif()
 
     def run(x: Tensor) -> Tensor:
         functional.reset_net(layer)
@@ -170,14 +170,15 @@ def network(preset: str, stage: str, *overrides: str) -> tuple[nn.Module, Callab
     return model, denoising_loss(model, vq_svae.codebook_size, batch, config2.loss)
 
 
-def plain_network(stage: str) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """The paper's network of a stage on SpikingJelly, likewise."""
-    from stages.bench.plain import K, PlainSDID, PlainVQSVAE
+def plain_network(stage: str, fused: bool = False) -> tuple[nn.Module, Callable[[], Tensor]]:
+    """The paper's network of a stage on SpikingJelly, likewise; `fused` takes its scan instead of single steps."""
+    from stages.bench.plain import K, PlainSDID, PlainVQSVAE, fused_lif, stepwise_lif
 
+    lif = fused_lif if fused else stepwise_lif
     if stage == "vq_svae":
-        model, images = PlainVQSVAE(), torch.rand(BATCH, 1, 28, 28)
+        model, images = PlainVQSVAE(lif), torch.rand(BATCH, 1, 28, 28)
         return model, lambda: model.loss(images)
-    model = PlainSDID()
+    model = PlainSDID(lif)
     return model, denoising_loss(model, K, tokens(K, BATCH), "reweighted")
 
 
@@ -246,7 +247,10 @@ def training_case(preset: str, stage: str) -> Case:
     variants: dict[str, Variant] = {}
     if preset == "paper":
         targets = PAPER_TARGETS[stage]
-        variants["plain"] = Variant(lambda: training(*plain_network(stage), fused=False), n, ours=False)
+        for name, fused in {"plain": False, "plain, fused neurons": True}.items():
+            variants[name] = Variant(
+                lambda fused=fused: training(*plain_network(stage, fused), fused=False), n, ours=False
+            )
     for dtype in ("float32", "bfloat16"):
         variants[f"ours {dtype}"] = Variant(
             lambda dtype=dtype: training(*network(preset, stage), dtype),

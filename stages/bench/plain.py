@@ -9,6 +9,7 @@ Reference: Liu et al., arXiv:2308.10187.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -19,12 +20,19 @@ from torch import Tensor, nn
 T, K, D, GRID = 16, 128, 16, (7, 7)
 
 
-def lif() -> nn.Module:
-    """The paper's neuron over all steps: tau 2, threshold 1, hard reset, atan surrogate."""
+def fused_lif() -> nn.Module:
+    """The paper's neuron over all steps: tau 2, threshold 1, hard reset, atan surrogate; SpikingJelly 2's own scan."""
     return neuron.LIFNode(tau=2.0, surrogate_function=surrogate.ATan(alpha=2.0), step_mode="m")
 
 
-def spiking(synapse: nn.Module, channels: int) -> list[nn.Module]:
+def stepwise_lif() -> nn.Module:
+    """The same neuron step by step, as in the SpikingJelly releases of the authors' time."""
+    return layer.MultiStepContainer(
+        neuron.LIFNode(tau=2.0, surrogate_function=surrogate.ATan(alpha=2.0), step_mode="s")
+    )
+
+
+def spiking(synapse: nn.Module, channels: int, lif: Callable[[], nn.Module]) -> list[nn.Module]:
     """Synapse and batch norm at every step, then neurons."""
     return [layer.SeqToANNContainer(synapse, nn.BatchNorm2d(channels)), lif()]
 
@@ -47,21 +55,25 @@ def psp(spk: Tensor) -> Tensor:
 
 
 class PlainVQSVAE(nn.Module):
-    """Stage 1 for 1x28x28 images."""
+    """Stage 1 for 1x28x28 images.
 
-    def __init__(self) -> None:
+    Args:
+        lif: builds the neurons.
+    """
+
+    def __init__(self, lif: Callable[[], nn.Module] = stepwise_lif) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
-            *spiking(nn.Conv2d(1, 32, 3, 2, 1), 32),
-            *spiking(nn.Conv2d(32, 64, 3, 2, 1), 64),
-            *spiking(nn.Conv2d(64, D, 1), D),
+            *spiking(nn.Conv2d(1, 32, 3, 2, 1), 32, lif),
+            *spiking(nn.Conv2d(32, 64, 3, 2, 1), 64, lif),
+            *spiking(nn.Conv2d(64, D, 1), D, lif),
         )
         self.mix = nn.Parameter(torch.tensor(0.5))
         self.codebook = nn.Embedding(K, D)
-        self.generator = nn.Sequential(*spiking(nn.Conv2d(D, D, 1), D))
+        self.generator = nn.Sequential(*spiking(nn.Conv2d(D, D, 1), D, lif))
         self.decoder = nn.Sequential(
-            *spiking(nn.ConvTranspose2d(D, 64, 3, 2, 1, 1), 64),
-            *spiking(nn.ConvTranspose2d(64, 32, 3, 2, 1, 1), 32),
+            *spiking(nn.ConvTranspose2d(D, 64, 3, 2, 1, 1), 64, lif),
+            *spiking(nn.ConvTranspose2d(64, 32, 3, 2, 1, 1), 32, lif),
             layer.SeqToANNContainer(nn.ConvTranspose2d(32, 1, 3, 1, 1)),
         )
 
@@ -84,16 +96,20 @@ class PlainVQSVAE(nn.Module):
 
 
 class PlainSDID(nn.Module):
-    """Stage 2's denoiser."""
+    """Stage 2's denoiser.
 
-    def __init__(self) -> None:
+    Args:
+        lif: builds the neurons.
+    """
+
+    def __init__(self, lif: Callable[[], nn.Module] = stepwise_lif) -> None:
         super().__init__()
-        self.first = nn.Sequential(*spiking(nn.Conv2d(2, 64, 3, 1, 1), 64))
+        self.first = nn.Sequential(*spiking(nn.Conv2d(2, 64, 3, 1, 1), 64, lif))
         self.blocks = nn.Sequential(
             *(
                 module
                 for before, after in pairwise((64, 128, 256, 512, 256))
-                for module in spiking(nn.Conv2d(before, after, 3, 1, 1), after)
+                for module in spiking(nn.Conv2d(before, after, 3, 1, 1), after, lif)
             )
         )
         self.readout = layer.SeqToANNContainer(nn.Conv2d(256 + 64, K, 3, 1, 1))
