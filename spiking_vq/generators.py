@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from spiking_vq.checkpoint import LatentModel, load_model
+from spiking_vq.compiling import compiled
 from spiking_vq.config import AbsorbingConfig
 from spiking_vq.data import mix_seed, to_uint8, to_unit
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.errors import InputError, require
 from spiking_vq.precision import PRECISIONS, autocast, parameter_type
-from spiking_vq.scan import compiled
 
 ZOO = Path(__file__).parent / "zoo"
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from spiking_vq.distributed import num_ranks
 from spiking_vq.neurons import decay_weights
 from spiking_vq.scan import Current, Norm, as_current, batch_statistics
+from spiking_vq.winograd import Conv3x3
 
 NeuronFactory = Callable[[], nn.Module]
 
@@ -101,6 +102,8 @@ class NormedSynapse(nn.Sequential):
 
 def conv_norm(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> NormedSynapse:
     """Convolution that keeps the size (or divides it by `stride`), then batch norm; spikes in, currents out."""
+    if kernel_size == 3 and stride == 1:
+        return NormedSynapse(Conv3x3(in_channels, out_channels), out_channels)
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
     return NormedSynapse(conv, out_channels)
 

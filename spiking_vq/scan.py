@@ -6,24 +6,20 @@ beside that traffic. So a `Current` is only described, and computed inside the s
 backward pass is the synapse's output alone, from which the membranes are computed again.
 
 The kernels are plain functions of tensors [S, N, C], N places and C channels, S = T steps or, of what is the same at
-every step, S = 1. Inside `with compiled():` they go through `torch.compile`, once for each kind of layer, T and types,
-whatever the sizes; elsewhere they run as they are.
+every step, S = 1. They are compiled, once for each kind of layer, T and types, or run as they are; see `compiling`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from spiking_vq.compiling import is_compiling, kernel
 from spiking_vq.distributed import mean_over_ranks, stacked
 from spiking_vq.dynamics import Dynamics, scan_backward, scan_forward
 
@@ -240,39 +236,7 @@ def _each(currents: list[Tensor], num_steps: int) -> list[Tensor]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Compiled or as they are
-
-_compiling: ContextVar[bool] = ContextVar("compiling", default=False)
-
-
-@contextmanager
-def compiled(enabled: bool = True) -> Iterator[None]:
-    """Inside the block, kernels go through `torch.compile`; the backward pass of a layer does as its forward did."""
-    token = _compiling.set(enabled)
-    try:
-        yield
-    finally:
-        _compiling.reset(token)
-
-
-@cache
-def _compiled_kernel(kernel: Callable, plan: Plan | None) -> Callable:
-    bound = kernel if plan is None else partial(kernel, plan)
-
-    def run(*tensors: Tensor | None) -> Any:
-        return bound(*tensors)
-
-    # A code object of its own: torch counts recompilations by code object, and gives up after a few.
-    own = FunctionType(
-        run.__code__.replace(co_name=kernel.__name__), run.__globals__, kernel.__name__, (), run.__closure__
-    )
-    return torch.compile(own, dynamic=True, fullgraph=True)
-
-
-def _kernel(kernel: Callable, plan: Plan | None, compile: bool) -> Callable:
-    if compile:
-        return _compiled_kernel(kernel, plan)
-    return kernel if plan is None else partial(kernel, plan)
+# Differentiable
 
 
 def batch_statistics(x: Tensor, synchronised: bool = False) -> tuple[Tensor, Tensor]:
@@ -281,7 +245,7 @@ def batch_statistics(x: Tensor, synchronised: bool = False) -> tuple[Tensor, Ten
     With `synchronised`, of all ranks' x together.
     """
     with torch.autocast(x.device.type, enabled=False):
-        mean, var = _kernel(statistics, None, _compiling.get())(_channel_rows(x.detach()))
+        mean, var = kernel(statistics, None, is_compiling())(_channel_rows(x.detach()))
     if synchronised:
         means, variances = stacked(torch.stack([mean, var])).unbind(1)
         mean, var = means.mean(0), variances.mean(0) + means.var(0, correction=0)
@@ -309,11 +273,11 @@ class _Scan(torch.autograd.Function):
             mean, rstd = norm.mean, norm.rstd
             scale = weight * rstd
             shift = bias - mean * scale
-        ctx.plan, ctx.compile = plan, _compiling.get()
+        ctx.plan, ctx.compile = plan, is_compiling()
         ctx.from_batch = norm is not None and norm.from_batch
         ctx.synchronised = norm is not None and norm.synchronised
         ctx.set_materialize_grads(False)
-        spk, last, kept = _kernel(forward_kernel, plan, ctx.compile)(x, scale, shift, residual, mem, beta, threshold)
+        spk, last, kept = kernel(forward_kernel, plan, ctx.compile)(x, scale, shift, residual, mem, beta, threshold)
         ctx.save_for_backward(x, scale, shift, mean, rstd, None if plan.keep else residual, kept, mem, beta, threshold)
         return spk, last, kept
 
@@ -324,7 +288,7 @@ class _Scan(torch.autograd.Function):
         plan = ctx.plan
         if plan.dynamics is not None and grad_spk is None:
             grad_spk = x.new_zeros(plan.num_steps if plan.weights is None else 1, *x.shape[1:])
-        grad, total, product, grad_residual, grad_mem, grad_beta, grad_threshold = _kernel(
+        grad, total, product, grad_residual, grad_mem, grad_beta, grad_threshold = kernel(
             backward_kernel, plan, ctx.compile
         )(x, scale, shift, mean, rstd, residual, kept, mem, beta, threshold, grad_spk, grad_mem, grad_kept)
         if plan.normed:  # summed here: a compiled kernel would write the terms of these sums into memory first
@@ -333,9 +297,9 @@ class _Scan(torch.autograd.Function):
         if ctx.from_batch:
             means = torch.stack([total, product]) / (len(x) * x.shape[1])
             means = mean_over_ranks(means) if ctx.synchronised else means
-            grad_x = _kernel(norm_backward_kernel, None, ctx.compile)(grad, x, scale, mean, rstd, *means)
+            grad_x = kernel(norm_backward_kernel, None, ctx.compile)(grad, x, scale, mean, rstd, *means)
         elif plan.normed:
-            grad_x = _kernel(scale_kernel, None, ctx.compile)(grad, x, scale)
+            grad_x = kernel(scale_kernel, None, ctx.compile)(grad, x, scale)
         elif grad.dtype != x.dtype:
             grad_x = grad.to(x.dtype)
         if plan.residual_steps and grad_residual is None:

@@ -18,9 +18,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from spiking_vq.checkpoint import atomic_write, save_model
+from spiking_vq.compiling import compiled
 from spiking_vq.config import Config, load_config
 from spiking_vq.errors import InputError
-from spiking_vq.scan import compiled
 from stages.absorbing import AbsorbingStage
 from stages.command import can_compile, check_device, recorded_command, run_command
 from stages.machine import describe_machine

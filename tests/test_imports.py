@@ -12,6 +12,8 @@ LEVELS = {
     "precision": 0,
     "config": 1,
     "memory": 0,
+    "compiling": 0,
+    "winograd": 0.5,
     "surrogates": 0.25,
     "dynamics": 0.5,
     "scan": 0.75,

@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spiking_vq import scan
+from spiking_vq import compiling
+from spiking_vq.compiling import compiled
 from spiking_vq.dynamics import RESETS, Dynamics
 from spiking_vq.errors import InputError
 from spiking_vq.layers import BatchNorm, conv_norm, direct_coding, up_conv_norm
 from spiking_vq.neurons import LIF
-from spiking_vq.scan import Current, compiled
+from spiking_vq.scan import Current
 from spiking_vq.surrogates import SURROGATES
 
 T, B, C = 5, 3, 4
@@ -236,10 +237,10 @@ def counted(monkeypatch):
         names.append(function.__name__)
         return compile(function, backend="eager", **options)
 
-    scan._compiled_kernel.cache_clear()
+    compiling._compiled_kernel.cache_clear()
     monkeypatch.setattr(torch, "compile", counting)
     yield names
-    scan._compiled_kernel.cache_clear()
+    compiling._compiled_kernel.cache_clear()
 
 
 def layer(x, norm, lif):

@@ -16,8 +16,8 @@ from statistics import median
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from spiking_vq.compiling import compiled
 from spiking_vq.memory import keep_freed_memory
-from spiking_vq.scan import compiled
 from stages.bench.cases import CASES, Run, Variant
 
 TURN = 1.0
