@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spiking_vq import compiling
+from spiking_vq import compiling, scan
 from spiking_vq.compiling import compiled
 from spiking_vq.dynamics import RESETS, Dynamics
 from spiking_vq.errors import InputError
