@@ -169,8 +169,8 @@ def _transformed(weight: Tensor) -> Tensor:
 class Conv3x3(nn.Conv2d):
     """A 3x3 convolution with zeros around the image and without bias, by Winograd's filtering where that is faster.
 
-    That is on a CPU, among compiled kernels (`compiling.compiled`), with many channels and, in bf16, while training
-    only: what is sampled has no reason to bear its rounding.
+    That is on a CPU, among compiled kernels (`compiling.compiled`) and with many channels; and while training only, as
+    what a trained network gives must not depend on how it is run.
 
     Args:
         in_channels, out_channels: C and C'.
@@ -181,11 +181,10 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, H, W]` to `[N, C', H, W]`, channels-last."""
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        wide = self.in_channels * self.out_channels >= CHANNELS
-        if not (is_compiling() and kind == "cpu" and wide and (self.training or dtype != torch.bfloat16)):
+        kind, wide = x.device.type, self.in_channels * self.out_channels >= CHANNELS
+        if not (self.training and is_compiling() and kind == "cpu" and wide):
             return super().forward(x)
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False):
             rows = x.to(dtype).permute(0, 2, 3, 1).contiguous()
             return _Convolution.apply(rows, self.weight).permute(0, 3, 1, 2)

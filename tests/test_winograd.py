@@ -85,13 +85,14 @@ def test_it_is_used_among_compiled_kernels_on_wide_layers(calls, channels, expec
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_in_bf16_it_is_used_in_training_only(calls, training):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_is_used_in_training_only(calls, training, dtype):
     conv, x = Conv3x3(4, 6).train(training), torch.rand(2, 4, 7, 7)
-    with compiled(), torch.autocast("cpu", torch.bfloat16):
+    with compiled(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         y = conv(x)
         expected = F.conv2d(x, conv.weight, padding=1)
-    assert y.dtype == torch.bfloat16
-    assert calls == ([torch.bfloat16] if training else [])
+    assert y.dtype == dtype
+    assert calls == ([dtype] if training else [])
     assert torch.equal(y, expected) == (not training)
     torch.testing.assert_close(y, expected, rtol=0.1, atol=0.05)
 
