@@ -24,6 +24,7 @@ from spiking_vq.errors import InputError, require
 from spiking_vq.models.token_denoiser import DENOISERS
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.neurons import neuron_factory
+from spiking_vq.precision import parameter_type
 
 FORMAT = "spiking_vq/1"
 
@@ -101,7 +102,9 @@ def save_model(path: str | Path, model: nn.Module, config: Config, dtype: torch.
 
 
 def load_model(path: str | Path) -> tuple[VQSVAE | LatentModel, Config]:
-    """Read what `save_model` wrote: the model, in evaluation mode, on the CPU in fp32, and its configuration.
+    """Read what `save_model` wrote: the model, in evaluation mode on the CPU, and its configuration.
+
+    Parameters are in fp32, or in fp64 if it was trained so.
 
     Raises:
         InputError: no such file, a truncated or corrupt one, one of another program, or weights that do not fit.
@@ -128,7 +131,7 @@ def load_model(path: str | Path) -> tuple[VQSVAE | LatentModel, Config]:
         ) from error
     try:
         config = config_from_dict(values)
-        model = build_model(config)
+        model = build_model(config).to(parameter_type(config.precision))
     except InputError as error:
         raise InputError(f"{path} was written by another version, or by hand: {error}") from error
     _load_weights(model, weights, path)

@@ -80,8 +80,8 @@ class TrainOptions:
             validated and exported.
         val_every: steps between validations.
         save_every: steps between writes of `last.ckpt`.
-        compile: compile the neurons' kernels with `torch.compile` where there is a compiler (see `spiking_vq.scan`);
-            else run them as they are.
+        compile: compile the kernels with `torch.compile` where there is a compiler (see `spiking_vq.compiling`), and
+            use `spiking_vq.winograd`; else run them as they are.
     """
 
     batch_size: int = 32
@@ -197,7 +197,7 @@ class AbsorbingConfig(Config):
 STAGES: dict[str, type[Config]] = {"vq_svae": VQSVAEConfig, "absorbing": AbsorbingConfig}
 
 # Where things are and what computes them does not change what is computed: a run may move.
-_PLACES = ("data_dir", "runs", "device", "stage1", "devices", "strategy")
+_PLACES = ("data_dir", "runs", "device", "stage1", "strategy")
 
 # Filled in when training starts.
 _DERIVED = ("vq_svae.", "stage1_sha256", "image_shape")
@@ -258,9 +258,13 @@ def read_config(path: str | Path) -> Config:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Lines `key: old -> new` for all that differs, apart from places (folders, device)."""
+    """Lines `key: old -> new` for all that differs, apart from places (folders, device).
+
+    The number of devices is a place only if batch norm sees the whole batch on any number.
+    """
     old_values, new_values = _flatten(asdict(old)), _flatten(asdict(new))
-    keys = [key for key in old_values | new_values if key.split(".")[-1] not in _PLACES]
+    places = (*_PLACES, "devices") if new.trainer.sync_batchnorm else _PLACES
+    keys = [key for key in old_values | new_values if key.split(".")[-1] not in places]
     return [
         f"{key}: {old_values.get(key)} -> {new_values.get(key)}"
         for key in keys
@@ -272,6 +276,7 @@ def without_places(config: Config) -> Config:
     """The configuration with folders and device as by default, for a file that leaves this machine."""
     defaults = asdict(STAGES[config.stage]())
     places = {key: defaults[key] for key in _PLACES if key in defaults}
+    places["trainer"] = replace(config.trainer, devices=1, strategy="auto")
     if isinstance(config, AbsorbingConfig) and config.vq_svae is not None:
         places["vq_svae"] = without_places(config.vq_svae)
     return replace(config, **places)

@@ -1,4 +1,4 @@
-"""What several processes that train one network tell each other; without such processes each function is the identity.
+"""What several processes that train one network tell each other; a process by itself is the only rank.
 
 Every process, a rank, holds the same number of rows of the batch: rank 0 the first ones, rank 1 those after them.
 """
@@ -46,11 +46,3 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 def all_rows(x: Tensor) -> Tensor:
     """All ranks' rows of `x` [n, ...] in order, `[ranks * n, ...]`."""
     return stacked(x).flatten(0, 1)
-
-
-def from_first_rank(x: Tensor) -> Tensor:
-    """Rank 0's `x` [...], which has the same shape and type on all."""
-    if num_ranks() > 1:
-        x = x.clone()
-        distributed.broadcast(x, src=0)
-    return x

@@ -47,7 +47,7 @@ class LatentGenerator:
         config: the stage-2 configuration they were trained with.
         device: where to compute.
         precision: `fp32`, `bf16` (autocast; membranes stay fp32) or `fp64`.
-        compile: compile the neurons' kernels (`spiking_vq.scan`): faster from some hundred images on.
+        compile: compile the neurons' kernels (`spiking_vq.compiling`): faster from some hundred images on.
 
     Raises:
         InputError: another precision.
@@ -83,15 +83,23 @@ class LatentGenerator:
     def sampling(
         self, sample_steps: int | None = None, order: str | None = None, temperature: float | None = None
     ) -> dict[str, Any]:
-        """The sampler's settings in force: those given, else the file's own defaults."""
+        """The sampler's settings in force: those given, else the file's own defaults.
+
+        Raises:
+            InputError: a value out of range.
+        """
         defaults, num_tokens = self.config.sample, self.diffusion.diffusion_steps
         if sample_steps is None:  # a preset's default may be more calls than a small grid has tokens
             sample_steps = min(defaults.sample_steps or num_tokens, num_tokens)
-        return {
-            "sample_steps": sample_steps,
-            "order": defaults.order if order is None else order,
-            "temperature": defaults.temperature if temperature is None else temperature,
-        }
+        order = defaults.order if order is None else order
+        temperature = defaults.temperature if temperature is None else temperature
+        self.diffusion.check_settings(sample_steps, order, temperature)
+        return {"sample_steps": sample_steps, "order": order, "temperature": temperature}
+
+    def to(self, device: torch.device | str) -> LatentGenerator:
+        """Move the networks to a device, and compute there from now on."""
+        self.model, self.device = self.model.to(device), torch.device(device)
+        return self
 
     def sample(
         self,

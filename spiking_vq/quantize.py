@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spiking_vq.distributed import all_rows, from_first_rank, sum_over_ranks
+from spiking_vq.distributed import all_rows, num_ranks, own_rows, sum_over_ranks
 from spiking_vq.errors import InputError, require
 from spiking_vq.layers import NeuronFactory, conv_norm, direct_coding
 
@@ -101,7 +101,7 @@ class VectorQuantizer(nn.Module):
         Args:
             z: the vectors of this batch [B, D, h, w].
             tokens: their codes [B, h, w].
-            generator: source of the choice of restart vectors, on CPU.
+            generator: source of the choice of restart vectors, on CPU; the same on all ranks.
         """
         rows, ids = _rows(z.to(self.codebook.dtype)), tokens.flatten()
         count = torch.zeros_like(self.use).index_add_(0, ids, torch.ones_like(ids, dtype=self.use.dtype))
@@ -115,8 +115,7 @@ class VectorQuantizer(nn.Module):
             # distinct places; rows of flat background are identical, so jitter keeps the restarted codes apart
             chosen = torch.randperm(len(rows), generator=generator)[: len(idle)].to(rows.device)
             noise = torch.randn(len(idle), rows.shape[1], generator=generator).to(rows.device)
-            fresh = rows[chosen] + 0.01 * rows.std(correction=0).clamp(min=0.1) * noise
-            self.total[idle] = from_first_rank(fresh)
+            self.total[idle] = rows[chosen] + 0.01 * rows.std(correction=0).clamp(min=0.1) * noise
             self.use[idle] = 1.0
         self.codebook.copy_(self.total / self.use.clamp(min=1e-6).unsqueeze(1))
         return len(idle)
@@ -161,7 +160,12 @@ class PoissonSpikeGenerator(nn.Module):
     def forward(self, vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w], drawn from `generator` (on CPU)."""
         rate = vectors.clamp(0, 1).expand(self.num_steps, *vectors.shape)
-        spk = (torch.rand(rate.shape, generator=generator).to(rate.device) < rate).to(rate.dtype)
+        if self.training:  # all ranks draw for the whole batch, from the same source
+            batch = torch.rand(len(vectors) * num_ranks(), self.num_steps, *vectors.shape[1:], generator=generator)
+            uniform = own_rows(batch).transpose(0, 1)
+        else:
+            uniform = torch.rand(rate.shape, generator=generator)
+        spk = (uniform.to(rate.device) < rate).to(rate.dtype)
         return rate + (spk - rate).detach()
 
 

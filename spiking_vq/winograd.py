@@ -1,12 +1,12 @@
-"""3x3 convolutions with a third of the products, by Winograd's minimal filtering F(4x4, 3x3).
+"""3x3 convolutions with fewer products, by Winograd's minimal filtering F(4x4, 3x3).
 
 Four by four outputs are computed from six by six inputs: both the inputs and the weights are transformed, multiplied
 place by place (36 products instead of 144), and transformed back: `y = A^T [(G w G^T) * (B^T x B)] A`, where the
-product over channels is a matrix product for each of the 36 places. The transforms cost a pass over memory each, so
-this pays where the channels are many, as in a denoiser on a small grid of tokens.
+product over channels is a matrix product for each of the 36 places. On a grid of 7x7, filled up to 8x8, that is a third
+of the products. The transforms cost a pass over memory each, so this pays where the channels are many.
 
-It is the same function up to rounding: in fp32 as exact as the convolution itself; in bf16 the outputs err by some 2 %
-of their standard deviation (by 0.2 % without), although spikes stay exact when transformed.
+It is the same function up to rounding. In bf16 that is several times the convolution's own, though spikes stay exact
+when transformed.
 
 Reference: Lavin and Gray, arXiv:1509.09308.
 """
@@ -26,8 +26,8 @@ from spiking_vq.compiling import is_compiling, kernel
 
 OUT, TAPS = 4, 3
 TILE = OUT + TAPS - 1
-CHANNELS = 128 * 256
-"""From so many pairs of channels on it is faster than the convolution, in training and with hundreds of images."""
+MIN_CHANNEL_PAIRS = 128 * 256
+"""Input times output channels from which on it is faster than the convolution."""
 POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-2))  # and infinity
 
 Matrix = list[list[float]]
@@ -153,7 +153,7 @@ def _padded(x: Tensor, border: int) -> Tensor:
 
 def _products(inputs: Tensor, weight: Tensor) -> Sequence[Tensor]:
     """Matrix products of transformed inputs [36, P, C] with the transformed weights [C', C, 3, 3]: 36 of [P, C']."""
-    if inputs.dtype == torch.float32:  # as 1x1 convolutions: oneDNN is a tenth faster at them than MKL at products
+    if inputs.dtype == torch.float32:  # as 1x1 convolutions, at which oneDNN is faster than MKL at products
         images = inputs.unsqueeze(1).unsqueeze(3).permute(0, 1, 4, 2, 3)  # 36 of [1, C, P, 1], channels-last
         filters = _transformed(weight.permute(2, 3, 0, 1))[..., None, None]
         return [F.conv2d(x, w)[0, :, :, 0].mT for x, w in zip(images, filters, strict=True)]
@@ -190,7 +190,7 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, H, W]` to `[N, C', H, W]`, channels-last."""
-        kind, wide = x.device.type, self.in_channels * self.out_channels >= CHANNELS
+        kind, wide = x.device.type, self.in_channels * self.out_channels >= MIN_CHANNEL_PAIRS
         if not (self.training and is_compiling() and kind == "cpu" and wide):
             return super().forward(x)
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
@@ -213,8 +213,9 @@ class _Convolution(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         grad = grad.contiguous()
         grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:  # again a convolution, with the weights turned round
-            grad_x, _ = convolve(grad, weight.flip(2, 3).transpose(0, 1), ctx.compile)
-        if ctx.needs_input_grad[1]:
-            grad_weight = weight_gradient(inputs, grad, ctx.compile).to(weight.dtype)
+        with torch.autocast(grad.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:  # again a convolution, with the weights turned round
+                grad_x, _ = convolve(grad, weight.flip(2, 3).transpose(0, 1), ctx.compile)
+            if ctx.needs_input_grad[1]:
+                grad_weight = weight_gradient(inputs, grad, ctx.compile).to(weight.dtype)
         return grad_x, grad_weight

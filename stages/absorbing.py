@@ -63,6 +63,7 @@ class AbsorbingStage(Stage):
         train, self.val_tokens = (
             cached_tokens(vq_svae, config.stage1_sha256, split.images, cache) for split in (data.train, data.val)
         )
+        vq_svae.cpu()  # it is needed for pictures only, of one rank
         super().__init__(config, build_denoiser(config), [train])
         self.frozen = [vq_svae]  # in a list, so that it is not a part of what is trained and checkpointed
         self.diffusion = AbsorbingDiffusion(vq_svae.grid, vq_svae.codebook_size, config.loss)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
 from spiking_vq.memory import keep_freed_memory
 
 COMPILE_FROM = 500
@@ -75,9 +75,17 @@ def _portable(argument: str) -> str:
     return key + separator + (Path(value).name if Path(value).is_absolute() else value)
 
 
-def check_device(name: str) -> None:
-    """Raise `InputError` unless torch can compute on the device of this name."""
+def check_device(name: str, devices: int = 1) -> None:
+    """Raise `InputError` unless torch can compute on the device of this name, or on so many of this kind."""
+    require(devices >= 1, "devices", "at least 1", devices)
     try:
+        place = torch.device(name)
+        if devices > 1 and place.index is not None:
+            raise InputError(f"device={name} is one device: with devices={devices} it is device={place.type}")
+        if place.type == "cuda" and devices > torch.cuda.device_count() > 0:
+            raise InputError(
+                f"devices={devices} cannot be used here: there are {torch.cuda.device_count()} of device=cuda"
+            )
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -8,21 +8,16 @@ import torch
 from torch import distributed
 
 from spiking_vq.distributed import num_ranks
-from spiking_vq.errors import InputError, require
 
 
 def launch(device: str, devices: int) -> torch.device:
     """Start the other processes, if there are to be several, and say where this one computes.
 
-    Raises:
-        InputError: fewer than one, or several where one device is named.
+    What can be wrong is to be found before: the others run the whole command line, up to here, once more.
     """
-    require(devices >= 1, "devices", "at least 1", devices)
     place = torch.device(device)
     if devices == 1:
         return place
-    if place.index is not None:
-        raise InputError(f"device={device} is one device: with devices={devices} it is device={place.type}")
     from lightning.fabric import Fabric  # here, as it takes seconds and one process needs none of it
 
     fabric = Fabric(accelerator=place.type, devices=devices, strategy="ddp")

@@ -43,19 +43,19 @@ OPTIONS = {
 def main(arguments: list[str]) -> None:
     """Find the weights, sample, write."""
     options = parse_options(arguments, OPTIONS)
-    check_device(options["device"])
+    check_device(options["device"], options["devices"])
+    require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
     place = {key: options[key] for key in ("data", "preset", "runs", "ckpt")}
     path = find_model("absorbing", **place)
-    device = launch(options["device"], options["devices"])
     generator = LatentGenerator.from_pretrained(
-        path, device, options["precision"], compile=worth_compiling(options["n"] // options["devices"])
+        path, precision=options["precision"], compile=worth_compiling(options["n"])
     )
+    sampling = generator.sampling(*(options[key] for key in ("sample_steps", "order", "temperature")))
     config = generator.config
     out = Path(options["out"] or Path(options["runs"]) / config.data / config.preset / "samples")
-    if rank() == 0:
-        claim_folder(out)
-    sampling = {key: options[key] for key in ("seed", "sample_steps", "order", "temperature")}
-    images, tokens = sample_together(generator, options["n"], f"sampling from {path}", **sampling)
+    claim_folder(out)
+    generator.to(launch(options["device"], options["devices"]))
+    images, tokens = sample_together(generator, options["n"], f"sampling from {path}", seed=options["seed"], **sampling)
     if rank() == 0:
         write_samples(out, images, tokens)
         print(f"wrote {out / 'grid.png'}, {out / 'images'} ({len(images)} images), {out / 'tokens.npy'}")
@@ -63,7 +63,6 @@ def main(arguments: list[str]) -> None:
 
 def sample_together(generator: LatentGenerator, n: int, title: str, **options: Any) -> Samples:
     """`n` images from all ranks, each making every so many groups of them; the same ones whatever their number."""
-    require(n >= 1, "n, the number of images,", "at least 1", n)
     sizes = {first: min(GROUP, n - first) for first in range(0, n, GROUP)}
     own = list(sizes)[rank() :: num_ranks()]
     parts = {}
@@ -87,7 +86,7 @@ def claim_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / ".claim").touch()
-        (out / ".claim").unlink()
+        (out / ".claim").unlink(missing_ok=True)  # another rank's is the same
     except OSError as error:
         raise InputError(f"cannot write to {out}: {error.strerror}. Choose another folder with out=.") from error
 

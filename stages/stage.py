@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from spiking_vq.config import Config
 from spiking_vq.data import BatchStream, mix_seed
+from spiking_vq.distributed import mean_over_ranks
 from spiking_vq.errors import InputError
 from spiking_vq.layers import synchronise
 from spiking_vq.precision import autocast, parameter_type
@@ -49,7 +50,8 @@ class Stage(LightningModule):
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` with gradient, and numbers to log, of this rank's share of a batch of rows.
 
-        The mean of the loss over the ranks is that of the batch. All ranks are given the same generator.
+        The mean of the loss over the ranks is that of the batch; of the numbers it is what is logged. All ranks are
+        given the same generator.
         """
         raise NotImplementedError
 
@@ -87,10 +89,10 @@ class Stage(LightningModule):
         self.model.train()
         with self.autocast():
             figures = self.batch_loss(batch, self.generator(2, self.global_step))
-        several = self.trainer.world_size > 1
-        logged = {f"train/{key}": value.detach() for key, value in figures.items() if key != "loss"}
-        self.log_dict(logged, sync_dist=several)
-        self.log("loss", figures["loss"].detach(), prog_bar=True, sync_dist=several)
+        means = mean_over_ranks(torch.stack([value.detach().float() for value in figures.values()]))
+        logged = dict(zip(figures, means, strict=True))
+        self.log("loss", logged.pop("loss"), prog_bar=True)
+        self.log_dict({f"train/{key}": value for key, value in logged.items()})
         return figures["loss"]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

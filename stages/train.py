@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     named = [text.removeprefix("preset=") for text in overrides if text.startswith("preset=")]
     preset = named[-1] if named else "base"  # the last one wins, as with every other override
     config = load_config(stage_name, preset_file(stage_name, preset), overrides)
-    check_device(config.device)
+    check_device(config.device, config.trainer.devices)
     seed_everything(config.seed, verbose=False)  # the initial weights
     stage = STAGES[stage_name](config)
     folder = RunFolder(stage.config)
@@ -106,16 +106,9 @@ def fit(stage: Stage, folder: RunFolder) -> None:
 
 
 def strategy(config: Config) -> Strategy | str:
-    """Lightning's strategy for so many devices.
-
-    Raises:
-        InputError: several devices, and one of them named.
-    """
-    device, devices = torch.device(config.device), config.trainer.devices
-    if devices > 1 and device.index is not None:
-        raise InputError(f"device={device} is one device: with trainer.devices={devices} it is device={device.type}")
-    if devices > 1 or config.trainer.strategy == "ddp":
-        # statistics and codebooks are reduced by what they belong to; a broadcast would hide it if they were not
+    """Lightning's strategy for so many devices."""
+    if config.trainer.devices > 1 or config.trainer.strategy == "ddp":
+        # codebooks, and norms where they are synchronised, are reduced by the layers; a broadcast would hide it if not
         return DDPStrategy(broadcast_buffers=False)
     return "auto"
 
@@ -136,7 +129,7 @@ def summary(stage: Stage, keep: KeepRun, table: MetricsTable) -> dict[str, Any]:
         "loss": {str(step): loss for step, loss in logged[:: max(1, len(logged) // 20)]},
         "best": {"step": keep.best_step, stage.monitor: keep.best},
         "validation": {key: value for key, value in table.rows[keep.best_step].items() if key.startswith("val/")},
-        "machine": describe_machine(config.device),
+        "machine": describe_machine(config.device) | {"processes": config.trainer.devices},
     }
 
 

@@ -39,8 +39,6 @@ class VQSVAEStage(Stage):
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The paper's loss of uint8 images."""
         (images,) = batch
-        if self.global_rank:  # Poisson spikes of its own; code restarts are the first rank's
-            generator = self.generator(2, self.global_step, self.global_rank)
         return self.model.loss(to_unit(own_rows(images)), generator)
 
     @torch.no_grad()

@@ -213,6 +213,17 @@ def test_a_folder_in_place_of_the_file(tmp_path, vq_svae, vq_svae_config):
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_what_was_trained_in_fp64_comes_back_in_fp64(tmp_path, vq_svae, vq_svae_config):
+    vq_svae_config.precision = "fp64"
+    trained = vq_svae.double()
+    trained.decoder[0][0].weight.data += 1e-12
+    save_model(tmp_path / "model.safetensors", trained, vq_svae_config)
+    model, _ = load_model(tmp_path / "model.safetensors")
+    for name, weight in trained.state_dict().items():
+        assert torch.equal(weight, model.state_dict()[name])
+    assert model.decoder[0][0].weight.dtype == torch.float64
+
+
 @pytest.mark.parametrize("failure", [OSError("disk full"), KeyboardInterrupt()])
 def test_a_failing_save_leaves_the_old_file(monkeypatch, path, vq_svae, vq_svae_config, failure):
     old = path.read_bytes()

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from spiking_vq.checkpoint import build_model
-from spiking_vq.config import config_from_dict, differences, load_config, read_config, save_config
+from spiking_vq.config import config_from_dict, differences, load_config, read_config, save_config, without_places
 from spiking_vq.errors import InputError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -260,6 +260,24 @@ def test_places_do_not_differ(absorbing_config):
     moved = replace(absorbing_config, data_dir="/d", runs="/r", device="cuda", stage1="/s")
     moved.vq_svae = replace(moved.vq_svae, data_dir="/d", runs="/r", device="cuda")
     assert differences(absorbing_config, moved) == []
+
+
+def test_the_number_of_devices_is_a_place_if_batch_norm_is_synchronised(absorbing_config):
+    for synchronised, expected in ((True, []), (False, ["trainer.devices: 1 -> 2"])):
+        old, new = config_of(absorbing_config), config_of(absorbing_config)
+        old.trainer.sync_batchnorm = new.trainer.sync_batchnorm = synchronised
+        new.trainer.devices, new.trainer.strategy = 2, "ddp"
+        assert differences(old, new) == expected
+
+
+def test_a_file_that_leaves_names_no_place(absorbing_config):
+    config = config_of(absorbing_config)
+    config.runs, config.device, config.trainer.devices, config.trainer.sync_batchnorm = "/r", "cuda", 2, True
+    config.vq_svae.data_dir, config.vq_svae.trainer.strategy = "/d", "ddp"
+    left = without_places(config)
+    assert (left.runs, left.device, left.trainer.devices, left.trainer.sync_batchnorm) == ("runs", "cpu", 1, True)
+    assert (left.vq_svae.data_dir, left.vq_svae.trainer.strategy) == ("data", "auto")
+    assert (left.T, left.vq_svae.T) == (config.T, config.vq_svae.T)
 
 
 def test_all_else_differs(absorbing_config):

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from test_training import STAGE1, STAGE2, die_at
 from torch import distributed, multiprocessing
 
-from spiking_vq.distributed import all_rows, from_first_rank, mean_over_ranks, num_ranks, own_rows, rank, sum_over_ranks
+from spiking_vq.distributed import all_rows, mean_over_ranks, num_ranks, own_rows, rank, sum_over_ranks
 from spiking_vq.errors import InputError
 from spiking_vq.layers import conv_norm, synchronise
 from spiking_vq.neurons import LIF
-from spiking_vq.quantize import VectorQuantizer
+from spiking_vq.quantize import PoissonSpikeGenerator, VectorQuantizer
 from stages import sample, train
 
 ROOT = Path(__file__).parent.parent
@@ -48,15 +48,20 @@ def layer_pass(synchronised):
 
 
 def codebook_after_updates():
-    """Three updates, in which codes without use are restarted; each rank has another source of randomness."""
+    """Three updates, in which codes without use are restarted."""
     torch.manual_seed(0)
     quantizer = VectorQuantizer(40, 3, ema_decay=0.5, restart_below=1.5).double()
     restarts = []
     for step in range(3):
         z = own_rows(torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(step)).double())
-        generator = torch.Generator().manual_seed(100 * rank() + step)
-        restarts.append(quantizer.update(z, quantizer.nearest(z), generator))
+        restarts.append(quantizer.update(z, quantizer.nearest(z), torch.Generator().manual_seed(step)))
     return {**dict(quantizer.named_buffers()), "restarts": torch.tensor(restarts)}
+
+
+def poisson_spikes(training):
+    spikes = PoissonSpikeGenerator(3, 2, LIF).train(training)
+    vectors = own_rows(torch.linspace(0, 1, 4 * 3 * 25).view(4, 3, 5, 5))
+    return spikes(vectors, torch.Generator().manual_seed(0))
 
 
 def everything():
@@ -67,10 +72,10 @@ def everything():
         "all": all_rows(own),
         "sum": sum_over_ranks(own),
         "mean": mean_over_ranks(own),
-        "first": from_first_rank(own),
         "synchronised": layer_pass(True),
         "by itself": layer_pass(False),
         "codebook": codebook_after_updates(),
+        "poisson": poisson_spikes(training=True),
     }
 
 
@@ -102,8 +107,7 @@ def test_exchange(ranks, alone):
         assert torch.equal(found["all"], rows)
         assert torch.equal(found["sum"], rows[:2] + rows[2:])
         assert torch.equal(found["mean"], (rows[:2] + rows[2:]) / 2)
-        assert torch.equal(found["first"], rows[:2])
-    assert all(torch.equal(alone[name], rows) for name in ("own", "all", "sum", "mean", "first"))
+    assert all(torch.equal(alone[name], rows) for name in ("own", "all", "sum", "mean"))
 
 
 def test_synchronised_batch_norm_sees_the_whole_batch(ranks, alone):
@@ -132,6 +136,11 @@ def test_codebooks_are_one(ranks, alone):
     for name in whole:
         assert torch.equal(one[name], other[name])
         torch.testing.assert_close(one[name], whole[name], rtol=1e-12, atol=1e-14)
+
+
+def test_poisson_spikes_of_a_share_are_those_of_the_batch(ranks, alone):
+    assert torch.equal(torch.cat([of["poisson"] for of in ranks], dim=1), alone["poisson"])
+    assert not torch.equal(alone["poisson"][:, :2], alone["poisson"][:, 2:])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -220,3 +229,16 @@ def test_what_does_not_divide_is_refused():
         train.main([*STAGE1, "trainer.strategy=fsdp"])
     with pytest.raises(InputError, match=r"devices must be at least 1; got 0"):
         sample.main(["devices=0"])
+    for main, arguments in ((sample.main, ["devices=2"]), (train.main, [*STAGE1, *TWO])):
+        with pytest.raises(InputError, match=r"device=cpu:0 is one device: with devices=2 it is device=cpu"):
+            main([*arguments, "device=cpu:0"])
+
+
+def test_mistakes_are_found_before_there_are_several_processes(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "launch", lambda *_: pytest.fail("launched"))
+    (tmp_path / "file").touch()
+    options = [f"ckpt={trained[0] / 'absorbing/model.safetensors'}", "devices=2"]
+    mistakes = ["n=0", "order=no", "temperature=-1", "precision=fp8", "sample_steps=99"]
+    for mistake in (f"out={tmp_path / 'file'}", *mistakes):
+        with pytest.raises(InputError):
+            sample.main([f"out={tmp_path / 'out'}", *options, mistake])

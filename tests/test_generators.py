@@ -86,6 +86,24 @@ def test_seeds(request, kind):
     assert not torch.equal(first.images, other.images)
 
 
+@pytest.mark.parametrize("kind", ["generator", "poisson_generator"])
+def test_a_set_may_be_made_in_parts(request, monkeypatch, kind):
+    generator = request.getfixturevalue(kind)
+    monkeypatch.setattr(generators, "GROUP", 2 * CHUNK)
+    whole = generator.sample(3 * CHUNK, seed=5)
+    part = generator.sample(CHUNK, seed=5, first=2 * CHUNK)
+    assert torch.equal(part.tokens, whole.tokens[2 * CHUNK :])
+    assert torch.equal(part.images, whole.images[2 * CHUNK :])
+    with pytest.raises(InputError, match=f"first must be a multiple of {2 * CHUNK}, 0 or more; got 1"):
+        generator.sample(CHUNK, first=1)
+
+
+def test_fp64_computes_in_fp64(latent_model, absorbing_config):
+    generator = LatentGenerator(latent_model, absorbing_config, precision="fp64")
+    assert {weight.dtype for weight in generator.model.parameters()} == {torch.float64}
+    assert generator.sample(2).images.dtype == torch.uint8
+
+
 def test_poisson_noise_differs_between_images_and_chunks(poisson_generator):
     """Temperature 0 and one call make all tokens equal; what differs is the spike generator's noise."""
     images, tokens = poisson_generator.sample(CHUNK + 2, sample_steps=1, temperature=0.0)

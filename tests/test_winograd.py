@@ -71,8 +71,20 @@ def calls(monkeypatch):
         return whole(x, weight, compile=False)
 
     monkeypatch.setattr(winograd, "convolve", watched)
-    monkeypatch.setattr(winograd, "CHANNELS", 4 * 6)
+    monkeypatch.setattr(winograd, "MIN_CHANNEL_PAIRS", 4 * 6)
     return seen
+
+
+def test_gradients_of_the_layer(calls):
+    conv, x = Conv3x3(4, 6), torch.rand(2, 4, 7, 7).requires_grad_()
+    grad = torch.randn(2, 6, 7, 7)
+    with compiled():
+        y = conv(x)
+    with torch.autocast("cpu", torch.bfloat16):  # which is none of the backward pass's business
+        got = torch.autograd.grad(y, (x, conv.weight), grad)
+    expected = torch.autograd.grad(F.conv2d(x, conv.weight, padding=1), (x, conv.weight), grad)
+    assert len(calls) == 2
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels, expected", [((4, 6), True), ((4, 5), False)])

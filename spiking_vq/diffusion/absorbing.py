@@ -271,7 +271,8 @@ class AbsorbingDiffusion:
             InputError: an argument is out of its range.
         """
         sample_steps = self.diffusion_steps if sample_steps is None else sample_steps
-        self._check_sampling(seeds, sample_steps, order, temperature, known)
+        self.check_settings(sample_steps, order, temperature)
+        self._check_state(seeds, known)
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size must be at least 1, or None for all images at once; got {batch_size}.")
         n, batch_size = len(seeds), batch_size or len(seeds)
@@ -302,16 +303,17 @@ class AbsorbingDiffusion:
             gumbel.append(gumbel_noise((*self.grid, self.codebook_size), generator, "cpu"))
         return torch.stack(order_noise), torch.stack(gumbel).movedim(-1, 1)
 
-    def _check_sampling(
-        self, seeds: list[int], sample_steps: int, order: str, temperature: float, known: Tensor | None
-    ) -> None:
+    def check_settings(self, sample_steps: int, order: str, temperature: float) -> None:
+        """Raise `InputError` if a setting of `sample` is out of its range."""
         check_temperature(temperature)
-        if len(seeds) == 0:
-            raise InputError("seeds must hold at least one seed, one for each image; got none.")
         if not 1 <= sample_steps <= self.diffusion_steps:
             raise InputError(f"sample_steps must be in 1..{self.diffusion_steps}; got {sample_steps}.")
         if order not in ORDERS:
             raise InputError(f"order must be one of {', '.join(ORDERS)}; got {order!r}.")
+
+    def _check_state(self, seeds: list[int], known: Tensor | None) -> None:
+        if len(seeds) == 0:
+            raise InputError("seeds must hold at least one seed, one for each image; got none.")
         if known is None:
             return
         shape = [len(seeds), *self.grid]

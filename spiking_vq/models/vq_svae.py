@@ -186,7 +186,7 @@ class VQSVAE(nn.Module):
         return self.quantizer.nearest(self.encode_spikes(self.encode(images)))
 
     def decode_spikes(self, spk: Tensor) -> Tensor:
-        """The read-out's membrane potential [B, C, H, W], float32, of the generator's spikes `[T, B, D, h, w]`.
+        """The read-out's membrane potential [B, C, H, W] of the generator's spikes `[T, B, D, h, w]`, float32 at least.
 
         `sum_t 0.8^(T-1-t) y[t]`, y the un-thresholded output of the last layer.
         """
@@ -253,5 +253,5 @@ class VQSVAE(nn.Module):
             "quantizer": quantized.loss.detach(),
             "psp": psp.detach(),
             "perplexity": perplexity(quantized.tokens, self.codebook_size),
-            "restarts": torch.tensor(float(restarts)),
+            "restarts": mse.new_tensor(float(restarts)),
         }

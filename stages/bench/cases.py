@@ -39,7 +39,7 @@ class Variant:
         build: gives the function to time.
         images: how many it handles; times are compared by image.
         dtype: float32, or bfloat16 by autocast.
-        compile: compile the neurons' kernels.
+        compile: compile the kernels, and use Winograd's filtering.
         ours: uses the package, with its allocator settings.
         targets: (must, aim) of the ratio to the case's first variant.
         work: of one image, where it is not the same for all variants: times are compared by it.
