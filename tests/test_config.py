@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -264,14 +265,14 @@ def test_places_do_not_differ(absorbing_config):
 
 def test_the_number_of_devices_is_a_place_if_batch_norm_is_synchronised(absorbing_config):
     for synchronised, expected in ((True, []), (False, ["trainer.devices: 1 -> 2"])):
-        old, new = config_of(absorbing_config), config_of(absorbing_config)
+        old, new = deepcopy(absorbing_config), deepcopy(absorbing_config)
         old.trainer.sync_batchnorm = new.trainer.sync_batchnorm = synchronised
         new.trainer.devices, new.trainer.strategy = 2, "ddp"
         assert differences(old, new) == expected
 
 
 def test_a_file_that_leaves_names_no_place(absorbing_config):
-    config = config_of(absorbing_config)
+    config = deepcopy(absorbing_config)
     config.runs, config.device, config.trainer.devices, config.trainer.sync_batchnorm = "/r", "cuda", 2, True
     config.vq_svae.data_dir, config.vq_svae.trainer.strategy = "/d", "ddp"
     left = without_places(config)
