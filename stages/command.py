@@ -83,9 +83,8 @@ def check_device(name: str, devices: int = 1) -> None:
         if devices > 1 and place.index is not None:
             raise InputError(f"device={name} is one device: with devices={devices} it is device={place.type}")
         if place.type == "cuda" and devices > torch.cuda.device_count() > 0:
-            raise InputError(
-                f"devices={devices} cannot be used here: there are {torch.cuda.device_count()} of device=cuda"
-            )
+            found = torch.cuda.device_count()
+            raise InputError(f"devices must be at most {found}, as many as there are of device=cuda; got {devices}")
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

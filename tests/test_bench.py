@@ -34,12 +34,26 @@ def assert_same_gradients(ours, plain):
         torch.testing.assert_close(mine.weight.grad, other.weight.grad, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("lif", ["stepwise_lif", "fused_lif"])
-def test_the_plain_stage_1_is_ours(lif):
+@pytest.fixture(params=["stepwise_lif", "fused_lif"])
+def ours_and_plain(request):
+    """Our network of a stage and its plain form, in float64, of the same weights."""
     plain_form = pytest.importorskip("stages.bench.plain", exc_type=ImportError)
-    config, _ = configured("paper")
-    ours, plain = build_vq_svae(config).double(), plain_form.PlainVQSVAE(getattr(plain_form, lif)).double()
-    copy_weights(ours, plain)
+
+    def build(stage):
+        neuron, (config1, config2) = getattr(plain_form, request.param), configured("paper")
+        pairs = {
+            "vq_svae": (build_vq_svae(config1), plain_form.PlainVQSVAE(neuron)),
+            "absorbing": (build_denoiser(config2), plain_form.PlainSDID(neuron)),
+        }
+        ours, plain = (model.double() for model in pairs[stage])
+        copy_weights(ours, plain)
+        return ours, plain
+
+    return build
+
+
+def test_the_plain_stage_1_is_ours(ours_and_plain):
+    ours, plain = ours_and_plain("vq_svae")
     plain.codebook.weight.data.copy_(ours.quantizer.codebook)
     ours.data_variance.fill_(0.1)
     images = torch.rand(4, 1, 28, 28).double()
@@ -49,12 +63,8 @@ def test_the_plain_stage_1_is_ours(lif):
     assert_same_gradients(ours, plain)
 
 
-@pytest.mark.parametrize("lif", ["stepwise_lif", "fused_lif"])
-def test_the_plain_stage_2_is_ours(lif):
-    plain_form = pytest.importorskip("stages.bench.plain", exc_type=ImportError)
-    _, config = configured("paper")
-    ours, plain = build_denoiser(config).double(), plain_form.PlainSDID(getattr(plain_form, lif)).double()
-    copy_weights(ours, plain)
+def test_the_plain_stage_2_is_ours(ours_and_plain):
+    ours, plain = ours_and_plain("absorbing")
     # its input planes are single precision
     layers(plain, nn.Conv2d)[0].register_forward_pre_hook(lambda module, x: (x[0].double(),))
     tokens, t = torch.randint(129, (2, 7, 7)), torch.tensor([5, 40])

@@ -203,7 +203,10 @@ def training(model: nn.Module, loss: Callable[[], Tensor], dtype: str = "float32
 
 
 def synapses(model: nn.Module, loss: Callable[[], Tensor], dtype: str) -> Run:
-    """Forward and backward of the model's synapses alone, on the inputs they have in `loss()`: the floor."""
+    """Forward and backward of the model's synapses alone, on the inputs they have in `loss()`, convolved directly.
+
+    The floor of a step, but for layers that go through Winograd's filtering.
+    """
     work: list[tuple[nn.Module, Tensor]] = []
 
     def record(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:

@@ -1,5 +1,7 @@
 """The paper's two networks the plain way, on SpikingJelly: what the package is measured against.
 
+Neurons step one by one, or by SpikingJelly 2's own scan.
+
 The image is repeated T times through every layer, every layer is a module of its own, the read-out is applied at every
 step, and sampling calls the denoiser once for each of the 49 times, whether or not anything is unmasked. This is the
 shape of the authors' program, written anew from the paper; the arithmetic is that of `PRESET=paper`.
