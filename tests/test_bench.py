@@ -11,7 +11,9 @@ from spiking_vq.layers import BatchNorm
 from stages.bench import __main__ as bench
 from stages.bench import worker
 from stages.bench.cases import CASES, configured
-from stages.bench.worker import peak_mb
+from stages.bench.worker import Measured
+
+CPU = torch.device("cpu")
 
 
 def layers(model, *kinds):
@@ -89,7 +91,7 @@ def test_peak_counts_what_is_held_at_once():
             torch.ones(2_000_000)  # 8 MB, one after the other
         return kept
 
-    assert peak_mb(run) == pytest.approx(12, rel=0.01)
+    assert worker.peak_mb(run, CPU) == pytest.approx(12, rel=0.01)
 
 
 def test_a_turn_holds_as_many_runs_as_fill_it(monkeypatch):
@@ -100,10 +102,9 @@ def test_a_turn_holds_as_many_runs_as_fill_it(monkeypatch):
         runs.append(1)
         clock[0] += 5.0 if len(runs) == 1 else 2.0
 
-    assert worker.seconds(run) == 5.0
+    assert worker.times(run, CPU) == [5.0]
     runs.clear()
-    assert worker.seconds(run, turn=8.5) == 2.0  # 5, 2 and 2 seconds
-    assert len(runs) == 3
+    assert worker.times(run, CPU, turn=8.5) == [5.0, 2.0, 2.0]
 
 
 def test_case_and_variant_names_are_unique_and_every_ratio_has_a_reference():
@@ -114,29 +115,37 @@ def test_case_and_variant_names_are_unique_and_every_ratio_has_a_reference():
         assert others
 
 
-class Scripted:
-    """A worker whose answers are known: the n-th time of a variant is n times its number."""
-
-    def __init__(self, case, variant):
-        self.number, self.round, self.first_s = [*CASES[0].variants].index(variant) + 1, 0, 9.0
-
-    def ask(self, what):
-        self.round += what == "time"
-        return float(self.number * self.round) if what == "time" else 100.0 / self.number
-
-    def close(self):
-        pass
+def test_a_worker_measures_a_variant(capsys):
+    worker.main(CASES[0].name, "ours, not compiled", "cpu", "peak")
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["median_s"] > 0
+    assert measured["peak_mb"] > 25.6  # the spikes of 16 x 32 x 64 x 14 x 14 neurons in fp32
 
 
 def test_rows_by_hand(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bench, "Worker", Scripted)
+    turns = []
+
+    def scripted(case, variant, device, peak):
+        """The n-th turn of a variant takes n times its number."""
+        number = [*CASES[0].variants].index(variant) + 1
+        turns.append(variant)
+        return Measured(9.0, float(number * turns.count(variant)), 100.0 / number if peak else None)
+
+    monkeypatch.setattr(bench, "turn", scripted)
     monkeypatch.setattr(bench, "find_spec", lambda name: True)
     out = tmp_path / "bench.json"
     bench.main(["rounds=3", f"only={CASES[0].name}", f"out={out}"])
     report = json.loads(out.read_text())
+    assert turns == 3 * list(CASES[0].variants)
     assert report["rounds"] == 3
     assert [row["variant"] for row in report["rows"]] == list(CASES[0].variants)
     second = report["rows"][1]
     assert (second["median_s"], second["spread_s"], second["ratio"]) == (4.0, 4.0, 0.5)
+    assert second["times_s"] == [2.0, 4.0, 6.0]
     assert (second["peak_mb"], second["peak_ratio"], second["first_s"]) == (50.0, 2.0, 9.0)
     assert second["variant"] in capsys.readouterr().out
+
+
+def test_a_worker_that_dies_says_why():
+    with pytest.raises(RuntimeError, match="no such variant"):
+        bench.turn(CASES[0].name, "no such variant", "cpu", peak=False)

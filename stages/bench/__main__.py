@@ -1,8 +1,9 @@
-"""Measure every case: `python -m stages.bench [rounds=5] [only=TEXT] [out=results/bench.json]`.
+"""Measure every case: `python -m stages.bench [rounds=5] [only=TEXT] [device=cpu] [out=results/bench.json]`.
 
-The variants of a case are alive at once, each in its own process, and take turns, so that a change in the machine's
-speed meets them all alike. Times are medians over the rounds, spread is their range, ratios are of times per image, or
-per unit of work where an image is not the same work for all variants.
+The variants of a case take turns, so that a change in the machine's speed meets them all alike, and every turn is a
+process of its own, as one process of the same work is now and then slower than another. Times are medians over the
+rounds, spread is their range, ratios are of times per image, or per unit of work where an image is not the same work
+for all variants.
 """
 
 from __future__ import annotations
@@ -19,55 +20,31 @@ from tqdm import tqdm
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.errors import InputError, require
 from stages.bench.cases import CASES, Case
-from stages.command import parse_options, recorded_command, run_command
+from stages.bench.worker import Measured
+from stages.command import check_device, parse_options, recorded_command, run_command
 from stages.machine import describe_machine
 
-OPTIONS = {"rounds": 5, "only": str, "out": "results/bench.json"}
-
-
-class Worker:
-    """A variant in a process of its own, waiting for its turn."""
-
-    def __init__(self, case: str, variant: str) -> None:
-        command = [sys.executable, "-m", "stages.bench.worker", case, variant]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self.first_s = self._answer()
-
-    def ask(self, what: str) -> float:
-        """`time` or `peak` of one run."""
-        print(what, file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _answer(self) -> float:
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{' '.join(self.process.args[1:])} died, exit code {self.process.wait()}")
-        return json.loads(line)
+OPTIONS = {"rounds": 5, "only": str, "device": "cpu", "out": "results/bench.json"}
 
 
 def main(arguments: list[str]) -> None:
     """Measure, print, write."""
     options = parse_options(arguments, OPTIONS)
     require(options["rounds"] >= 1, "rounds", "at least 1", options["rounds"])
-    if find_spec("spikingjelly") is None:
-        raise InputError("the plain form needs SpikingJelly: pip install 'spiking_vq[bench]' (Python 3.11 or later)")
+    check_device(options["device"])
     cases = [case for case in CASES if options["only"] is None or options["only"] in case.name]
     require(cases != [], "only", f"a part of one of {', '.join(case.name for case in CASES)}", options["only"])
+    others = [name for case in cases for name, variant in case.variants.items() if not variant.ours]
+    if others and find_spec("spikingjelly") is None:
+        raise InputError("the plain form needs SpikingJelly: pip install 'spiking_vq[bench]' (Python 3.11 or later)")
     with atomic_write(options["out"]) as temporary:  # opened first: a place that cannot be written to is found early
         rows = []
         for case in cases:
-            rows += measure(case, options["rounds"])
+            rows += measure(case, options["rounds"], options["device"])
             print_table(rows[-len(case.variants) :])
         report = {
             "command": recorded_command("stages.bench", arguments),
-            "machine": describe_machine("cpu"),
+            "machine": describe_machine(options["device"]),
             "rounds": options["rounds"],
             "rows": rows,
         }
@@ -75,29 +52,28 @@ def main(arguments: list[str]) -> None:
     print(f"wrote {options['out']}")
 
 
-def measure(case: Case, rounds: int) -> list[dict[str, Any]]:
+def turn(case: str, variant: str, device: str, peak: bool) -> Measured:
+    """What a variant measures in a process of its own."""
+    command = [sys.executable, "-m", "stages.bench.worker", case, variant, device, *(["peak"] if peak else [])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command[1:])} ended with exit code {done.returncode}:\n{done.stderr}")
+    return Measured(**json.loads(done.stdout))
+
+
+def measure(case: Case, rounds: int, device: str) -> list[dict[str, Any]]:
     """A row for each variant of a case."""
-    times: dict[str, list[float]] = {name: [] for name in case.variants}
-    with tqdm(total=len(times) * (rounds + 2), desc=case.name) as bar:
-        workers = {}
-        try:
-            for name in times:
-                workers[name] = Worker(case.name, name)
+    turns: dict[str, list[Measured]] = {name: [] for name in case.variants}
+    with tqdm(total=len(turns) * rounds, desc=case.name) as bar:
+        for left in reversed(range(rounds)):
+            for name, taken in turns.items():
+                taken.append(turn(case.name, name, device, peak=left == 0))
                 bar.update()
-            for _ in range(rounds):
-                for name, worker in workers.items():
-                    times[name].append(worker.ask("time"))
-                    bar.update()
-            peaks = {}
-            for name, worker in workers.items():
-                peaks[name] = worker.ask("peak")
-                bar.update()
-        finally:
-            for worker in workers.values():
-                worker.close()
     reference, *_ = case.variants
+    times = {name: [measured.median_s for measured in taken] for name, taken in turns.items()}
     per_image = {name: median(times[name]) / variant.images for name, variant in case.variants.items()}
     per_work = {name: per_image[name] / variant.work for name, variant in case.variants.items()}
+    peaks = {name: taken[-1].peak_mb for name, taken in turns.items()}
     return [
         {
             "name": case.name,
@@ -106,10 +82,11 @@ def measure(case: Case, rounds: int) -> list[dict[str, Any]]:
             "images": variant.images,
             "median_s": median(times[name]),
             "spread_s": max(times[name]) - min(times[name]),
+            "times_s": times[name],
             "images_per_second": 1 / per_image[name],
             "ratio": per_work[reference] / per_work[name],
             "target": variant.targets,
-            "first_s": workers[name].first_s,
+            "first_s": median(measured.first_s for measured in turns[name]),
             "peak_mb": peaks[name],
             "peak_ratio": peaks[reference] / peaks[name],
         }

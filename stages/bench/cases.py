@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ PAPER_TARGETS = {
 """Stage -> type -> (must, aim) of a training step against the plain form."""
 
 Run = Callable[[], Any]
+Layer = Callable[[Tensor], Tensor]
+Device = torch.device
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Variant:
     """One way of doing a case's work.
 
     Attributes:
-        build: gives the function to time.
+        build: called with a device, gives the function to time.
         images: how many it handles; times are compared by image.
         dtype: float32, or bfloat16 by autocast.
         compile: compile the kernels, and use Winograd's filtering.
@@ -45,7 +48,7 @@ class Variant:
         work: of one image, where it is not the same for all variants: times are compared by it.
     """
 
-    build: Callable[[], Run]
+    build: Callable[[Device], Run]
     images: int = BATCH
     dtype: str = "float32"
     compile: bool = False
@@ -68,15 +71,10 @@ class Case:
 NEURON = {"beta": 0.5, "scale_input": True, "fire_at_threshold": True}
 
 
-def neuron_input(shape: tuple[int, ...]) -> Tensor:
-    """Currents that make about a fifth of the neurons fire."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
-
-
-def neuron_pass(run: Callable[[Tensor], Tensor], shape: tuple[int, ...], backward: bool) -> Run:
-    """Forward, or forward and backward, of `[T, B, C, H, W]`."""
-    x = neuron_input(shape)
-    grad = torch.ones(shape)
+def neuron_pass(run: Layer, shape: tuple[int, ...], backward: bool, device: Device) -> Run:
+    """Forward, or forward and backward, of `[T, B, C, H, W]`; about a fifth of the neurons fire."""
+    x = torch.randn(shape, device=device).requires_grad_()
+    grad = torch.ones(shape, device=device)
 
     def timed() -> None:
         if not backward:
@@ -89,14 +87,14 @@ def neuron_pass(run: Callable[[Tensor], Tensor], shape: tuple[int, ...], backwar
     return timed
 
 
-def ours_neuron(shape: tuple[int, ...], backward: bool) -> Run:
+def our_neuron(device: Device) -> Layer:
     """One scan over all steps."""
-    return neuron_pass(LIF(**NEURON), shape, backward)
+    return LIF(**NEURON).to(device)
 
 
-def snntorch_neuron(shape: tuple[int, ...], backward: bool) -> Run:
+def snntorch_neuron(device: Device) -> Layer:
     """A loop over the steps of `snntorch.Leaky`."""
-    leaky = LIF(**NEURON).to_snntorch()
+    leaky = LIF(**NEURON).to_snntorch().to(device)
 
     def run(x: Tensor) -> Tensor:
         mem, spikes = torch.zeros_like(x[0]), []
@@ -105,35 +103,37 @@ def snntorch_neuron(shape: tuple[int, ...], backward: bool) -> Run:
             spikes.append(spk)
         return torch.stack(spikes)
 
-    return neuron_pass(run, shape, backward)
+    return run
 
 
-def spikingjelly_neuron(shape: tuple[int, ...], backward: bool) -> Run:
-    """SpikingJelly's multi-step LIF."""
+def spikingjelly_neuron(device: Device) -> Layer:
+    """SpikingJelly's multi-step LIF, by what it takes for the fastest way on the device."""
     from spikingjelly.activation_based import functional
 
     from stages.bench.plain import fused_lif
 
-    layer = fused_lif()
+    lif = fused_lif().to(device)
 
     def run(x: Tensor) -> Tensor:
-        functional.reset_net(layer)
-        return layer(x)
+        functional.reset_net(lif)
+        return lif(x)
 
-    return neuron_pass(run, shape, backward)
+    return run
 
 
 def neuron_case(shape: tuple[int, ...], backward: bool) -> Case:
     """The neuron alone on one shape."""
-    targets = (6.0, 8.0) if backward else None
-    arguments = (shape, backward)
+
+    def variant(build: Callable[[Device], Layer], **options: Any) -> Variant:
+        return Variant(lambda device: neuron_pass(build(device), shape, backward, device), shape[1], **options)
+
     return Case(
         f"neuron {'forward + backward' if backward else 'forward'} {list(shape)}",
         {
-            "snntorch loop": Variant(lambda: snntorch_neuron(*arguments), shape[1], ours=False),
-            "spikingjelly": Variant(lambda: spikingjelly_neuron(*arguments), shape[1], ours=False),
-            "ours, not compiled": Variant(lambda: ours_neuron(*arguments), shape[1]),
-            "ours": Variant(lambda: ours_neuron(*arguments), shape[1], compile=True, targets=targets),
+            "snntorch loop": variant(snntorch_neuron, ours=False),
+            "spikingjelly": variant(spikingjelly_neuron, ours=False),
+            "ours, not compiled": variant(our_neuron),
+            "ours": variant(our_neuron, compile=True, targets=(6.0, 8.0) if backward else None),
         },
     )
 
@@ -153,38 +153,36 @@ def configured(preset: str, *overrides: str) -> tuple[Config, Config]:
     return stage1, stage2
 
 
-def tokens(codebook_size: int, n: int, grid: tuple[int, int] = (7, 7)) -> Tensor:
-    """Token grids at random."""
-    return torch.randint(codebook_size, (n, *grid), generator=torch.Generator().manual_seed(0))
-
-
-def network(preset: str, stage: str, *overrides: str) -> tuple[nn.Module, Callable[[], Tensor]]:
+def network(stage: str, preset: str, *overrides: str, device: Device) -> tuple[nn.Module, Callable[[], Tensor]]:
     """Our network of a stage, in training mode, and its loss on a batch of noise: pictures cost what noise costs."""
     config1, config2 = configured(preset, *overrides)
-    vq_svae = build_vq_svae(config1).train()
+    vq_svae = build_vq_svae(config1).train().to(device)
     if stage == "vq_svae":
-        images = torch.rand(config1.train.batch_size, *config1.image_shape)
+        images = torch.rand(config1.train.batch_size, *config1.image_shape, device=device)
         return vq_svae, lambda: vq_svae.loss(images)["loss"]
-    batch = tokens(config1.model.codebook_size, config2.train.batch_size, vq_svae.grid)
-    model = build_denoiser(config2).train()
-    return model, denoising_loss(model, vq_svae.codebook_size, batch, config2.loss)
+    model = build_denoiser(config2).train().to(device)
+    batch = config2.train.batch_size, *vq_svae.grid
+    return model, denoising_loss(model, vq_svae.codebook_size, batch, config2.loss, device)
 
 
-def plain_network(stage: str, fused: bool = False) -> tuple[nn.Module, Callable[[], Tensor]]:
+def plain_network(stage: str, fused: bool, device: Device) -> tuple[nn.Module, Callable[[], Tensor]]:
     """The paper's network of a stage on SpikingJelly, likewise; `fused` takes its scan instead of single steps."""
-    from stages.bench.plain import K, PlainSDID, PlainVQSVAE, fused_lif, stepwise_lif
+    from stages.bench.plain import GRID, K, PlainSDID, PlainVQSVAE, fused_lif, stepwise_lif
 
     lif = fused_lif if fused else stepwise_lif
     if stage == "vq_svae":
-        model, images = PlainVQSVAE(lif), torch.rand(BATCH, 1, 28, 28)
+        model, images = PlainVQSVAE(lif).to(device), torch.rand(BATCH, 1, 28, 28, device=device)
         return model, lambda: model.loss(images)
-    model = PlainSDID(lif)
-    return model, denoising_loss(model, K, tokens(K, BATCH), "reweighted")
+    model = PlainSDID(lif).to(device)
+    return model, denoising_loss(model, K, (BATCH, *GRID), "reweighted", device)
 
 
-def denoising_loss(model: nn.Module, codebook_size: int, batch: Tensor, objective: str) -> Callable[[], Tensor]:
-    """The diffusion's loss on token grids [B, h, w]."""
-    diffusion = AbsorbingDiffusion(tuple(batch.shape[1:]), codebook_size, objective)
+def denoising_loss(
+    model: nn.Module, codebook_size: int, shape: tuple[int, int, int], objective: str, device: Device
+) -> Callable[[], Tensor]:
+    """The diffusion's loss on token grids [B, h, w] at random."""
+    diffusion = AbsorbingDiffusion(shape[1:], codebook_size, objective)
+    batch = torch.randint(codebook_size, shape, device=device)
     return lambda: diffusion.loss(model, batch)["loss"]
 
 
@@ -193,13 +191,18 @@ def training(model: nn.Module, loss: Callable[[], Tensor], dtype: str = "float32
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=1e-3, fused=fused)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        with half_precision(model, dtype):
             value = loss()
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
 
     return step
+
+
+def half_precision(model: nn.Module, dtype: str) -> torch.autocast:
+    """Autocast where the model is, if bfloat16 is what is asked for."""
+    return torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def synapses(model: nn.Module, loss: Callable[[], Tensor], dtype: str) -> Run:
@@ -214,13 +217,13 @@ def synapses(model: nn.Module, loss: Callable[[], Tensor], dtype: str) -> Run:
 
     kinds = (nn.Conv2d, nn.ConvTranspose2d, PlaceLinear)
     hooks = [module.register_forward_hook(record) for module in model.modules() if isinstance(module, kinds)]
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+    with half_precision(model, dtype):
         loss()
     for hook in hooks:
         hook.remove()
 
     def timed() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        with half_precision(model, dtype):
             outputs = [module(x) for module, x in work]
         for output in outputs:
             output.backward(torch.ones_like(output))
@@ -248,25 +251,26 @@ def training_case(preset: str, stage: str) -> Case:
     n = (config1 if stage == "vq_svae" else config2).train.batch_size
     targets: dict[str, tuple[float, float]] = {}
     variants: dict[str, Variant] = {}
+    ours, plain = partial(network, stage, preset), partial(plain_network, stage)
     if preset == "paper":
         targets = PAPER_TARGETS[stage]
         for name, fused in {"plain": False, "plain, fused neurons": True}.items():
             variants[name] = Variant(
-                lambda fused=fused: training(*plain_network(stage, fused), fused=False), n, ours=False
+                lambda device, fused=fused: training(*plain(fused, device), fused=False), n, ours=False
             )
     for dtype in ("float32", "bfloat16"):
         variants[f"ours {dtype}"] = Variant(
-            lambda dtype=dtype: training(*network(preset, stage), dtype),
+            lambda device, dtype=dtype: training(*ours(device=device), dtype),
             n,
             dtype,
             compile=True,
             targets=targets.get(dtype),
         )
         variants[f"synapses alone {dtype}"] = Variant(
-            lambda dtype=dtype: synapses(*network(preset, stage), dtype), n, dtype
+            lambda device, dtype=dtype: synapses(*ours(device=device), dtype), n, dtype
         )
-    variants["ours float32, not compiled"] = Variant(lambda: training(*network(preset, stage)), n)
-    variants["spikes copied once"] = Variant(lambda: copying(*network(preset, stage)), n)
+    variants["ours float32, not compiled"] = Variant(lambda device: training(*ours(device=device)), n)
+    variants["spikes copied once"] = Variant(lambda device: copying(*ours(device=device)), n)
     return Case(f"{preset} {stage} training step", variants)
 
 
@@ -278,7 +282,7 @@ def scaling_case(stage: str) -> Case:
     def variant(n: int = batch_size, T: int = num_steps, side: int = size) -> tuple[str, Variant]:
         overrides = f"train.batch_size={n}", f"T={T}", f"image_size={side}"
         return f"batch {n}, T {T}, {side}x{side}", Variant(
-            lambda: training(*network("base", stage, *overrides), "bfloat16"),
+            lambda device: training(*network(stage, "base", *overrides, device=device), "bfloat16"),
             n,
             work=T / num_steps * (side / size) ** 2,
             dtype="bfloat16",
@@ -302,52 +306,52 @@ def scaling_case(stage: str) -> Case:
 # Sampling
 
 
-def plain_sampling() -> Run:
+def plain_sampling(fused: bool, device: Device) -> Run:
     """49 Bernoulli calls of the paper's denoiser on SpikingJelly."""
-    from stages.bench.plain import PlainSDID
+    from stages.bench.plain import PlainSDID, fused_lif, stepwise_lif
 
-    model = awake(PlainSDID())
+    model = awake(PlainSDID(fused_lif if fused else stepwise_lif), device)
     return lambda: model.sample(BATCH)
 
 
-def sampling(preset: str, n: int, batch_size: int, dtype: str, sample_steps: int | None = None) -> Run:
+def sampling(preset: str, n: int, batch_size: int, dtype: str, sample_steps: int | None, device: Device) -> Run:
     """Token grids from our sampler, `batch_size` in each call; the number of calls is the preset's by default."""
     config1, config = configured(preset)
-    model = awake(build_denoiser(config))
+    model = awake(build_denoiser(config), device)
     diffusion = AbsorbingDiffusion((7, 7), config1.model.codebook_size)
     options = {"sample_steps": sample_steps or config.sample.sample_steps, "order": config.sample.order}
 
     def run() -> None:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-            diffusion.sample(model, list(range(n)), batch_size=batch_size, **options)
+        with torch.inference_mode(), half_precision(model, dtype):
+            diffusion.sample(model, list(range(n)), batch_size=batch_size, device=device, **options)
 
     return run
 
 
-def awake(model: nn.Module) -> nn.Module:
+def awake(model: nn.Module, device: Device) -> nn.Module:
     """Batch norm that has seen a batch, so that neurons fire in evaluation."""
-    model.train()
+    model.train().to(device)
     with torch.no_grad():
         for _ in range(20):
-            model(tokens(96, 8), torch.arange(1, 9))
+            model(torch.randint(96, (8, 7, 7), device=device), torch.arange(1, 9, device=device))
     return model.eval()
 
 
 def sampling_case() -> Case:
     """From plain sampling with the paper's denoiser to ours."""
+    plain = {
+        name: Variant(partial(plain_sampling, fused), ours=False)
+        for name, fused in {"plain": False, "plain, fused neurons": True}.items()
+    }
     paper = {
         f"paper's denoiser {dtype}": Variant(
-            lambda dtype=dtype: sampling("paper", 2 * BATCH, BATCH, dtype),
-            2 * BATCH,
-            dtype,
-            compile=True,
-            targets=target,
+            partial(sampling, "paper", 2 * BATCH, BATCH, dtype, None), 2 * BATCH, dtype, compile=True, targets=target
         )
         for dtype, target in (("float32", (1.5, 1.5)), ("bfloat16", (2.5, 2.5)))
     }
     base = {
         f"base, {steps} calls, {dtype}": Variant(
-            lambda dtype=dtype, steps=steps: sampling("base", 4 * CHUNK, CHUNK, dtype, steps),
+            partial(sampling, "base", 4 * CHUNK, CHUNK, dtype, steps),
             4 * CHUNK,
             dtype,
             compile=True,
@@ -356,7 +360,7 @@ def sampling_case() -> Case:
         for steps in (8, 16, 32)
         for dtype in ("float32", "bfloat16")
     }
-    return Case("sampling", {"plain": Variant(plain_sampling, ours=False), **paper, **base})
+    return Case("sampling", {**plain, **paper, **base})
 
 
 CASES = [

@@ -127,10 +127,10 @@ class PlainSDID(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
         """N grids of tokens in 49 calls."""
-        tokens = torch.full((n, *GRID), K)
+        tokens = torch.full((n, *GRID), K, device=self.readout[0].weight.device)
         for t in range(GRID[0] * GRID[1], 0, -1):
-            chosen = (tokens == K) & (torch.rand(tokens.shape) < 1 / t)
-            logits = self(tokens, torch.full((n,), t)) / temperature
+            chosen = (tokens == K) & (torch.rand(tokens.shape, device=tokens.device) < 1 / t)
+            logits = self(tokens, tokens.new_full((n,), t)) / temperature
             drawn = torch.distributions.Categorical(logits=logits.permute(0, 2, 3, 1)).sample()
             tokens = torch.where(chosen, drawn, tokens)
         return tokens

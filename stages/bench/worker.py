@@ -1,7 +1,6 @@
-"""One variant in a process of its own: `python -m stages.bench.worker CASE VARIANT`; a line of JSON for each it reads.
+"""One variant in a process of its own: `python -m stages.bench.worker CASE VARIANT DEVICE [peak]`; prints `Measured`.
 
-`time` answers with the seconds of a run, `peak` with the most memory that tensors held at once during one run, in MB,
-beyond what was there before it.
+With `peak`, the most memory that tensors held at once during a run is measured too.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -20,8 +20,24 @@ from spiking_vq.compiling import compiled
 from spiking_vq.memory import keep_freed_memory
 from stages.bench.cases import CASES, Run, Variant
 
-TURN = 1.0
+TURN = 3.0
 """Seconds of one turn at least."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a process tells of its variant.
+
+    Attributes:
+        first_s: seconds of the first run, in which kernels are compiled or loaded.
+        median_s: of the runs after it.
+        peak_mb: the most that tensors held at once during a run beyond what they held before, in MB; without
+            libraries' own. None unless asked for.
+    """
+
+    first_s: float
+    median_s: float
+    peak_mb: float | None = None
 
 
 def find(case: str, variant: str) -> Variant:
@@ -30,21 +46,25 @@ def find(case: str, variant: str) -> Variant:
     return found
 
 
-def seconds(run: Run, turn: float = 0.0) -> float:
-    """How long a run takes: the median of as many as fill a turn of so many seconds, at least one.
-
-    The first run after the process has slept is slower than those that follow it.
-    """
-    times: list[float] = []
-    while sum(times) <= turn:
+def times(run: Run, device: torch.device, turn: float = 0.0) -> list[float]:
+    """How long each run takes, of as many as fill a turn of so many seconds, at least one."""
+    taken: list[float] = []
+    while sum(taken) <= turn:
         started = time.perf_counter()
         run()
-        times.append(time.perf_counter() - started)
-    return median(times)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - started)
+    return taken
 
 
-def peak_mb(run: Run) -> float:
-    """The most that tensors held at once during one run beyond what they held before, in MB; without libraries' own."""
+def peak_mb(run: Run, device: torch.device) -> float:
+    """See `Measured`."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
     with tempfile.TemporaryDirectory() as folder:
@@ -57,18 +77,21 @@ def peak_mb(run: Run) -> float:
     return (max(levels) - before) / 1e6
 
 
-def main(case: str, variant: str) -> None:
-    """Build, run once, tell how long that took, then answer."""
+def measure(variant: Variant, device: torch.device, peak: bool) -> Measured:
+    """Build, run once, run for a turn."""
     torch.manual_seed(0)
-    chosen = find(case, variant)
-    if chosen.ours:
+    if variant.ours:
         keep_freed_memory()
-    with compiled(chosen.compile):
-        run = chosen.build()
-        print(json.dumps(seconds(run)), flush=True)
-        for line in sys.stdin:
-            answer = seconds(run, TURN) if line.strip() == "time" else peak_mb(run)
-            print(json.dumps(answer), flush=True)
+    with compiled(variant.compile):
+        run = variant.build(device)
+        (first,) = times(run, device)
+        taken = times(run, device, TURN)
+        return Measured(first, median(taken), peak_mb(run, device) if peak else None)
+
+
+def main(case: str, variant: str, device: str, *peak: str) -> None:
+    """Measure and print."""
+    print(json.dumps(asdict(measure(find(case, variant), torch.device(device), peak == ("peak",)))))
 
 
 if __name__ == "__main__":
