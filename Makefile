@@ -6,22 +6,27 @@ RUN := $(VENV)/bin/python
 
 DATA ?= mnist
 PRESET ?= base
+PRESETS ?= base
 SEED ?= 0
 N ?= 64
 DATA_DIR ?= data
 RUNS ?= runs
 CKPT ?=
+IMAGES ?=
+PROTOCOL ?= test-10k
+INCEPTION ?=
 ARGS ?=
 
 TRAIN := data=$(DATA) preset=$(PRESET) seed=$(SEED) data_dir=$(DATA_DIR) runs=$(RUNS)
+EVALUATE := images=$(IMAGES) protocol=$(PROTOCOL) inception=$(INCEPTION)
 FIND := data=$(DATA) preset=$(PRESET) runs=$(RUNS) ckpt=$(CKPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 sample evaluate rates bench publish test lint format clean
+.PHONY: help install demo stage1 stage2 sample classifier evaluate energy portrait compare all-runs ablation rates bench publish test lint format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: DATA=mnist|fmnist|kmnist|letters|cifar10|digits PRESET=base|paper SEED N DATA_DIR RUNS CKPT ARGS=\"key=value ...\""
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: DATA=mnist|fmnist|kmnist|letters|cifar10|digits PRESET=base|base-relu|base-quantised|paper PRESETS SEED N DATA_DIR RUNS CKPT PROTOCOL IMAGES INCEPTION ARGS=\"key=value ...\""
 
 install: $(VENV)/installed  ## create the virtual environment and install the package into it
 
@@ -51,8 +56,26 @@ stage2: $(VENV)/installed  ## train the denoiser on the frozen stage 1's tokens 
 sample: $(VENV)/installed  ## generate N images with CKPT, else your own run, else the weights that ship
 	$(RUN) -m stages.sample $(FIND) n=$(N) seed=$(SEED) $(ARGS)
 
-evaluate: $(VENV)/installed  ## reconstruction error, code use and FID of 10,000 samples, beside the floor
-	$(RUN) -m stages.evaluate $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
+classifier: $(VENV)/installed  ## train a classifier of the real images, which evaluation uses
+	$(RUN) -m stages.train classifier data=$(DATA) preset=base seed=$(SEED) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
+
+evaluate: $(VENV)/installed  ## FID and much else of CKPT's samples or of the PNGs in IMAGES, beside the floor
+	$(RUN) -m stages.evaluate $(FIND) $(EVALUATE) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
+
+portrait: $(VENV)/installed  ## a film strip of images emerging, and a raster of the spikes
+	$(RUN) -m stages.portrait $(FIND) seed=$(SEED) $(ARGS)
+
+compare: $(VENV)/installed  ## all measurements side by side: results/comparison.md, .csv and report.html
+	$(RUN) -m stages.compare $(ARGS)
+
+all-runs: $(VENV)/installed  ## train and measure DATA="mnist fmnist" PRESETS="base paper", going on where it stopped
+	$(RUN) -m stages.all_runs data="$(DATA)" presets="$(PRESETS)" seed=$(SEED) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
+
+ablation: $(VENV)/installed  ## stage 1 with every encoding and spike generator, three seeds each, going on where it stopped
+	$(RUN) -m stages.ablation data=$(DATA) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
+
+energy: $(VENV)/installed  ## operations, memory traffic and picojoules of an image, beside the twin without spikes
+	$(RUN) -m stages.energy $(FIND) seed=$(SEED) $(ARGS)
 
 rates: $(VENV)/installed  ## mean firing rate of every layer of both stages
 	$(RUN) -m stages.firing_rates $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)

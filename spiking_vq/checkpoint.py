@@ -19,8 +19,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from spiking_vq.config import AbsorbingConfig, Config, VQSVAEConfig, config_from_dict, without_places
+from spiking_vq.config import (
+    AbsorbingConfig,
+    ClassifierConfig,
+    Config,
+    VQSVAEConfig,
+    config_from_dict,
+    without_places,
+)
 from spiking_vq.errors import InputError, require
+from spiking_vq.models.classifier import Classifier
 from spiking_vq.models.token_denoiser import DENOISERS
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.neurons import neuron_factory
@@ -32,7 +40,7 @@ FORMAT = "spiking_vq/1"
 def build_vq_svae(config: VQSVAEConfig) -> VQSVAE:
     """The stage-1 network of a configuration whose `image_shape` is known, freshly initialised."""
     require(config.image_shape is not None, "image_shape", "known before a network is built", None)
-    neuron = neuron_factory(config.neuron, **asdict(config.lif))
+    neuron = neuron_factory(config.neuron, config.activation_bits, **asdict(config.lif))
     return VQSVAE(config.image_shape, config.T, neuron, **asdict(config.model))
 
 
@@ -43,12 +51,19 @@ def build_denoiser(config: AbsorbingConfig) -> nn.Module:
     name = options.pop("denoiser")
     require(name in DENOISERS, "model.denoiser", f"one of {', '.join(DENOISERS)}", repr(name))
     _, height, width = config.vq_svae.image_shape
-    neuron = neuron_factory(config.neuron, **asdict(config.lif))
+    neuron = neuron_factory(config.neuron, config.activation_bits, **asdict(config.lif))
     denoiser = DENOISERS[name]
     foreign = options.keys() - inspect.signature(denoiser).parameters
     if foreign:
         raise InputError(f"model.denoiser={name} does not take {', '.join(f'model.{key}' for key in sorted(foreign))}")
     return denoiser((height // 4, width // 4), config.vq_svae.model.codebook_size, config.T, neuron, **options)
+
+
+def build_classifier(config: ClassifierConfig) -> Classifier:
+    """The classifier of a configuration whose `image_shape` and `num_classes` are known, freshly initialised."""
+    for name in ("image_shape", "num_classes"):
+        require(getattr(config, name) is not None, name, "known before a classifier is built", None)
+    return Classifier(config.image_shape, config.num_classes, **asdict(config.model))
 
 
 class LatentModel(nn.Module):
@@ -64,8 +79,10 @@ class LatentModel(nn.Module):
         self.vq_svae, self.denoiser = vq_svae, denoiser
 
 
-def build_model(config: Config) -> VQSVAE | LatentModel:
+def build_model(config: Config) -> VQSVAE | LatentModel | Classifier:
     """The network that a file of this configuration's stage holds, freshly initialised."""
+    if isinstance(config, ClassifierConfig):
+        return build_classifier(config)
     if isinstance(config, AbsorbingConfig):
         denoiser = build_denoiser(config)
         return LatentModel(build_vq_svae(config.vq_svae), denoiser)
@@ -101,7 +118,7 @@ def save_model(path: str | Path, model: nn.Module, config: Config, dtype: torch.
         save_file(weights, temporary, metadata={"format": FORMAT, "config": json.dumps(asdict(without_places(config)))})
 
 
-def load_model(path: str | Path) -> tuple[VQSVAE | LatentModel, Config]:
+def load_model(path: str | Path) -> tuple[VQSVAE | LatentModel | Classifier, Config]:
     """Read what `save_model` wrote: the model, in evaluation mode on the CPU, and its configuration.
 
     Parameters are in fp32, or in fp64 if it was trained so.

@@ -6,6 +6,9 @@ A field's name is the constructor's keyword and the YAML key. OmegaConf's object
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
@@ -20,6 +23,7 @@ from spiking_vq.precision import PRECISIONS
 
 SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("auto", "ddp")
+TWINS = ("relu", "quantised")
 
 
 @dataclass
@@ -63,6 +67,13 @@ class DenoiserOptions:
     denoiser: str = "sdid"
     width: int | None = None
     num_blocks: int | None = None
+
+
+@dataclass
+class ClassifierOptions:
+    """The classifier; see `spiking_vq.models.classifier.Classifier`."""
+
+    channels: list[int] = field(default_factory=lambda: [32, 64, 128])
 
 
 @dataclass
@@ -133,9 +144,6 @@ class Config:
         image_size: resize the images to this square; None keeps the data's own size.
         image_shape: (C, H, W) that follows from the data; filled in when training starts.
         seed: of weights, batches and noise.
-        T: spiking steps.
-        neuron: `lif`, or `relu` for the non-spiking twin at T = 1.
-        lif: the neuron's options.
         train: how to train.
         trainer: on how many devices.
         precision: `fp32`, `bf16` (autocast; membranes and parameters stay fp32) or `fp64`.
@@ -150,9 +158,6 @@ class Config:
     image_size: int | None = None
     image_shape: list[int] | None = None
     seed: int = 0
-    T: int = 16
-    neuron: str = "lif"
-    lif: LIFOptions = field(default_factory=LIFOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
     precision: str = "fp32"
@@ -162,7 +167,24 @@ class Config:
 
 
 @dataclass
-class VQSVAEConfig(Config):
+class SpikingConfig(Config):
+    """What all networks that spike have in common.
+
+    Attributes:
+        T: spiking steps.
+        neuron: `lif`; or one of `TWINS`, which do not spike, at T = 1: `relu`, `quantised` to activations of few bits.
+        activation_bits: of `quantised`; by default as many as the number of spikes in the preset's T steps takes.
+        lif: the neuron's options.
+    """
+
+    T: int = 16
+    neuron: str = "lif"
+    activation_bits: int | None = None
+    lif: LIFOptions = field(default_factory=LIFOptions)
+
+
+@dataclass
+class VQSVAEConfig(SpikingConfig):
     """Stage 1."""
 
     stage: str = "vq_svae"
@@ -170,7 +192,7 @@ class VQSVAEConfig(Config):
 
 
 @dataclass
-class AbsorbingConfig(Config):
+class AbsorbingConfig(SpikingConfig):
     """Stage 2.
 
     Attributes:
@@ -194,13 +216,30 @@ class AbsorbingConfig(Config):
     vq_svae: VQSVAEConfig | None = None
 
 
-STAGES: dict[str, type[Config]] = {"vq_svae": VQSVAEConfig, "absorbing": AbsorbingConfig}
+@dataclass
+class ClassifierConfig(Config):
+    """The classifier that evaluation uses.
+
+    Attributes:
+        num_classes: number of labels of the data; filled in when training starts.
+    """
+
+    stage: str = "classifier"
+    model: ClassifierOptions = field(default_factory=ClassifierOptions)
+    num_classes: int | None = None
+
+
+STAGES: dict[str, type[Config]] = {
+    "vq_svae": VQSVAEConfig,
+    "absorbing": AbsorbingConfig,
+    "classifier": ClassifierConfig,
+}
 
 # Where things are and what computes them does not change what is computed: a run may move.
 _PLACES = ("data_dir", "runs", "device", "stage1", "strategy")
 
 # Filled in when training starts.
-_DERIVED = ("vq_svae.", "stage1_sha256", "image_shape")
+_DERIVED = ("vq_svae.", "stage1_sha256", "image_shape", "num_classes")
 
 
 def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -208,7 +247,8 @@ def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> 
 
     Args:
         stage: a key of `STAGES`.
-        path: YAML file that holds only what differs from the defaults; its name is the preset's.
+        path: YAML file that holds only what differs from the defaults, or from the preset beside it that `extends`
+            names; its own name is the preset's.
         overrides: `key=value` strings; nested fields are dotted, as in `train.lr=1e-3`.
 
     Raises:
@@ -222,14 +262,33 @@ def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> 
         from_overrides = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
     except (YAMLError, OmegaConfBaseException) as error:
         raise InputError(f"cannot read the overrides {' '.join(overrides)!r}: {error}") from error
-    from_file = _read_yaml(path)
-    if from_overrides.get("neuron", from_file.get("neuron")) == "relu":
-        from_overrides.setdefault("T", 1)  # the twin without spikes has no time
-        if "early_T" in from_file:
-            from_overrides.setdefault("early_T", None)
-    layers = [{"preset": Path(path).stem}, from_file, from_overrides]
-    _check_keys(stage, layers, derived=False)
-    return _merge(stage, *layers)
+    from_files = _read_preset(Path(path))
+    named = {"preset": Path(path).stem}
+    _check_keys(stage, [named, *from_files, from_overrides], derived=False)
+    preset = ChainMap(*reversed(from_files))
+    twin = _as_twin(from_overrides.get("neuron", preset.get("neuron")), preset)
+    return _merge(stage, named, *from_files, twin, from_overrides)
+
+
+def twin_bits(num_steps: int) -> int:
+    """`ceil(log2(T + 1))`: bits that the number of spikes in T steps takes."""
+    return num_steps.bit_length()
+
+
+def _read_preset(path: Path) -> list[dict[str, Any]]:
+    """The layers of a preset: what it extends first."""
+    values = _read_yaml(path)
+    base = values.pop("extends", None)
+    return [values] if base is None else [*_read_preset(path.with_name(f"{base}.yaml")), values]
+
+
+def _as_twin(neuron: str | None, preset: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows from a neuron that does not spike: no time, and bits for the spikes in the preset's steps."""
+    if neuron not in TWINS:
+        return {}
+    bits = {"activation_bits": twin_bits(preset.get("T", SpikingConfig.T))} if neuron == "quantised" else {}
+    early = {"early_T": None} if "early_T" in preset else {}
+    return {"T": 1} | early | bits
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
@@ -282,6 +341,11 @@ def without_places(config: Config) -> Config:
     return replace(config, **places)
 
 
+def config_hash(config: Config) -> str:
+    """SHA-256 of all that a configuration says, but for places."""
+    return hashlib.sha256(json.dumps(asdict(without_places(config)), sort_keys=True).encode()).hexdigest()
+
+
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(OmegaConf.load(path)) or {}
@@ -328,8 +392,6 @@ def _check_values(config: Config) -> None:
     checks = [
         (config.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", config.precision),
         (0 <= config.seed < 2**32, "seed", "in 0..2^32 - 1", config.seed),
-        (config.T >= 1, "T", "at least 1", config.T),
-        (config.neuron != "relu" or config.T == 1, "T", "1 with neuron=relu", config.T),
         (train.schedule in SCHEDULES, "train.schedule", f"one of {', '.join(SCHEDULES)}", train.schedule),
         (train.lr > 0, "train.lr", "greater than 0", train.lr),
         (train.weight_decay >= 0, "train.weight_decay", "at least 0", train.weight_decay),
@@ -342,6 +404,17 @@ def _check_values(config: Config) -> None:
         (train.batch_size % max(trainer.devices, 1) == 0, "train.batch_size", share, train.batch_size),
         (all(length >= 1 for length in lengths), "train.max_epochs and train.max_steps", "at least 1", lengths),
     ]
+    if isinstance(config, SpikingConfig):
+        checks += [
+            (config.T >= 1, "T", "at least 1", config.T),
+            (config.neuron not in TWINS or config.T == 1, "T", f"1 with neuron={config.neuron}", config.T),
+            (
+                (config.neuron == "quantised") == (config.activation_bits in range(1, 17)),
+                "activation_bits",
+                "in 1..16 with neuron=quantised, and left out otherwise",
+                config.activation_bits,
+            ),
+        ]
     if isinstance(config, AbsorbingConfig):
         sample = config.sample
         steps = sample.sample_steps
@@ -349,7 +422,12 @@ def _check_values(config: Config) -> None:
             (steps is None or steps >= 1, "sample.sample_steps", "at least 1", steps),
             (sample.temperature >= 0, "sample.temperature", "at least 0", sample.temperature),
             (config.early_T is None or config.early_T >= 1, "early_T", "at least 1", config.early_T),
-            (config.neuron != "relu" or config.early_T in (None, 1), "early_T", "1 with neuron=relu", config.early_T),
+            (
+                config.neuron not in TWINS or config.early_T in (None, 1),
+                "early_T",
+                f"1 with neuron={config.neuron}",
+                config.early_T,
+            ),
             (0 <= config.early_part <= 1, "early_part", "in [0, 1]", config.early_part),
         ]
     for holds, name, expected, got in checks:

@@ -2,7 +2,7 @@
 
 import hashlib
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -97,8 +97,7 @@ class ImageData:
     def _resized(self, split: Split) -> Split:
         if self._image_size is None:
             return split
-        chunks = [_resize(to_unit(chunk), self._image_size) for chunk in split.images.split(_RESIZE_CHUNK)]
-        return Split(torch.cat(chunks), split.labels)
+        return Split(resize_images(split.images, (self._image_size, self._image_size)), split.labels)
 
 
 def load_dataset(name: str, root: str | Path, image_size: int | None = None) -> ImageData:
@@ -156,6 +155,24 @@ def to_uint8(images: Tensor) -> Tensor:
     if not images.is_floating_point():
         raise InputError(f"expected floating-point images in [0, 1], got {images.dtype}: uint8 images need no to_uint8")
     return (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def resize_images(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize images, bilinear and antialiased; those of this size already come back as they are.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        size: (height, width) in pixels.
+
+    Returns:
+        uint8 [N, C, height, width].
+
+    Raises:
+        InputError: The images are not uint8.
+    """
+    if tuple(images.shape[2:]) == tuple(size):
+        return images
+    return torch.cat([_resize(to_unit(chunk), size) for chunk in images.split(_RESIZE_CHUNK)])
 
 
 def mix_seed(*parts: int) -> int:
@@ -263,9 +280,9 @@ def _rows(split: Split, rows: Tensor) -> Split:
     return Split(split.images[rows], split.labels[rows])
 
 
-def _resize(images: Tensor, size: int) -> Tensor:
-    """Resize float images in [0, 1], [N, C, H, W], to uint8 squares."""
-    return to_uint8(F.interpolate(images, (size, size), mode="bilinear", antialias=True))
+def _resize(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize float images in [0, 1], [N, C, H, W], to uint8 ones of a height and width."""
+    return to_uint8(F.interpolate(images, tuple(size), mode="bilinear", antialias=True))
 
 
 def _read_digits(image_size: int | None) -> tuple[Split, Split, Split]:
@@ -275,7 +292,8 @@ def _read_digits(image_size: int | None) -> tuple[Split, Split, Split]:
 
     digits = load_digits()
     # From their 17 levels straight to the final size: rounding to 256 levels happens once, after the resize.
-    images = _resize(torch.from_numpy(digits.images).float().unsqueeze(1) / 16, image_size or _DIGITS_SIZE)
+    size = image_size or _DIGITS_SIZE
+    images = _resize(torch.from_numpy(digits.images).float().unsqueeze(1) / 16, (size, size))
     labels = torch.from_numpy(digits.target).long()
 
     def cut(rows: np.ndarray, num_out: int) -> list[np.ndarray]:

@@ -213,7 +213,7 @@ def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ck
     """The file to use: the one named, else that of your own run, else the one that ships.
 
     Args:
-        stage: `absorbing`, or `vq_svae`, which a stage-2 file holds too.
+        stage: `absorbing`; `vq_svae`, which a stage-2 file holds too; or `classifier`.
         data, preset: of the run or of the shipped weights.
         runs: folder of the run folders.
         ckpt: a file that was named; it must exist.
@@ -221,7 +221,7 @@ def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ck
     Raises:
         InputError: there is none; the message names the places looked at.
     """
-    holders = [stage] if stage == "absorbing" else [stage, "absorbing"]
+    holders = [stage, "absorbing"] if stage == "vq_svae" else [stage]
     own = [Path(runs) / data / preset / holder / "model.safetensors" for holder in holders]
     shipped = [ZOO / f"{data}-{preset}-{holder}.safetensors" for holder in holders]
     for path in [Path(ckpt)] if ckpt else [*own, *shipped]:
@@ -230,7 +230,10 @@ def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ck
     if ckpt:
         raise InputError(f"no model file at {ckpt}")
     there = ", ".join(sorted(path.name for path in ZOO.glob("*.safetensors"))) or "none"
+    train, name = (
+        ("`make classifier`", "classifier=") if stage == "classifier" else ("`make stage1` and `make stage2`", "CKPT=")
+    )
     raise InputError(
         f"no trained {stage} model for DATA={data} PRESET={preset}: looked for {own[0]}, then among the shipped ones"
-        f" ({there}). Train it with `make stage1` and `make stage2`, or name a file with CKPT=."
+        f" ({there}). Train it with {train}, or name a file with {name}."
     )

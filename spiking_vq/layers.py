@@ -7,13 +7,15 @@ tells the first neuron for how many steps it is presented.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
 
 from spiking_vq.distributed import num_ranks
-from spiking_vq.neurons import decay_weights
+from spiking_vq.neurons import decay_weights, weighted_sum
 from spiking_vq.scan import Current, Norm, as_current, batch_statistics
 from spiking_vq.winograd import Conv3x3
 
@@ -174,11 +176,47 @@ class GridMixer(nn.Module):
         return self.norm(self.linear(spk))
 
 
+@contextmanager
+def unfolded() -> Iterator[None]:
+    """Inside the block, `read_out` applies its synapse at every step, as a neuromorphic chip does: the same numbers."""
+    token = _unfolded.set(True)
+    try:
+        yield
+    finally:
+        _unfolded.reset(token)
+
+
+_unfolded: ContextVar[bool] = ContextVar("unfolded", default=False)
+
+
+def read_out(
+    synapse: nn.Module, weights: Sequence[float], *sources: Tensor | tuple[nn.Module, Tensor | Current]
+) -> Tensor:
+    """`sum_t weights[t] synapse(spk[t])`, [B, C', H, W], fp32 at least but for autocast.
+
+    The synapse is linear, so the sum is taken over its spikes instead: one application for T, in which its bias counts
+    `sum(weights)` times.
+
+    Args:
+        synapse: a linear layer of `[B, C, H, W]` with a bias [C'].
+        weights: T numbers.
+        sources: where the spikes `[T, B, c, H, W]` are from, together C channels: themselves, or a neuron layer and its
+            input current, whose spikes then need not be stored.
+    """
+    if _unfolded.get():
+        spk = [source if isinstance(source, Tensor) else source[0](source[1]) for source in sources]
+        return weighted_sum(unfold_time(synapse(fold_time(torch.cat(spk, dim=2))), len(weights)), weights)
+    sums = [
+        weighted_sum(source, weights) if isinstance(source, Tensor) else source[0].integrate(source[1], weights)
+        for source in sources
+    ]
+    return synapse(torch.cat(sums, dim=1)) + (sum(weights) - 1) * synapse.bias.view(-1, 1, 1)
+
+
 class MembraneReadout(nn.Module):
     """Membrane potential of output neurons that never fire, fed by a last layer of neurons through a last synapse.
 
-    `sum_t decay^(T-1-t) synapse(spk[t])`. The synapse is linear, so the sum is taken over its spikes instead: one
-    convolution for T, and its bias counts `sum_t decay^(T-1-t)` times. A neuromorphic chip runs the unfolded form.
+    `sum_t decay^(T-1-t) synapse(spk[t])`; see `read_out`.
 
     Args:
         neuron: the last layer of neurons.
@@ -192,7 +230,5 @@ class MembraneReadout(nn.Module):
 
     def forward(self, x: Tensor | Current) -> Tensor:
         """Potentials [B, C', H, W], fp32 at least, of the neurons' input currents `[T, B, C, H, W]`."""
-        weights = decay_weights(x.shape[0], self.decay)
         with torch.autocast(self.synapse.weight.device.type, enabled=False):
-            potential = self.synapse(self.neuron.integrate(x, weights))
-            return potential + (sum(weights) - 1) * self.synapse.bias.view(-1, 1, 1)
+            return read_out(self.synapse, decay_weights(x.shape[0], self.decay), (self.neuron, x))

@@ -6,6 +6,7 @@ Spiking activity is `[T, B, ...]`; every call starts from rest unless a membrane
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import snntorch
@@ -292,8 +293,28 @@ class ReLU(nn.Module):
         return weighted_sum(self(x), weights)
 
 
-def neuron_factory(neuron: str, **lif: Any) -> Callable[[], nn.Module]:
-    """What builds a network's neurons: `lif` gives `LIF(**lif)`, `relu` the non-spiking twin (to be used at T = 1).
+class QuantisedReLU(ReLU):
+    """What the quantised twin has: `round(L clamp(x, 0, 1)) / L`, `L = 2^bits - 1`; the gradient is the clamp's.
+
+    Args:
+        bits: of an activation, at least 1.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def forward(self, x: Tensor | Current) -> Tensor:
+        """In {0, 1/L, ..., 1}."""
+        levels, clamped = 2**self.bits - 1, as_current(x).value().clamp(0, 1)
+        return clamped + ((clamped * levels).round() / levels - clamped).detach()
+
+
+def neuron_factory(neuron: str, activation_bits: int | None = None, **lif: Any) -> Callable[[], nn.Module]:
+    """What builds a network's neurons.
+
+    `lif` gives `LIF(**lif)`, `relu` the non-spiking twin and `quantised` the one whose activations have
+    `activation_bits`; both are to be used at T = 1.
 
     Raises:
         InputError: any other name.
@@ -302,4 +323,6 @@ def neuron_factory(neuron: str, **lif: Any) -> Callable[[], nn.Module]:
         return lambda: LIF(**lif)
     if neuron == "relu":
         return ReLU
-    raise InputError(f"neuron must be lif or relu; got {neuron!r}")
+    if neuron == "quantised":
+        return partial(QuantisedReLU, activation_bits)
+    raise InputError(f"neuron must be lif, relu or quantised; got {neuron!r}")

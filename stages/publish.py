@@ -1,8 +1,8 @@
-"""Put a trained model among those that ship: `python -m stages.publish data=mnist preset=base`.
+"""Put a trained model among those that ship: `python -m stages.publish data=mnist preset=base [stage=classifier]`.
 
-Writes `spiking_vq/zoo/<data>-<preset>-absorbing.safetensors`, its weights in bf16, and beside it a JSON file of how
-both stages were trained. Evaluate that very file (`CKPT=`), since rounding changed it. `sample_steps`, `order` and
-`temperature`, chosen on the validation split, become the file's own defaults.
+Writes `spiking_vq/zoo/<data>-<preset>-<stage>.safetensors`, its weights in bf16, and beside it a JSON file of how all
+in it was trained. Evaluate that very file (`CKPT=`), since rounding changed it. Of a generator, `sample_steps`, `order`
+and `temperature`, chosen on the validation split, become the file's own defaults.
 """
 
 from __future__ import annotations
@@ -15,19 +15,24 @@ from pathlib import Path
 import torch
 
 from spiking_vq.checkpoint import atomic_write, load_model, save_model
-from spiking_vq.errors import InputError
+from spiking_vq.config import AbsorbingConfig
+from spiking_vq.errors import InputError, require
 from spiking_vq.generators import ZOO, LatentGenerator, find_model
 from stages.command import parse_options, run_command
 
 OPTIONS = {
     "data": "mnist",
     "preset": "base",
+    "stage": "absorbing",
     "runs": "runs",
     "zoo": str(ZOO),
     "sample_steps": int,
     "order": str,
     "temperature": float,
 }
+TRAINED = {"absorbing": ("vq_svae", "absorbing"), "classifier": ("classifier",)}
+"""Stage of a file -> stages of what is in it."""
+
 SAMPLING = ("sample_steps", "order", "temperature")
 LARGEST = 6_000_000  # bytes; these files live in the repository
 
@@ -35,13 +40,18 @@ LARGEST = 6_000_000  # bytes; these files live in the repository
 def main(arguments: list[str]) -> None:
     """Round, write, describe."""
     options = parse_options(arguments, OPTIONS)
+    stage = options["stage"]
+    require(stage in TRAINED, "stage", f"one of {', '.join(TRAINED)}", repr(stage))
     run = Path(options["runs"]) / options["data"] / options["preset"]
-    source = find_model("absorbing", options["data"], options["preset"], ckpt=str(run / "absorbing/model.safetensors"))
+    source = find_model(stage, options["data"], options["preset"], ckpt=str(run / stage / "model.safetensors"))
     model, config = load_model(source)
     chosen = {key: options[key] for key in SAMPLING if options[key] is not None}
-    config = replace(config, sample=replace(config.sample, **chosen))
-    LatentGenerator(model, config).sample(1)  # a default out of range is found here
-    target = Path(options["zoo"]) / f"{config.data}-{config.preset}-absorbing.safetensors"
+    if isinstance(config, AbsorbingConfig):
+        config = replace(config, sample=replace(config.sample, **chosen))
+        LatentGenerator(model, config).sample(1)  # a default out of range is found here
+    elif chosen:
+        raise InputError(f"a {stage} does not sample: leave {', '.join(chosen)} out")
+    target = Path(options["zoo"]) / f"{config.data}-{config.preset}-{stage}.safetensors"
     num_bytes = 2 * sum(value.numel() for value in model.state_dict().values())
     if num_bytes > LARGEST:
         raise InputError(f"{source} takes {num_bytes / 1e6:.1f} MB in bf16; at most {LARGEST / 1e6:.0f} MB may ship")
@@ -50,8 +60,7 @@ def main(arguments: list[str]) -> None:
         "file": target.name,
         "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
         "dtype": "bfloat16",
-        "evaluation": f"results/{config.data}/{config.preset}/evaluation.json",
-        "training": {stage: _training(run / stage / "training.json") for stage in ("vq_svae", "absorbing")},
+        "training": {name: _training(run / name / "training.json") for name in TRAINED[stage]},
     }
     with atomic_write(target.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(description, indent=2) + "\n")

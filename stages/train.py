@@ -22,6 +22,7 @@ from spiking_vq.compiling import compiled
 from spiking_vq.config import Config, load_config
 from spiking_vq.errors import InputError
 from stages.absorbing import AbsorbingStage
+from stages.classifier import ClassifierStage
 from stages.command import can_compile, check_device, recorded_command, run_command
 from stages.machine import describe_machine
 from stages.run_folder import AtomicCheckpointIO, KeepRun, MetricsTable, RunBar, RunFolder
@@ -29,7 +30,7 @@ from stages.stage import Stage
 from stages.vq_svae import VQSVAEStage
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-STAGES = {"vq_svae": VQSVAEStage, "absorbing": AbsorbingStage}
+STAGES = {"vq_svae": VQSVAEStage, "absorbing": AbsorbingStage, "classifier": ClassifierStage}
 
 
 def main(arguments: list[str]) -> None:

@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 
 from spiking_vq import generators
-from spiking_vq.checkpoint import build_model, save_model
+from spiking_vq.checkpoint import build_model, load_model, save_model
 from spiking_vq.config import AbsorbingConfig, DenoiserOptions, SampleOptions, VQSVAEConfig, VQSVAEOptions
+from spiking_vq.data import load_dataset, to_unit
 from stages import firing_rates, publish, recognise, sample, train
 from stages.command import parse_options, recorded_command, run_command
+from stages.evaluate import __main__ as evaluate
 
 ROOT = Path(__file__).parent.parent
 
@@ -140,6 +142,27 @@ def test_published_model_samples_from_the_zoo(runs, tmp_path, command, monkeypat
     assert "zoo/digits-base-absorbing.safetensors" in said
 
 
+def test_a_published_classifier_is_found_in_the_zoo(tmp_path, command, monkeypatch):
+    short = [
+        "train.max_steps=60",
+        "train.val_every=60",
+        "train.compile=false",
+        "precision=fp32",
+        "model.channels=[16,32]",
+    ]
+    code, _, _ = command(train.main, "classifier", "data=digits", f"runs={tmp_path}", *short)
+    assert code == 0
+    monkeypatch.setattr(generators, "ZOO", tmp_path / "zoo")
+    arguments = ["data=digits", f"runs={tmp_path}", f"zoo={tmp_path / 'zoo'}", "stage=classifier"]
+    assert command(publish.main, *arguments)[0] == 0
+    assert command(publish.main, *arguments, "temperature=0.5")[0] == 2
+    model, _ = load_model(generators.find_model("classifier", "digits", "base", tmp_path / "none"))
+    data = load_dataset("digits", "data")
+    with torch.no_grad():
+        read = model(to_unit(data.test.images)).argmax(1)
+    assert (read == data.test.labels).float().mean() > 0.8
+
+
 MISTAKES = {
     "unknown stage": (train.main, ["stage3", "data=digits"], r"\(absorbing, base\).*\(vq_svae, paper\)"),
     "illegal pair": (train.main, ["vq_svae", "preset=huge"], r"'huge'.*\(vq_svae, base\)"),
@@ -173,6 +196,17 @@ MISTAKES = {
     "foreign file": (sample.main, ["ckpt={tmp}/file"], r"truncated, corrupt or of another format"),
     "part of a chunk": (firing_rates.main, ["data=digits", "runs={runs}", "n=8"], r"multiple of 64.*got 8"),
     "unusable default": (publish.main, ["data=digits", "runs={runs}", "zoo={tmp}", "order=spiral"], r"order must be"),
+    "unknown stage to publish": (
+        publish.main,
+        ["data=digits", "runs={runs}", "stage=vq_svae"],
+        r"absorbing, classifier",
+    ),
+    "no classifier": (
+        evaluate.main,
+        ["data=digits", "runs={runs}", "features=classifier"],
+        r"no trained classifier model.*make classifier.*classifier=",
+    ),
+    "time of a classifier": (train.main, ["classifier", "data=digits", "T=4"], r"unknown configuration field 'T'"),
     "unfinished run": (publish.main, ["data=digits", "runs={tmp}"], r"no model file"),
     "no samples": (recognise.main, ["runs={tmp}"], r"no samples.*make demo"),
 }
@@ -218,8 +252,8 @@ def test_make_help_lists_every_target():
 
 def test_readme_names_targets_presets_and_modules_that_exist():
     readme = (ROOT / "README.md").read_text()
-    targets = set(re.findall(r"^([a-z0-9]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:^|`)make ([a-z0-9]+)", readme, re.MULTILINE)) <= targets
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z0-9-]+)", readme, re.MULTILINE)) <= targets
     pairs = set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", readme, re.MULTILINE))
     assert pairs >= {(path.parent.name, path.stem) for path in (ROOT / "configs").glob("*/*.yaml")}
     for module in re.findall(r"python -m ([\w.]+)", readme):

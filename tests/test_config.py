@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from spiking_vq.checkpoint import build_model
-from spiking_vq.config import config_from_dict, differences, load_config, read_config, save_config, without_places
+from spiking_vq.config import (
+    config_from_dict,
+    differences,
+    load_config,
+    read_config,
+    save_config,
+    twin_bits,
+    without_places,
+)
 from spiking_vq.errors import InputError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -36,6 +44,8 @@ def test_every_preset_builds(path, image_shape):
     config = load_config(path.parent.name, path)
     assert (config.stage, config.preset) == (path.parent.name, path.stem)
     config.image_shape = image_shape
+    if config.stage == "classifier":
+        config.num_classes = 26
     if config.stage == "absorbing":
         config.vq_svae = load_config("vq_svae", CONFIGS / "vq_svae" / path.name)
         config.vq_svae.image_shape = image_shape
@@ -112,6 +122,8 @@ def test_unknown_key_with_nothing_near_lists_the_fields():
         ("model.channels=[3,x]", ["model.channels"]),
         ("train=3", ["train"]),
         ("neuron=relu T=4", ["T", "1", "relu"]),
+        ("activation_bits=3", ["activation_bits", "quantised", "3"]),
+        ("neuron=quantised activation_bits=0", ["activation_bits", "1..16"]),
         ("stage=absorbing", ["stage"]),
         ("max_steps", ["key=value", "max_steps"]),
         ("train.lr=[1", ["train.lr=[1"]),
@@ -180,6 +192,33 @@ def test_relu_sets_T():
     assert load("neuron=relu", "T=1").T == 1
     twin = load_config("absorbing", CONFIGS / "absorbing/base.yaml", ["neuron=relu"])
     assert (twin.T, twin.early_T) == (1, None)
+
+
+def test_quantised_takes_as_many_bits_as_the_spikes():
+    assert (load("neuron=quantised").T, load("neuron=quantised").activation_bits) == (1, 5)  # 0..16 spikes
+    assert load("neuron=quantised", "T=1", "activation_bits=2").activation_bits == 2
+    assert [twin_bits(T) for T in (1, 2, 3, 4, 7, 8)] == [1, 2, 2, 3, 3, 4]
+    assert load().activation_bits is None
+
+
+def test_a_preset_may_extend_another(tmp_path):
+    base, twin = (load_config("absorbing", CONFIGS / f"absorbing/{name}.yaml") for name in ("base", "base-quantised"))
+    assert (twin.preset, twin.neuron, twin.T, twin.early_T, twin.activation_bits) == (
+        "base-quantised",
+        "quantised",
+        1,
+        None,
+        3,
+    )
+    as_base = {name: getattr(base, name) for name in ("preset", "neuron", "T", "early_T", "activation_bits")}
+    assert replace(twin, **as_base) == base
+    path = write(tmp_path, "extends: theirs\nseed: 3")
+    (tmp_path / "theirs.yaml").write_text("seed: 1\nT: 5")
+    config = load_config("vq_svae", path)
+    assert (config.preset, config.seed, config.T) == ("mine", 3, 5)
+    (tmp_path / "theirs.yaml").unlink()
+    with pytest.raises(InputError, match=r"theirs\.yaml"):
+        load_config("vq_svae", path)
 
 
 @pytest.mark.parametrize("override", ["early_T=0", "early_part=-0.1", "early_part=1.5"])

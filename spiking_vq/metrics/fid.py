@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from spiking_vq.errors import InputError
+from spiking_vq.metrics.features import check_features
 
 
 def fid(features_a: Tensor, features_b: Tensor) -> float:
@@ -27,11 +27,9 @@ def fid(features_a: Tensor, features_b: Tensor) -> float:
 
     Reference: Heusel et al., arXiv:1706.08500, equation 6.
     """
-    shapes = [list(features.shape) for features in (features_a, features_b)]
-    if any(len(shape) != 2 or shape[0] < 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
-        raise InputError(f"expected features [N, D] and [M, D], N and M at least 2; got {shapes[0]} and {shapes[1]}")
+    check_features(features_a, features_b)
     as_they_are = nn.Identity()
-    as_they_are.num_features = shapes[0][1]
+    as_they_are.num_features = features_a.shape[1]
     metric = FrechetInceptionDistance(feature=as_they_are).to(features_a.device)
     metric.update(features_a.double(), real=True)
     metric.update(features_b.double(), real=False)

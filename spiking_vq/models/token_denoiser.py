@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from spiking_vq.errors import require
-from spiking_vq.layers import GridMixer, NeuronFactory, SpikingResidual, conv_norm, direct_coding
-from spiking_vq.neurons import firing_rate, rate_weights
+from spiking_vq.layers import GridMixer, NeuronFactory, SpikingResidual, conv_norm, direct_coding, read_out
+from spiking_vq.neurons import rate_weights
 
 
 class SDID(nn.Module):
@@ -52,9 +52,7 @@ class SDID(nn.Module):
         """Logits [B, K, h, w] of `tokens` [B, h, w] at diffusion times `t` [B]."""
         planes = torch.stack([tokens, t.view(-1, 1, 1).expand(tokens.shape)], dim=1).to(self.readout.weight.dtype)
         first = self.first_neuron(direct_coding(self.stem(planes.unsqueeze(0)), self.T))
-        last = self.last_neuron.integrate(self.blocks(first), rate_weights(self.T))
-        # of the mean over time: the convolution is linear
-        return self.readout(torch.cat([last, firing_rate(first)], dim=1))
+        return read_out(self.readout, rate_weights(self.T), (self.last_neuron, self.blocks(first)), first)
 
 
 class TokenDenoiser(nn.Module):
@@ -112,7 +110,7 @@ class TokenDenoiser(nn.Module):
         """Logits [B, K, h, w] of `tokens` [B, h, w]; `t` is not used."""
         current = self.token_embedding(tokens).movedim(-1, 1) + self.position_embedding
         current = self.blocks(direct_coding(current.unsqueeze(0), self.T))
-        return self.readout(self.last_neuron.integrate(current, rate_weights(self.T)))
+        return read_out(self.readout, rate_weights(self.T), (self.last_neuron, current))
 
 
 DENOISERS = {"sdid": SDID, "token": TokenDenoiser}

@@ -88,7 +88,7 @@ class VQSVAE(nn.Module):
         InputError: a size that does not divide, T < 1, an unknown name.
 
     Reference: Liu et al., arXiv:2308.10187, section 3; the defaults are the published network (50,658 parameters on
-        1x28x28 images), but for a narrower start of the read-out's weights.
+        1x28x28 images), but for a narrower start of the read-out.
     """
 
     def __init__(
@@ -160,9 +160,10 @@ class VQSVAE(nn.Module):
         )
         self.readout = MembraneReadout(neuron(), nn.ConvTranspose2d(outer, in_channels, 3, padding=1))
         # PyTorch takes a transposed convolution's fan-in from its output channels: six times too wide a start here, all
-        # of it in the flat part of the tanh.
+        # of it in the flat part of the tanh; and the membrane sums the bias up over time.
         fan_in = outer * 3 * 3
         nn.init.uniform_(self.readout.synapse.weight, -(fan_in**-0.5), fan_in**-0.5)
+        nn.init.zeros_(self.readout.synapse.bias)
         self.to(memory_format=torch.channels_last)
 
     @property

@@ -1,0 +1,30 @@
+"""The Inception score of features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.inception import InceptionScore
+
+
+def inception_score(features: Tensor, classifier: Tensor, seed: int = 0) -> float | None:
+    """`exp(E_x KL(p(y|x) || p(y)))`, the mean over ten tenths of the rows; torchmetrics' arithmetic.
+
+    Args:
+        features: [N, 2048], N >= 10, as `Inception` gives them.
+        classifier: weights [1008, 2048] of `Inception.classifier`; no bias, as in TensorFlow's original.
+        seed: of the rows' order.
+
+    Returns:
+        In [1, 1008], or None if the weights are not numbers, as in files that lack them.
+
+    Reference: Salimans et al., arXiv:1606.03498, section 4.
+    """
+    if not classifier.isfinite().all():
+        return None
+    metric = InceptionScore(feature=nn.Identity())
+    metric.update(features @ classifier.T)
+    with torch.random.fork_rng(devices=[]):  # torchmetrics draws from the global state
+        torch.manual_seed(seed)
+        mean, _ = metric.compute()
+    return mean.item()

@@ -1,0 +1,140 @@
+"""Do the paper's own parts help? `python -m stages.ablation data=mnist [preset=paper] [seeds=3]`.
+
+Trains stage 1 with every encoding (`rate`, `psp`, `both`) and every spike generator (`adaptive`, `poisson`, `repeat`),
+with several seeds, briefly and with few spiking steps, and measures reconstructions: mean and spread over the seeds.
+The same command goes on where it stopped. Writes `<results>/<data>/ablation.json` and `.md`.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from spiking_vq.checkpoint import atomic_write
+from spiking_vq.errors import require
+from spiking_vq.models.vq_svae import ENCODINGS
+from spiking_vq.quantize import SPIKE_GENERATORS
+from stages.command import parse_options, recorded_command, run_command
+from stages.evaluate.protocols import PROTOCOLS
+from stages.machine import describe_machine
+from stages.steps import Step, run_steps
+
+OPTIONS = {
+    "data": "mnist",
+    "preset": "paper",
+    "T": 4,
+    "epochs": 3,
+    "seeds": 3,
+    "protocol": "n1280-test",
+    "device": "cpu",
+    "data_dir": "data",
+    "runs": "runs",
+    "results": "results",
+}
+MEASURED = {
+    "MSE x 1000": (("stage1", "mse"), 1000),
+    "FID": (("reconstruction", "fid"), 1),
+    "classifier distance": (("reconstruction", "classifier_distance"), 1),
+    "perplexity": (("stage1", "perplexity"), 1),
+    "firing rate": (("firing_rate", "vq_svae", "all"), 1),
+}
+"""Column -> where its figure stands in an evaluation, and a factor."""
+
+
+def main(arguments: list[str]) -> None:
+    """Train and measure all combinations, then tell mean and spread."""
+    options = parse_options(arguments, OPTIONS)
+    require(options["seeds"] >= 1, "seeds", "at least 1", options["seeds"])
+    require(options["protocol"] in PROTOCOLS, "protocol", f"one of {', '.join(PROTOCOLS)}", repr(options["protocol"]))
+    cells = {cell: [steps(*cell, seed, options) for seed in range(options["seeds"])] for cell in combinations()}
+    places = [f"{name}={options[name]}" for name in ("device", "data_dir", "runs")]
+    classifier = Path(options["runs"]) / options["data"] / "base" / "classifier" / "model.safetensors"
+    judge = Step("stages.train", ["classifier", f"data={options['data']}", "preset=base", *places], classifier)
+    run_steps([judge, *(step for runs in cells.values() for pair in runs for step in pair)])
+    rows = [
+        {"encoding": encoding, "spike_generator": generator}
+        | {name: spread([figure(pair[-1].leaves, *where) for pair in runs]) for name, where in MEASURED.items()}
+        for (encoding, generator), runs in cells.items()
+    ]
+    report = {
+        "command": recorded_command("stages.ablation", arguments),
+        **{name: options[name] for name in ("data", "preset", "T", "epochs", "seeds", "protocol")},
+        "about": PROTOCOLS[options["protocol"]].about,
+        "machine": describe_machine(options["device"]),
+        "rows": rows,
+    }
+    folder = Path(options["results"]) / options["data"]
+    for name, text in {"ablation.json": json.dumps(report, indent=2) + "\n", "ablation.md": markdown(report)}.items():
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text)
+        print(f"wrote {folder / name}")
+    print("\n" + markdown(report))
+
+
+def combinations() -> list[tuple[str, str]]:
+    """All pairs of an encoding and a spike generator."""
+    return list(product(ENCODINGS, SPIKE_GENERATORS))
+
+
+def steps(encoding: str, generator: str, seed: int, options: dict[str, Any]) -> tuple[Step, Step]:
+    """Training and measurement of one network."""
+    data, preset = options["data"], options["preset"]
+    runs = Path(options["runs"]) / "ablation" / f"{encoding}-{generator}-{seed}"
+    subject = [f"data={data}", f"preset={preset}", f"data_dir={options['data_dir']}", f"device={options['device']}"]
+    network = [f"T={options['T']}", f"model.encoding={encoding}", f"model.spike_generator={generator}"]
+    length = [f"train.max_epochs={options['epochs']}"]
+    model = runs / data / preset / "vq_svae" / "model.safetensors"
+    classifier = Path(options["runs"]) / data / "base" / "classifier" / "model.safetensors"
+    measure = [*subject, "only=reconstruction", f"protocol={options['protocol']}", f"seed={seed}"]
+    return (
+        Step("stages.train", ["vq_svae", *subject, *network, *length, f"seed={seed}", f"runs={runs}"], model),
+        Step(
+            "stages.evaluate",
+            [*measure, f"ckpt={model}", f"classifier={classifier}", f"results={runs / 'results'}"],
+            runs / "results" / data / preset / f"{options['protocol']}-reconstruction.json",
+        ),
+    )
+
+
+def figure(path: Path, keys: tuple[str, ...], factor: float) -> float:
+    """One figure of a report."""
+    value = json.loads(path.read_text())
+    for key in keys:
+        value = value[key]
+    return factor * value
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean and standard deviation over the seeds."""
+    return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None, "per_seed": values}
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The table, and what it is of."""
+    head = ["encoding", "spike generator", *MEASURED]
+    lines = [
+        "# Encoding and spike generator",
+        "",
+        f"Stage 1 on {report['data']}, `PRESET={report['preset']}` at T = {report['T']}, {report['epochs']} epochs,"
+        f" mean ± standard deviation over {report['seeds']} seeds. FID and classifier distance are of reconstructions:"
+        f" {report['about']}.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|---" * len(head) + "|",
+    ]
+    for row in report["rows"]:
+        told = [f"{row[name]['mean']:.3g}" + deviation(row[name]["std"]) for name in MEASURED]
+        lines.append("| " + " | ".join([row["encoding"], row["spike_generator"], *told]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def deviation(std: float | None) -> str:
+    """A standard deviation behind its mean, if there is one."""
+    return "" if std is None else f" ± {std:.2g}"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,66 @@
+"""Train, sample and measure everything asked for: `python -m stages.all_runs data="mnist fmnist" presets="base"`.
+
+One command after another, as a person would give them; each resumes where it was, and what is done is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from spiking_vq.config import load_config
+from spiking_vq.data import DATASETS
+from spiking_vq.errors import require
+from stages.command import parse_options, run_command
+from stages.evaluate.protocols import PROTOCOLS
+from stages.steps import Step, run_steps
+from stages.train import preset_file
+
+OPTIONS = {
+    "data": "mnist fmnist",
+    "presets": "base",
+    "protocols": "test-10k n1280-test",
+    "seed": 0,
+    "device": "cpu",
+    "data_dir": "data",
+    "runs": "runs",
+    "results": "results",
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Run all steps that are not done."""
+    options = parse_options(arguments, OPTIONS)
+    for data in options["data"].split():
+        require(data in DATASETS, "data", f"of {', '.join(DATASETS)}", repr(data))
+    for protocol in options["protocols"].split():
+        require(protocol in PROTOCOLS, "protocols", f"of {', '.join(PROTOCOLS)}", repr(protocol))
+    run_steps([step for data in options["data"].split() for step in steps(data, options)])
+
+
+def steps(data: str, options: dict[str, Any]) -> Iterator[Step]:
+    """What one data set takes, in order: the classifier, then each preset's two stages and measurements."""
+    places = [f"{name}={options[name]}" for name in ("device", "data_dir", "runs")]
+    runs, results, seed = Path(options["runs"]) / data, Path(options["results"]) / data, f"seed={options['seed']}"
+
+    def trained(stage: str, preset: str) -> Step:
+        arguments = [stage, f"data={data}", f"preset={preset}", seed, *places]
+        return Step("stages.train", arguments, runs / preset / stage / "model.safetensors")
+
+    yield trained("classifier", "base")
+    for preset in options["presets"].split():
+        yield trained("vq_svae", preset)
+        yield trained("absorbing", preset)
+        subject = [f"data={data}", f"preset={preset}", seed, f"results={options['results']}"]
+        for protocol in options["protocols"].split():
+            arguments = [*subject, f"protocol={protocol}", *places]
+            yield Step("stages.evaluate", arguments, results / preset / f"{protocol}.json")
+        if load_config("absorbing", preset_file("absorbing", preset)).neuron == "lif":  # its twins stand beside it
+            arguments = [*subject, *(place for place in places if not place.startswith("data_dir"))]
+            yield Step("stages.energy", arguments, results / preset / "energy.json")
+        yield Step("stages.portrait", [*subject, *places], results / preset / "filmstrip.png")
+
+
+if __name__ == "__main__":
+    run_command(main)

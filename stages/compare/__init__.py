@@ -1,0 +1,1 @@
+"""All measurements side by side."""

@@ -1,0 +1,120 @@
+"""Put all measurements side by side: `python -m stages.compare [results=results] [presets="base ..."]`.
+
+Reads `<results>/<data>/<preset>/*.json` and writes `comparison.md`, `comparison.csv` and `report.html` there. What was
+not run says so; published figures stand below ours with their protocols.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from spiking_vq.checkpoint import atomic_write
+from stages.command import parse_options, run_command
+from stages.compare import page
+from stages.compare.pictures import firing_rates, quality_by_calls
+from stages.compare.published import PUBLISHED
+from stages.compare.tables import COMPARED, TITLES, System, read_systems, table
+from stages.evaluate.protocols import PROTOCOLS
+
+OPTIONS = {"results": "results", "presets": "base base-relu base-quantised paper"}
+PICTURES = {
+    "{protocol}-samples.png": "Generated images, not chosen",
+    "{protocol}-reconstructions.png": "Test images, each row above its reconstructions by stage 1",
+    "{protocol}-neighbours.png": "First column: generated; then the seven nearest training images",
+    "{protocol}-inpainting.png": "First column: test images; then completions of their upper halves",
+    "filmstrip.png": "Images emerging from the first call to the last; grey: still masked",
+    "raster.png": "Spikes of some neurons of every layer while one image is made",
+}
+NOTES = [
+    "FID, KID and classifier distance: mean ± standard deviation over the seeds, in brackets the floor, the same figure"
+    " of real training images. A model cannot be expected below it.",
+    "T and firing rate: stage 1 + stage 2. Parameters: both stages. uJ / image: all calls and the decoder, arithmetic"
+    " alone, then with memory accesses; 45 nm.",
+]
+
+
+def main(arguments: list[str]) -> None:
+    """Read, write, print."""
+    options = parse_options(arguments, OPTIONS)
+    results, presets = Path(options["results"]), options["presets"].split()
+    systems = read_systems(results)
+    tables = {data: table(data, systems, presets) for data in TITLES}
+    documents = {
+        "comparison.md": markdown(tables, systems),
+        "comparison.csv": as_csv(tables),
+        "report.html": report(tables, systems),
+    }
+    for name, text in documents.items():
+        with atomic_write(results / name) as temporary:
+            temporary.write_text(text)
+        print(f"wrote {results / name}")
+    print("\n" + documents["comparison.md"])
+
+
+def protocols() -> list[str]:
+    """What every column of FIDs means, and the published ones."""
+    ours = [f"{name}: {PROTOCOLS[name].about}." for name in COMPARED]
+    return ours + [f"{published.system}: {published.about}." for published in PUBLISHED]
+
+
+def stand_ins(data: str, systems: list[System]) -> str:
+    """What to say of a data set whose files are not the official ones; nothing otherwise."""
+    told = {system.headline["stand_in"] for system in systems if system.data == data} - {None}
+    return f"{TITLES[data]} here is {told.pop()}." if told else ""
+
+
+def markdown(tables: dict[str, list[dict[str, str]]], systems: list[System]) -> str:
+    """A table for each data set."""
+    lines = ["# Comparison", "", *(f"- {text}" for text in NOTES + protocols())]
+    for data, rows in tables.items():
+        lines += ["", f"## {TITLES[data]}", ""]
+        if told := stand_ins(data, systems):
+            lines += [told, ""]
+        lines.append("| " + " | ".join(rows[0]) + " |")
+        lines.append("|---" * len(rows[0]) + "|")
+        lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(tables: dict[str, list[dict[str, str]]]) -> str:
+    """All tables in one, the data set in the first column."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, ["data", *next(iter(tables.values()))[0]], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({"data": data} | row for data, rows in tables.items() for row in rows)
+    return stream.getvalue()
+
+
+def report(tables: dict[str, list[dict[str, str]]], systems: list[System]) -> str:
+    """Tables, pictures and charts on one page."""
+    parts = [page.items(NOTES), page.heading("Protocols", 3), page.items(protocols())]
+    for data, rows in tables.items():
+        parts += [page.heading(TITLES[data]), page.table(rows)]
+        if told := stand_ins(data, systems):
+            parts.append(page.paragraph(told))
+        ours = [system for system in systems if system.data == data]
+        curves = {system.preset: points for system in ours if (points := calls_and_distances(system.folder))}
+        parts.append(page.chart(quality_by_calls(curves, f"{TITLES[data]}: quality against number of calls, val")))
+        for system in ours:
+            parts.append(page.heading(f"{TITLES[data]}, {system.preset}", 3))
+            protocol = system.headline["protocol"]
+            parts += [
+                page.picture(system.folder / name.format(protocol=protocol), caption)
+                for name, caption in PICTURES.items()
+            ]
+            parts.append(page.chart(firing_rates(system)))
+            parts += [page.paragraph(sentence) for sentence in system.energy.get("verdict", {}).values()]
+    return page.page("Image generation with spiking neural networks", parts)
+
+
+def calls_and_distances(folder: Path) -> list[tuple[int, float]]:
+    """Numbers of calls and classifier distances of the tuning runs on the validation split, where there are any."""
+    reports = [json.loads(path.read_text()) for path in sorted(folder.glob("val-*sample_steps=*.json"))]
+    return [(found["network_calls"], found["metrics"]["classifier_distance"]["mean"]) for found in reports]
+
+
+if __name__ == "__main__":
+    run_command(main)

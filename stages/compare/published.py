@@ -1,0 +1,46 @@
+"""Figures that others published, each under a protocol of its own."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Published(NamedTuple):
+    """A row of published figures.
+
+    Attributes:
+        system: name, and T where it was told.
+        about: the protocol, and how it compares with ours.
+        fid: data set -> FID.
+    """
+
+    system: str
+    about: str
+    fid: dict[str, float]
+
+
+CLEAN_5K = "5,000 images against the test images, clean-fid's resize: no protocol of ours has as few"
+UNKNOWN = "as quoted by Spiking-Diffusion's authors; the protocol is not told"
+TRAIN_50K = "50,000 images against the training images, TensorFlow's Inception: comparable with train-50k"
+
+PUBLISHED = [
+    Published(
+        "Spiking-Diffusion (T 16)",
+        "1,280 images against the first 1,280 test images in torchvision's Inception, an ImageNet network, and without"
+        " a true matrix square root: of the number of images of n1280-test, but of other features and arithmetic",
+        {"mnist": 37.50, "fmnist": 91.98, "kmnist": 59.23, "letters": 67.41, "cifar10": 120.5},
+    ),
+    Published("SDDPM (T 4)", TRAIN_50K, {"mnist": 29.48, "fmnist": 21.38, "cifar10": 19.73}),
+    Published("SDM, best", TRAIN_50K, {"cifar10": 12.95}),
+    Published(
+        "FSDDIM, best",
+        "10,000 images against the test images, clean-fid's resize: comparable with fsddim-10k",
+        {"mnist": 3.99, "fmnist": 9.17, "cifar10": 46.14},
+    ),
+    Published("FSVAE (T 16)", CLEAN_5K, {"mnist": 97.06, "fmnist": 90.12, "cifar10": 175.5}),
+    Published("ESVAE (T 16)", CLEAN_5K, {"mnist": 117.8, "fmnist": 125.3, "cifar10": 127.0}),
+    Published("SGAD (T 16)", UNKNOWN, {"mnist": 69.64, "fmnist": 165.42, "cifar10": 181.5}),
+    Published("Hybrid spiking GAN", UNKNOWN, {"mnist": 123.93, "fmnist": 198.94, "cifar10": 72.64}),
+    Published("D3PM absorbing, no spikes", TRAIN_50K, {"cifar10": 41.28}),
+    Published("D3PM absorbing with cross-entropy, no spikes", TRAIN_50K, {"cifar10": 30.97}),
+]

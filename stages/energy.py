@@ -1,0 +1,169 @@
+"""What an image costs in operations and picojoules: `python -m stages.energy data=mnist preset=base` (or `ckpt=FILE`).
+
+Counts over the generation of `n` images, one by one: every call of the denoiser, and the decoder; see
+`spiking_vq.energy`. Beside it stands the same network without spikes (`neuron=relu`, T = 1), and with activations of as
+few bits as T spikes need (`neuron=quantised`): what they multiply does not depend on their weights, so none are needed.
+Writes `<results>/<data>/<preset>/energy.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spiking_vq.checkpoint import atomic_write, build_model
+from spiking_vq.config import AbsorbingConfig, SpikingConfig, twin_bits
+from spiking_vq.data import mix_seed
+from spiking_vq.energy import PICOJOULES, LayerCost, count_operations, total
+from spiking_vq.errors import require
+from spiking_vq.generators import LatentGenerator, find_model
+from stages.command import check_device, parse_options, recorded_command, run_command
+
+OPTIONS = {
+    "data": "mnist",
+    "preset": "base",
+    "ckpt": str,
+    "n": 8,
+    "seed": 0,
+    "sample_steps": int,
+    "order": str,
+    "temperature": float,
+    "device": "cpu",
+    "runs": "runs",
+    "results": "results",
+}
+
+TWINS = {"relu": "twin without spikes", "quantised": "quantised twin"}
+
+
+def main(arguments: list[str]) -> None:
+    """Count, print, write."""
+    options = parse_options(arguments, OPTIONS)
+    check_device(options["device"])
+    require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
+    path = find_model("absorbing", **{key: options[key] for key in ("data", "preset", "runs", "ckpt")})
+    generator = LatentGenerator.from_pretrained(path, options["device"])
+    config = generator.config
+    require(config.neuron == "lif", "the model's neuron", "lif: its twin is counted beside it", config.neuron)
+    settings = generator.sampling(**{key: options[key] for key in ("sample_steps", "order", "temperature")})
+    n, seed = options["n"], options["seed"]
+    report = {
+        "command": recorded_command("stages.energy", arguments),
+        "data": config.data,
+        "preset": config.preset,
+        "checkpoint": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+        "images": n,
+        "sampler": settings,
+        "T": {"vq_svae": config.vq_svae.T, "denoiser": config.T},
+        "picojoules": PICOJOULES,
+        "spiking": generation_cost(generator, settings, n, seed),
+    }
+    for neuron in TWINS:
+        twin = twin_config(config, neuron)
+        report[neuron] = generation_cost(LatentGenerator(build_model(twin), twin), settings, 1, seed)
+    report["verdict"] = {neuron: verdict(report["spiking"], report[neuron], name) for neuron, name in TWINS.items()}
+    print_report(report)
+    out = Path(options["results"]) / config.data / config.preset / "energy.json"
+    with atomic_write(out) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"wrote {out}")
+
+
+def twin_config(config: AbsorbingConfig, neuron: str) -> AbsorbingConfig:
+    """The configuration of the same networks without spikes; activations of as many bits as T spikes have levels."""
+
+    def plain(stage: SpikingConfig) -> dict[str, Any]:
+        return {"neuron": neuron, "T": 1, "activation_bits": twin_bits(stage.T) if neuron == "quantised" else None}
+
+    vq_svae = replace(config.vq_svae, **plain(config.vq_svae))
+    return replace(config, **plain(config), early_T=None, vq_svae=vq_svae)
+
+
+@torch.no_grad()
+def generation_cost(generator: LatentGenerator, settings: dict[str, Any], n: int, seed: int) -> dict[str, Any]:
+    """Costs of an image, in the mean over `n`, and of a call of the denoiser.
+
+    One image at a time, so that no call works on one that is finished.
+    """
+    model, diffusion = generator.model, generator.diffusion
+    calls = 0
+
+    def count(module: nn.Module, inputs: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    counter = model.denoiser.register_forward_pre_hook(count)
+    with count_operations(model) as costs:
+        for index in range(n):
+            tokens = diffusion.sample(model.denoiser, [mix_seed(seed, index)], device=generator.device, **settings)
+            model.vq_svae.decode(tokens, torch.Generator().manual_seed(mix_seed(seed, index, 1)))
+    counter.remove()
+    costs = {name: cost for name, cost in costs.items() if cost.state_bits}  # the encoder has not run
+    denoiser = {name: cost for name, cost in costs.items() if name.startswith("denoiser.")}
+    decoder = {name: cost for name, cost in costs.items() if not name.startswith("denoiser.")}
+    steps = {"denoiser.": generator.config.T, "vq_svae.": generator.config.vq_svae.T}
+    return {
+        "calls": calls / n,
+        "call": figures(total(denoiser.values()), calls),
+        "decoder": figures(total(decoder.values()), n),
+        "image": figures(total(costs.values()), n),
+        "by_spikes": figures(total(c for c in costs.values() if c.kind == "synapse" and c.input_bits == 1), n),
+        "layers": {
+            name: figures(cost, n)
+            | {"kind": cost.kind, "input_bits": cost.input_bits}
+            | spikes_per_synapse(cost, next(T for part, T in steps.items() if name.startswith(part)))
+            for name, cost in costs.items()
+        },
+    }
+
+
+def figures(cost: LayerCost, share: float) -> dict[str, float]:
+    """A cost as the files tell it, divided by `share`."""
+    counted = {name: value / share for name, value in asdict(cost).items() if isinstance(value, float)}
+    return counted | {"firing_rate": cost.firing_rate}
+
+
+def spikes_per_synapse(cost: LayerCost, steps: int) -> dict[str, float]:
+    """Spikes that a connection carries in the T steps of a call."""
+    return {"spikes_per_synapse": cost.accumulates / cost.connections * steps} if cost.connections else {}
+
+
+def verdict(spiking: dict[str, Any], twin: dict[str, Any], name: str) -> str:
+    """Who wins, and at what firing rate it would turn: what spikes cause grows with the rate, the rest does not."""
+    rate, sentences = spiking["image"]["firing_rate"], []
+    for what, kinds in {"arithmetic": ["arithmetic_pj"], "memory accesses too": ["arithmetic_pj", "memory_pj"]}.items():
+        ours, by_spikes, theirs = (
+            sum(part[kind] for kind in kinds) for part in (spiking["image"], spiking["by_spikes"], twin["image"])
+        )
+        turns = rate * (theirs - ours + by_spikes) / by_spikes
+        winner = "the spiking network" if ours < theirs else f"the {name}"
+        sentences.append(
+            f"Counting {what}, {winner} wins: {ours / 1e6:.2f} to {theirs / 1e6:.2f} uJ an image at a firing rate of"
+            f" {rate:.2f}; " + (f"it would turn at {turns:.2f}." if turns > 0 else "it would lose at any rate.")
+        )
+    return " ".join(sentences)
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Layers, totals and the verdict."""
+    for side in ("spiking", *TWINS):
+        part = report[side]
+        print(f"\n{TWINS.get(side, 'spiking network')}: {part['calls']:.1f} calls an image")
+        print(f"  {'':46}{'rate':>6}{'accumulates':>14}{'multiplies':>14}{'arithmetic nJ':>15}{'memory nJ':>12}")
+        rows = part["layers"] | {name: part[name] for name in ("call", "decoder", "image")}
+        for name, row in rows.items():
+            print(
+                f"  {name:46}{row['firing_rate']:6.2f}{row['accumulates']:14,.0f}{row['multiplies']:14,.0f}"
+                f"{row['arithmetic_pj'] / 1e3:15,.2f}{row['memory_pj'] / 1e3:12,.2f}"
+            )
+    print("", *report["verdict"].values(), sep="\n")
+
+
+if __name__ == "__main__":
+    run_command(main)

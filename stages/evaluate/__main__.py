@@ -1,0 +1,262 @@
+"""Measure a trained model: `python -m stages.evaluate data=mnist preset=base [protocol=test-10k]` (or `ckpt=FILE`).
+
+Or a folder of PNG files that anyone made: `images=FOLDER data=mnist`. `protocols.py` says what is compared with what.
+Writes `<protocol>.json` and pictures into `<results>/<data>/<preset>`, or `<results>/<data>/<name of the folder>`.
+
+Every figure of generated images stands beside that of real ones in their place, the floor, and of stage 1's
+reconstructions of these. The real ones are training images, which are not among those compared with: reconstructions of
+the reference itself would be paired with it, and could fall below the floor.
+
+`features=classifier` leaves the Inception out: a minute, for tuning. `only=reconstruction` needs stage 1 alone;
+`only=samples` leaves it out. `n=` compares another number of images. Whatever departs from the usual stands in the
+files' names, as in `val-temperature=0.8.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiking_vq.checkpoint import atomic_write
+from spiking_vq.config import config_hash
+from spiking_vq.data import SPLIT_SEED, ImageData, load_dataset, to_uint8
+from spiking_vq.errors import require
+from spiking_vq.generators import CHUNK
+from stages.command import check_device, parse_options, recorded_command, run_command
+from stages.evaluate.examiner import NETWORKS, Examiner
+from stages.evaluate.figures import LIKELIHOOD_IMAGES, likelihood, memorisation, reconstruct, stage1_figures
+from stages.evaluate.pictures import beside, completions, neighbours, write_picture
+from stages.evaluate.protocols import PROTOCOLS, Protocol
+from stages.evaluate.subjects import Model, find_trained, read_folder
+from stages.firing_rates import stage1_rates, stage2_rates
+from stages.machine import describe_machine
+
+OPTIONS = {
+    "data": "mnist",
+    "preset": "base",
+    "ckpt": str,
+    "images": str,
+    "protocol": "test-10k",
+    "n": int,
+    "only": "all",
+    "features": "all",
+    "inception": str,
+    "classifier": str,
+    "seed": 0,
+    "sample_steps": int,
+    "order": str,
+    "temperature": float,
+    "device": "cpu",
+    "precision": "fp32",
+    "data_dir": "data",
+    "runs": "runs",
+    "results": "results",
+}
+ONLY = ("all", "reconstruction", "samples")
+USUAL = ("n", "sample_steps", "order", "temperature")
+
+# Images in the official training and test files.
+OFFICIAL = {
+    "mnist": (60_000, 10_000),
+    "fmnist": (60_000, 10_000),
+    "kmnist": (60_000, 10_000),
+    "letters": (124_800, 20_800),
+    "cifar10": (50_000, 10_000),
+}
+PICTURED = 64
+
+
+def main(arguments: list[str]) -> None:
+    """Find the weights or images, measure, write, print."""
+    options = parse_options(arguments, OPTIONS)
+    check_device(options["device"])
+    for name, known in (("only", ONLY), ("features", NETWORKS), ("protocol", PROTOCOLS)):
+        require(options[name] in known, name, f"one of {', '.join(known)}", repr(options[name]))
+    require(options["n"] is None or options["n"] >= 10, "n, the number of images,", "at least 10", options["n"])
+    name = Path(options["images"]).resolve().name if options["images"] else options["preset"]
+    path = Path(options["results"]) / options["data"] / name / f"{_file_name(options)}.json"
+    with atomic_write(path) as temporary:  # opened first: a place that cannot be written to is found before the work
+        started = time.monotonic()
+        report = {"command": recorded_command("stages.evaluate", arguments)} | evaluate(options, path.with_suffix(""))
+        report["seconds"] = time.monotonic() - started
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    print_table(report)
+    print(f"wrote {path}")
+
+
+def evaluate(options: dict[str, Any], out: Path) -> dict[str, Any]:
+    """All that is asked for, as it goes into the JSON file; pictures go beside `out`, named after it."""
+    protocol, only = PROTOCOLS[options["protocol"]], options["only"]
+    model = None if options["images"] else find_trained(options)
+    image_size = model.config.image_size if model else None
+    data = load_dataset(options["data"], options["data_dir"], image_size)
+    examiner = Examiner(protocol, data, options)  # before anything that takes long, since its weights may be missing
+    # in place of generated images: real ones that they are not compared with
+    real = (data.test if protocol.reference == "train" else data.train).images
+    n = options["n"] or protocol.generated
+    n = n if protocol.reference == "train" else min(n, len(real))
+    real = real[:n]
+    report = describe(model, data, protocol, options)
+    report["floor"] = examiner(real, "floor")
+    report["counts"] = {"generated": n, "floor": len(real), "reference": len(examiner.reference)}
+    if model and only != "samples":
+        report |= reconstruction_report(model, examiner, data, real, options, out)
+    if only != "reconstruction":
+        report |= generation_report(model, examiner, data, n, options, out)
+    if model and model.config.neuron == "lif":
+        report["firing_rate"] = firing_rates(model, _held_out(data, options)[:CHUNK], options["seed"])
+    report["features"] = {name: {"sha256": network.sha256} for name, network in examiner.networks.items()}
+    return report
+
+
+def describe(model: Model | None, data: ImageData, protocol: Protocol, options: dict[str, Any]) -> dict[str, Any]:
+    """Which model, data, sampler and machine a report is about."""
+    report = {
+        "data": data.name,
+        "stand_in": stand_in(data),
+        "preset": options["preset"] if model else None,
+        "images": None if model else Path(options["images"]).resolve().name,
+        "protocol": options["protocol"],
+        "about": protocol.about,
+        "resize": protocol.resize,
+        "machine": describe_machine(options["device"]),
+    }
+    if model is None:
+        return report
+    config, vq_svae, generator = model.config, model.vq_svae, model.generator
+    # The codebook is a buffer where it learns by averages, and counts all the same.
+    parameters = {"vq_svae": {*vq_svae.parameters(), vq_svae.quantizer.codebook}}
+    report |= {
+        "checkpoint": {"file": model.path.name, "sha256": model.sha256, "config_sha256": config_hash(config)},
+        "neuron": config.neuron,
+        "T": {"vq_svae": vq_svae.T},
+    }
+    if generator is not None:
+        parameters["denoiser"] = set(generator.model.denoiser.parameters())
+        report["T"]["denoiser"] = config.T
+        report["sampler"] = model.sampling | {"precision": generator.precision}
+        report["network_calls"] = model.sampling["sample_steps"]
+    return report | {"parameters": {name: sum(weight.numel() for weight in part) for name, part in parameters.items()}}
+
+
+def stand_in(data: ImageData) -> str | None:
+    """What to say of files that are not the official ones; None if nothing."""
+    found = len(data.train.images) + len(data.val.images), len(data.test.images)
+    expected = OFFICIAL.get(data.name, found)
+    if found == expected:
+        return None
+    return (
+        f"a stand-in of {found[0]:,} training and {found[1]:,} test images, officially {expected[0]:,} and"
+        f" {expected[1]:,}: not comparable with published figures"
+    )
+
+
+def reconstruction_report(
+    model: Model, examiner: Examiner, data: ImageData, real: Tensor, options: dict[str, Any], out: Path
+) -> dict[str, Any]:
+    """What stage 1 keeps of images: of held-out ones the error, of those that make the floor the distances."""
+    held_out = fair_draw(_held_out(data, options))
+    images, tokens = reconstruct(model.vq_svae, held_out, options["seed"], "reconstructing held-out images")
+    write_picture(_beside(out, "reconstructions"), beside(held_out[:PICTURED], images[:PICTURED]), 16)
+    again, _ = reconstruct(model.vq_svae, real, options["seed"], "reconstructing the floor's images")
+    return {
+        "stage1": stage1_figures(images, tokens, held_out, model.vq_svae.codebook_size),
+        "reconstruction": examiner(to_uint8(again), "reconstructions"),
+    }
+
+
+def generation_report(
+    model: Model | None, examiner: Examiner, data: ImageData, n: int, options: dict[str, Any], out: Path
+) -> dict[str, Any]:
+    """What generated images are like, set by set, and what made them."""
+    if model is None:
+        sets = {"folder": read_folder(options["images"], n, data)}
+    else:
+        seeds = range(options["seed"], options["seed"] + examiner.protocol.num_seeds)
+        sets = {f"seed {seed}": model.sample(n, seed) for seed in seeds}
+    figures = [examiner(images, name) for name, images in sets.items()]
+    first, *_ = sets.values()
+    held_out = fair_draw(_held_out(data, options))
+    write_picture(_beside(out, "samples"), first[:PICTURED], 8)
+    write_picture(_beside(out, "neighbours"), neighbours(first[:8], data.train.images), 8)
+    report = {
+        "metrics": {name: summary([figure[name] for figure in figures]) for name in figures[0]},
+        "memorisation": memorisation(first, held_out, data.train.images),
+    }
+    if model is None:
+        return report
+    write_picture(_beside(out, "inpainting"), completions(model.generator, held_out[:8], options["seed"]), 8)
+    return report | {
+        "seeds": [*seeds],
+        "images_per_second": model.sampled / model.seconds if model.sampled else None,
+        "likelihood": likelihood(model.generator, held_out[:LIKELIHOOD_IMAGES], options["seed"]),
+    }
+
+
+def firing_rates(model: Model, images: Tensor, seed: int) -> dict[str, dict[str, float]]:
+    """Stage -> layer -> firing rate: stage 1 on these images, stage 2 where it is there on as many generated ones."""
+    rates = {"vq_svae": stage1_rates(model.vq_svae, images, seed)}
+    if model.generator is not None:
+        rates["absorbing"] = stage2_rates(model.generator, len(images), seed, **model.sampling)
+    return rates
+
+
+def summary(values: list[float | None]) -> dict[str, Any] | str:
+    """Mean and standard deviation over the sets, and each; the deviation of one is None."""
+    if None in values:
+        return "not available"
+    return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None, "per_seed": values}
+
+
+def fair_draw(images: Tensor) -> Tensor:
+    """Images in random order, the same each time: test files may be in the order of their labels."""
+    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))]
+
+
+def print_table(report: dict[str, Any]) -> None:
+    """Print the figures of a report: generated images beside the floor and stage 1's reconstructions."""
+    if report["stand_in"]:
+        print(f"{report['data']} is {report['stand_in']}")
+    print(f"{report['protocol']}: {report['about']}\n{report['counts']}\n")
+    print(f"{'':24}{'generated':>22}{'floor':>12}{'stage 1':>12}")
+    for name, floor in report["floor"].items():
+        columns = [
+            _shown(part.get(name))
+            for part in (report.get("metrics", {}), {name: floor}, report.get("reconstruction", {}))
+        ]
+        print(f"{name.replace('_', ' '):24}{columns[0]:>22}{columns[1]:>12}{columns[2]:>12}")
+    for group in ("stage1", "likelihood", "memorisation"):
+        for name, value in report.get(group, {}).items():
+            print(f"{group + ' ' + name.replace('_', ' '):36} {_shown(value):>12}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return _shown(value["mean"]) + ("" if value["std"] is None else f" ± {value['std']:.2g}")
+    return "" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _held_out(data: ImageData, options: dict[str, Any]) -> Tensor:
+    """Images that training did not see: the validation split's where settings are chosen, else the test images."""
+    return (data.val if PROTOCOLS[options["protocol"]].reference == "val" else data.test).images
+
+
+def _beside(out: Path, what: str) -> Path:
+    return out.with_name(f"{out.name}-{what}.png")
+
+
+def _file_name(options: dict[str, Any]) -> str:
+    """The protocol, and what departs from its usual."""
+    told = [options[name] for name, usual in (("only", "all"), ("features", "all")) if options[name] != usual]
+    settings = [f"{name}={options[name]}" for name in USUAL if options[name] is not None]
+    return "-".join([options["protocol"], *told, *settings])
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,145 @@
+"""What is measured of a set of images, given the real ones they are compared with."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spiking_vq.checkpoint import load_model
+from spiking_vq.data import ImageData, resize_images, to_unit
+from spiking_vq.errors import InputError
+from spiking_vq.generators import find_model
+from spiking_vq.metrics.fid import fid
+from spiking_vq.metrics.inception import BATCH, Inception, fetch_weights
+from spiking_vq.metrics.inception_score import inception_score
+from spiking_vq.metrics.kid import kid
+from spiking_vq.metrics.manifold import density_coverage, precision_recall
+from spiking_vq.models.classifier import Classifier
+from stages.evaluate.features import CachedFeatures
+from stages.evaluate.protocols import Protocol
+
+CLASSIFIER_BATCH = 256
+NETWORKS = ("all", "classifier")
+
+
+class InceptionMeasures:
+    """Distances and neighbourhoods in the features of FID's Inception.
+
+    Args:
+        weights: its file; None looks into the data folder, then downloads.
+        data_dir: the data folder.
+        resize: how its input is made.
+        device: where to compute.
+    """
+
+    def __init__(self, weights: str | None, data_dir: Path, resize: str, device: str) -> None:
+        path = Path(weights) if weights else fetch_weights(data_dir)
+        network = Inception(path, resize).to(device)
+        self.classifier = network.classifier
+        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.features = CachedFeatures(network, f"{self.sha256} {resize}", BATCH, data_dir / "features", device)
+
+    def __call__(self, images: Tensor, reference: Tensor, title: str) -> dict[str, float | None]:
+        """FID, KID, precision, recall, density, coverage and Inception score of uint8 images [N, C, H, W]."""
+        real = self.features(reference, "features: reference")
+        generated = self.features(images, f"features: {title}")
+        precision, recall = precision_recall(real, generated)
+        density, coverage = density_coverage(real, generated)
+        return {
+            "fid": fid(generated, real),
+            "kid": kid(generated, real),
+            "precision": precision,
+            "recall": recall,
+            "density": density,
+            "coverage": coverage,
+            "inception_score": inception_score(generated, self.classifier),
+        }
+
+
+class ClassifierMeasures:
+    """What a classifier of the real images makes of them: offline, and in a minute.
+
+    Args:
+        path: its `model.safetensors`.
+        data: the data it has to be trained on.
+        device: where to compute.
+
+    Raises:
+        InputError: another model, or one of other data.
+    """
+
+    def __init__(self, path: Path, data: ImageData, device: str) -> None:
+        model, config = load_model(path)
+        if not isinstance(model, Classifier):
+            raise InputError(f"{path} is a {config.stage} model: a classifier is what `make classifier` writes")
+        if config.data != data.name:
+            raise InputError(f"{path} was trained on {config.data}: make one with `make classifier DATA={data.name}`")
+        self.model, self.device = model.to(device), device
+        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def __call__(self, images: Tensor, reference: Tensor, title: str) -> dict[str, float]:
+        """Of uint8 images [N, C, H, W]: `classifier_distance`, the Frechet distance of its features; `confidence`, the
+        mean probability of the most probable class; `class_imbalance`, the total variation distance between the shares
+        of the classes among the images and the reference, 0 for the same shares.
+        """
+        (ours, ours_p), (real, real_p) = self._read(images), self._read(reference)
+        shares = [F.one_hot(p.argmax(1), p.shape[1]).double().mean(0) for p in (ours_p, real_p)]
+        return {
+            "classifier_distance": fid(ours, real),
+            "confidence": ours_p.max(1).values.mean().item(),
+            "class_imbalance": (shares[0] - shares[1]).abs().sum().item() / 2,
+        }
+
+    @torch.no_grad()
+    def _read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, D] and probabilities [N, num_classes], on the CPU."""
+        rows = []
+        for batch in images.split(CLASSIFIER_BATCH):
+            features = self.model.features(to_unit(resize_images(batch, self.model.image_shape[1:])).to(self.device))
+            rows.append((features.cpu(), self.model.readout(features).softmax(1).cpu()))
+        features, probabilities = map(torch.cat, zip(*rows, strict=True))
+        return features, probabilities
+
+
+class Examiner:
+    """Measures sets of images against the reference of a protocol.
+
+    Args:
+        protocol: which names the reference.
+        data: where it is from.
+        options: of the command.
+
+    Attributes:
+        reference: uint8 images [N, C, H, W].
+        networks: name -> what measures by its features.
+    """
+
+    def __init__(self, protocol: Protocol, data: ImageData, options: dict[str, Any]) -> None:
+        self.protocol = protocol
+        self.reference = self.prepared(getattr(data, protocol.reference).images[: protocol.first])
+        device = options["device"]
+        self.networks: dict[str, InceptionMeasures | ClassifierMeasures] = {}
+        if options["features"] == "all":
+            inception = InceptionMeasures(options["inception"], data.root, protocol.resize, device)
+            self.networks["inception"] = inception
+        path = find_model("classifier", data.name, "base", options["runs"], options["classifier"])
+        self.networks["classifier"] = ClassifierMeasures(path, data, device)
+
+    def __call__(self, images: Tensor, title: str) -> dict[str, float | None]:
+        """All figures of uint8 images [N, C, H, W]."""
+        images = self.prepared(images)
+        return {
+            name: value
+            for measure in self.networks.values()
+            for name, value in measure(images, self.reference, title).items()
+        }
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Images as the protocol wants them."""
+        size = self.protocol.image_size
+        return images if size is None else resize_images(images, (size, size))

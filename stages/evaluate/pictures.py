@@ -1,0 +1,42 @@
+"""Pictures beside the figures."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.utils import save_image
+
+from spiking_vq.checkpoint import atomic_write
+from spiking_vq.data import resize_images, to_uint8, to_unit
+from spiking_vq.generators import LatentGenerator
+from spiking_vq.metrics.manifold import distances
+
+
+def write_picture(path: Path, images: Tensor, columns: int) -> None:
+    """Write uint8 images [n, C, H, W] as one picture, in rows of `columns`."""
+    with atomic_write(path) as temporary:
+        save_image(to_unit(images), temporary, nrow=columns, format="png")
+
+
+def completions(generator: LatentGenerator, images: Tensor, seed: int) -> Tensor:
+    """Each uint8 image [N, C, H, W] and seven ways to go on from the upper half of its tokens: [8 N, C, H, W]."""
+    height, width = generator.diffusion.grid
+    keep = (torch.arange(height) < height / 2).unsqueeze(1).expand(height, width)
+    completed = generator.inpaint(images.repeat_interleave(7, 0), keep, seed).images
+    return torch.cat([images.unsqueeze(1), completed.unflatten(0, (-1, 7))], dim=1).flatten(0, 1)
+
+
+def neighbours(images: Tensor, training: Tensor) -> Tensor:
+    """Each uint8 image [N, C, H, W] and the seven training images nearest to it by pixels: [8 N, C, H, W]."""
+    images = resize_images(images, training.shape[2:])
+    near = distances(images.flatten(1), training.flatten(1)).topk(7, largest=False).indices
+    return torch.cat([images.unsqueeze(1), training[near]], dim=1).flatten(0, 1)
+
+
+def beside(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Rows of sixteen uint8 images, each above its reconstructions in [0, 1]."""
+    rows = zip(images.split(16), to_uint8(reconstructions).split(16), strict=True)
+    return torch.cat(list(chain.from_iterable(rows)))

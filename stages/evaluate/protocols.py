@@ -1,0 +1,66 @@
+"""What is compared with what: a figure means nothing without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How generated images are compared with real ones.
+
+    Attributes:
+        generated: number of generated images.
+        reference: the split they are compared with: `test`, `train` or `val`.
+        about: the protocol in a sentence, printed with every figure.
+        first: compare with so many of the split only, from its beginning; None takes them all.
+        image_size: resize all images to this square first; None leaves them as they are.
+        resize: how Inception's input is made, one of `RESIZES`.
+        num_seeds: how many sets are generated and measured.
+    """
+
+    generated: int
+    reference: str
+    about: str
+    first: int | None = None
+    image_size: int | None = None
+    resize: str = "tensorflow"
+    num_seeds: int = 3
+
+
+PROTOCOLS = {
+    "test-10k": Protocol(
+        10_000,
+        "test",
+        "10,000 generated images against all test images; the Inception network and the resize FID was defined with",
+    ),
+    "n1280-test": Protocol(
+        1280,
+        "test",
+        "1,280 generated images against the first 1,280 test images: the numbers of images behind Spiking-Diffusion's"
+        " published FIDs, but not their Inception (torchvision's) nor their matrix square root (not one)",
+        first=1280,
+    ),
+    "fsddim-10k": Protocol(
+        10_000,
+        "test",
+        "10,000 generated images against all test images, at 32 x 32 pixels, with clean-fid's resize: as FSDDIM's"
+        " published FIDs",
+        image_size=32,
+        resize="clean",
+    ),
+    "train-50k": Protocol(
+        50_000,
+        "train",
+        "50,000 generated images against the training images (of ours, the nine tenths that are trained on): as SDDPM's"
+        " and SDM's published FIDs",
+        num_seeds=1,
+    ),
+    "val": Protocol(
+        2000,
+        "val",
+        "2,000 generated images against the validation images: for choosing checkpoints, temperatures and numbers of"
+        " calls, which is never done on the test images",
+        num_seeds=1,
+    ),
+}

@@ -1,0 +1,127 @@
+"""Watch a generator at work: `python -m stages.portrait data=mnist preset=base` (or `ckpt=FILE`).
+
+Writes into `<results>/<data>/<preset>`: `filmstrip.png`, how images emerge call by call, what is still masked in grey;
+and, of a network that spikes, `raster.png`, the spikes of some neurons of every layer while one image is made.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+from matplotlib import pyplot as plt
+from torch import Tensor
+
+from spiking_vq.checkpoint import atomic_write
+from spiking_vq.data import mix_seed, to_uint8
+from spiking_vq.errors import require
+from spiking_vq.generators import LatentGenerator, find_model
+from spiking_vq.neurons import LIF
+from stages.command import check_device, parse_options, run_command
+from stages.evaluate.pictures import write_picture
+
+OPTIONS = {
+    "data": "mnist",
+    "preset": "base",
+    "ckpt": str,
+    "n": 8,
+    "seed": 0,
+    "sample_steps": int,
+    "order": str,
+    "temperature": float,
+    "device": "cpu",
+    "data_dir": str,
+    "runs": "runs",
+    "results": "results",
+}
+FRAMES = 12
+NEURONS = 24
+GREY = 0.5
+
+
+def main(arguments: list[str]) -> None:
+    """Find the model, watch it, write."""
+    options = parse_options(arguments, OPTIONS)
+    check_device(options["device"])
+    require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
+    path = find_model("absorbing", **{key: options[key] for key in ("data", "preset", "runs", "ckpt")})
+    generator = LatentGenerator.from_pretrained(path, options["device"])
+    settings = generator.sampling(**{key: options[key] for key in ("sample_steps", "order", "temperature")})
+    folder = Path(options["results"]) / generator.config.data / generator.config.preset
+    films = [film(generator, mix_seed(options["seed"], index), settings) for index in range(options["n"])]
+    write_picture(folder / "filmstrip.png", torch.cat(films), FRAMES)
+    print(f"wrote {folder / 'filmstrip.png'}")
+    if generator.config.neuron == "lif":
+        spikes = raster(generator, mix_seed(options["seed"], 0), settings)
+        draw_raster(folder / "raster.png", spikes)
+        print(f"wrote {folder / 'raster.png'}")
+
+
+@torch.no_grad()
+def film(generator: LatentGenerator, seed: int, settings: dict[str, Any]) -> Tensor:
+    """One image being made: uint8 [FRAMES, C, H, W], from nothing to the end."""
+    model, diffusion = generator.model, generator.diffusion
+    states: list[Tensor] = []
+    hook = model.denoiser.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0].clone()))
+    final = diffusion.sample(model.denoiser, [seed], device=generator.device, **settings)
+    hook.remove()
+    states.append(final)
+    grids = torch.cat([states[round(position)] for position in torch.linspace(0, len(states) - 1, FRAMES).tolist()])
+    masked = grids == diffusion.mask_id
+    images = model.vq_svae.decode(torch.where(masked, final, grids), torch.Generator().manual_seed(seed))
+    size = [side // cells for side, cells in zip(images.shape[2:], masked.shape[1:], strict=True)]
+    hidden = masked.repeat_interleave(size[0], 1).repeat_interleave(size[1], 2).unsqueeze(1)
+    return to_uint8(images.masked_fill(hidden, GREY).cpu())
+
+
+@torch.no_grad()
+def raster(generator: LatentGenerator, seed: int, settings: dict[str, Any]) -> dict[str, Tensor]:
+    """Layer -> spikes [neurons, steps] of some of its neurons while an image is made, steps counted over all calls."""
+    model = generator.model
+    spikes: dict[str, list[Tensor]] = {}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
+    try:
+        for name, layer in layers.items():
+            spikes[name] = []
+            layer.observer = partial(keep_some, spikes[name])
+        tokens = generator.diffusion.sample(model.denoiser, [seed], device=generator.device, **settings)
+        model.vq_svae.decode(tokens, torch.Generator().manual_seed(seed))
+    finally:
+        for layer in layers.values():
+            layer.observer = None
+    return {name: torch.cat(parts, dim=1) for name, parts in spikes.items() if parts}
+
+
+def keep_some(kept: list[Tensor], spk: Tensor) -> None:
+    """Append spikes [NEURONS, T] of neurons spread evenly over a layer's `[T, 1, ...]`."""
+    neurons = spk.flatten(1).T
+    kept.append(neurons[torch.linspace(0, len(neurons) - 1, NEURONS).long()].cpu())
+
+
+def draw_raster(path: Path, spikes: dict[str, Tensor]) -> None:
+    """One row a neuron, one column a step, a dot a spike; layers from the first at the top."""
+    denoiser = {name: spk for name, spk in spikes.items() if name.startswith("denoiser.")}
+    decoder = {name: spk for name, spk in spikes.items() if name not in denoiser}
+    widths = [next(iter(part.values())).shape[1] for part in (denoiser, decoder)]
+    with mpl.rc_context({"font.size": 8}):
+        figure, axes = plt.subplots(
+            1, 2, figsize=(12, 0.55 * max(len(denoiser), len(decoder)) + 1), width_ratios=[4, 1], layout="constrained"
+        )
+        for axis, part, title, width in zip(axes, (denoiser, decoder), ("denoiser", "decoder"), widths, strict=True):
+            rows, steps = torch.cat(list(part.values())).nonzero().T.tolist()
+            axis.scatter(steps, rows, s=2, marker="|" if width > 16 else "s", color="black", linewidths=0.6)
+            edges = [NEURONS * layer - 0.5 for layer in range(len(part) + 1)]
+            axis.hlines(edges, -0.5, width - 0.5, color="0.8", linewidth=0.5)
+            names = [name.removeprefix("denoiser.").removeprefix("vq_svae.") for name in part]
+            axis.set_yticks([edge + NEURONS / 2 for edge in edges[:-1]], names)
+            axis.set(title=title, xlabel="spiking step", xlim=(-0.5, width - 0.5), ylim=(edges[-1], edges[0]))
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=110)
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    run_command(main)

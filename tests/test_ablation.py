@@ -1,0 +1,64 @@
+"""The table of encodings and spike generators, from invented measurements."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from stages import ablation, steps
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """All commands that were run; each leaves a report that follows from its network and seed."""
+    ran = []
+
+    def run(command):
+        given = dict(text.split("=", 1) for text in command[3:] if "=" in text)
+        ran.append(command[2:])
+        if command[2] == "stages.evaluate":
+            encoding, generator, seed = given["results"].split("ablation/")[1].split("/")[0].split("-")
+            fid = {"rate": 10, "psp": 20, "both": 30}[encoding] + len(generator) + int(seed)
+            report = {
+                "stage1": {"mse": 0.004, "perplexity": 50.0},
+                "reconstruction": {"fid": fid, "classifier_distance": 1.0},
+                "firing_rate": {"vq_svae": {"all": 0.2}},
+            }
+            path = f"{given['results']}/{given['data']}/{given['preset']}/{given['protocol']}-reconstruction.json"
+            leaves = steps.Path(path)
+        else:
+            stage, preset = command[3], given["preset"]
+            leaves, report = steps.Path(f"{given['runs']}/{given['data']}/{preset}/{stage}/model.safetensors"), {}
+        leaves.parent.mkdir(parents=True, exist_ok=True)
+        leaves.write_text(json.dumps(report))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(steps.subprocess, "run", run)
+    return ran
+
+
+def test_all_nine_with_their_spread(tmp_path, commands, capsys):
+    arguments = ["data=mnist", "seeds=3", f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"]
+    ablation.main(arguments)
+    assert len(commands) == 1 + 9 * 3 * 2
+    report = json.loads((tmp_path / "results/mnist/ablation.json").read_text())
+    pairs = {(row["encoding"], row["spike_generator"]) for row in report["rows"]}
+    assert len(pairs) == 9
+    first = report["rows"][0]
+    assert (first["encoding"], first["spike_generator"]) == ("rate", "adaptive")
+    assert first["FID"] == {"mean": 19, "std": 1, "per_seed": [18, 19, 20]}
+    assert first["MSE x 1000"]["mean"] == pytest.approx(4)
+    assert "| rate | adaptive | 4 ± 0 | 19 ± 1 |" in (tmp_path / "results/mnist/ablation.md").read_text()
+    assert "| rate | adaptive |" in capsys.readouterr().out
+    done = len(commands)
+    ablation.main(arguments)
+    assert len(commands) == done  # nothing is run again
+
+
+def test_the_networks_differ_in_what_the_table_says(tmp_path, commands):
+    ablation.main(["seeds=1", "T=2", f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"])
+    trained = [command for command in commands if command[:2] == ["stages.train", "vq_svae"]]
+    assert len(trained) == 9
+    for command in trained:
+        assert {"T=2", "preset=paper", "seed=0"} <= set(command)
+    assert len({tuple(text for text in command if text.startswith("model.")) for command in trained}) == 9

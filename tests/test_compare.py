@@ -1,0 +1,153 @@
+"""The comparison of invented reports, the film strip and raster of a small model, and everything in one command."""
+
+import csv
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from spiking_vq.checkpoint import save_model
+from spiking_vq.errors import InputError
+from spiking_vq.generators import LatentGenerator
+from stages import all_runs, portrait, steps
+from stages.compare import __main__ as compare
+from stages.compare.tables import COLUMNS
+
+
+def evaluation(fid, **more):
+    metrics = {"fid": fid, "kid": 0.01, "precision": 0.7, "recall": 0.6, "classifier_distance": 3.0}
+    return {
+        "protocol": "test-10k",
+        "stand_in": None,
+        "metrics": {name: {"mean": value, "std": 0.1 * value, "per_seed": []} for name, value in metrics.items()},
+        "floor": dict.fromkeys(metrics, 1.5),
+        "likelihood": {"bits_per_image": 166.8},
+        "stage1": {"mse": 0.0042},
+        "T": {"vq_svae": 4, "denoiser": 4},
+        "network_calls": 32,
+        "parameters": {"vq_svae": 200_000, "denoiser": 1_000_000},
+        "firing_rate": {"vq_svae": {"1": 0.2, "all": 0.23}, "absorbing": {"2": 0.3, "all": 0.25}},
+        "images_per_second": 30.0,
+    } | more
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Reports of the base network and a twin."""
+
+    def write(path, content):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+
+    base, twin = tmp_path / "mnist" / "base", tmp_path / "kmnist" / "base-relu"
+    write(base / "test-10k.json", evaluation(14.4))
+    write(base / "n1280-test.json", evaluation(20.0))
+    write(base / "val-classifier-sample_steps=8.json", evaluation(25.0, network_calls=8))
+    cost = {"arithmetic_pj": 4e6, "memory_pj": 6e6}
+    sides = {side: {"image": cost} for side in ("spiking", "relu", "quantised")}
+    write(base / "energy.json", sides | {"verdict": {"relu": "The spiking network wins <here>."}})
+    write(twin / "test-10k.json", evaluation(11.0, firing_rate=None, stand_in="a stand-in of 9,000 images"))
+    Image.new("L", (30, 30)).save(base / "test-10k-samples.png")
+    return tmp_path
+
+
+def test_tables_say_what_was_measured_published_and_not_run(results, capsys):
+    compare.main([f"results={results}"])
+    rows = list(csv.DictReader((results / "comparison.csv").open()))
+    assert list(rows[0]) == ["data", *COLUMNS]
+    found = {(row["data"], row["system"]): row for row in rows}
+    base = found["mnist", "ours, base"]
+    assert base["FID test-10k"] == "14.4 ± 1 (1.5)"
+    assert base["FID n1280-test"] == "20 ± 2 (1.5)"
+    assert base["FID train-50k"] == "not run"
+    assert base["KID x 1000"] == "10 ± 1 (1.5e+03)"
+    assert base["precision / recall"] == "0.70 / 0.60"
+    assert base["parameters"] == "1,200,000"
+    assert (base["uJ / image"], base["with memory"], base["firing rate"]) == ("4", "10", "0.23 + 0.25")
+    twin = found["kmnist", "ours, base-relu"]
+    assert (twin["firing rate"], twin["uJ / image"]) == ("", "not run")
+    assert found["mnist", "ours, base-relu"]["uJ / image"] == "4"  # its energy stands in the report of base
+    assert found["cifar10", "ours, base"]["FID test-10k"] == "not run"
+    published = found["mnist", "Spiking-Diffusion (T 16)"]
+    assert (published["published FID"], published["FID n1280-test"]) == ("37.5", "")
+    text = (results / "comparison.md").read_text()
+    assert "KMNIST here is a stand-in of 9,000 images." in text
+    assert text in capsys.readouterr().out
+
+
+def test_the_page_needs_nothing_else(results):
+    compare.main([f"results={results}", "presets=base"])
+    text = (results / "report.html").read_text()
+    assert 'src="data:image/png;base64,' in text
+    assert text.count("<svg") == 2  # quality by calls and the firing rates of base; the twin has none
+    assert "wins &lt;here&gt;." in text
+    for attribute in ('src="http', 'href="http', "<link", "<script", "@import"):
+        assert attribute not in text
+
+
+def test_no_reports_and_damaged_ones(tmp_path, results):
+    with pytest.raises(InputError, match="make evaluate"):
+        compare.main([f"results={tmp_path / 'none'}"])
+    (results / "mnist/base/test-10k.json").write_text("{")
+    with pytest.raises(InputError, match=r"test-10k\.json is not a whole report"):
+        compare.main([f"results={results}"])
+
+
+def test_film_strip_and_raster(tmp_path, latent_model, absorbing_config):
+    absorbing_config.data = absorbing_config.vq_svae.data = "digits"
+    absorbing_config.preset = absorbing_config.vq_svae.preset = "base"
+    save_model(tmp_path / "model.safetensors", latent_model, absorbing_config)
+    portrait.main([f"ckpt={tmp_path / 'model.safetensors'}", f"results={tmp_path}", "n=2", "sample_steps=9"])
+    for name in ("filmstrip", "raster"):
+        assert Image.open(tmp_path / f"digits/base/{name}.png").size[0] > 100
+    generator = LatentGenerator(latent_model, absorbing_config)
+    frames = portrait.film(generator, 7, generator.sampling(sample_steps=9))
+    masked = (frames == 128).flatten(1).double().mean(1)  # grey, which images of so few pixels hardly are
+    assert masked[0] == 1
+    assert (masked.diff() <= 1e-9).all()
+    assert masked[-1] < 0.1
+    spikes = portrait.raster(generator, 7, generator.sampling(sample_steps=9))
+    calls = {spk.shape[1] for name, spk in spikes.items() if name.startswith("denoiser.")}
+    assert calls == {9 * absorbing_config.T}
+    assert 0 < torch.cat([spk.flatten() for spk in spikes.values()]).mean() < 1
+    assert not [name for name in spikes if "encoder" in name]
+
+
+def test_everything_in_one_command_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    """Each command leaves its file; the second dies the first time."""
+    ran, dies = [], {"absorbing"}
+
+    def run(command):
+        module, *arguments = command[2:]
+        step = next(step for step in todo if [step.module, *step.arguments] == [module, *arguments])
+        ran.append(step)
+        if dies & set(arguments):
+            dies.clear()
+            return Done(1)
+        step.leaves.parent.mkdir(parents=True, exist_ok=True)
+        step.leaves.write_text("")
+        return Done(0)
+
+    class Done:
+        def __init__(self, returncode):
+            self.returncode = returncode
+
+    options = {"data": "mnist fmnist", "presets": "base base-relu"}
+    places = {"runs": str(tmp_path / "runs"), "results": str(tmp_path / "results")}
+    arguments = [f"{name}={value}" for name, value in (options | places).items()]
+    todo = [step for data in ("mnist", "fmnist") for step in all_runs.steps(data, all_runs.OPTIONS | options | places)]
+    monkeypatch.setattr(steps.subprocess, "run", run)
+    with pytest.raises(InputError, match="exit code 1"):
+        all_runs.main(arguments)
+    assert [step.arguments[0] for step in ran] == ["classifier", "vq_svae", "absorbing"]
+    all_runs.main(arguments)
+    assert ran[3:] == todo[2:]
+    modules = [step.module.removeprefix("stages.") for step in todo]
+    one = ["train", "train", "evaluate", "evaluate"]
+    assert modules == 2 * ["train", *one, "energy", "portrait", *one, "portrait"]
+    capsys.readouterr()
+    all_runs.main(arguments)
+    assert capsys.readouterr().out.count("done before") == len(todo)
+    with pytest.raises(InputError, match="data"):
+        all_runs.main(["data=mnist svhn"])

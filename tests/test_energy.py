@@ -1,0 +1,167 @@
+"""Operations counted by hand."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from spiking_vq.checkpoint import build_denoiser, save_model
+from spiking_vq.config import DenoiserOptions
+from spiking_vq.energy import WORD, count_operations, total
+from spiking_vq.layers import PlaceLinear, read_out, unfolded
+from spiking_vq.neurons import LIF, QuantisedReLU
+from stages import energy
+
+
+def images(*spikes, size=3, channels=2):
+    """One image [1, C, size, size], 0 but for spikes at (channel, row, column)."""
+    x = torch.zeros(1, channels, size, size)
+    for place in spikes:
+        x[0][place] = 1
+    return x
+
+
+def counted(module, x):
+    with count_operations(nn.Sequential(module)) as costs:
+        module(x)
+    return costs["0"]
+
+
+def test_convolution_with_borders():
+    conv = nn.Conv2d(2, 5, 3, padding=1)
+    # a corner reaches 4 places, an edge 6, the centre 9, each in 5 channels
+    cost = counted(conv, images((0, 0, 0), (1, 0, 1), (0, 1, 1)))
+    assert cost.accumulates == (4 + 6 + 9) * 5
+    assert cost.multiplies == 0
+    assert cost.input_bits == 1
+    assert (cost.spikes, cost.slots) == (3, 18)
+    assert cost.connections == 2 * (4 * 4 + 4 * 6 + 9) * 5
+    assert cost.weight_bits == WORD * cost.accumulates
+    assert cost.state_bits == 2 * WORD * cost.accumulates
+    assert cost.arithmetic_pj == pytest.approx(0.9 * 95)
+    assert cost.memory_pj == pytest.approx(95 * 3 * 5)  # three words of 5 pJ each
+    assert cost.published_pj == pytest.approx(0.9 * 3 / 18 * 9 * 9 * 2 * 5)  # borders and all
+
+
+def test_strided_and_transposed_convolutions():
+    strided = nn.Conv2d(1, 1, 3, stride=2, padding=1)  # 4x4 -> 2x2, windows centred on rows and columns 0 and 2
+    assert counted(strided, images((0, 0, 0), size=4, channels=1)).accumulates == 1
+    assert counted(strided, images((0, 1, 1), size=4, channels=1)).accumulates == 4
+    up = nn.ConvTranspose2d(1, 3, 3, stride=2, padding=1, output_padding=1)  # 2x2 -> 4x4
+    # the place at (0, 0) reaches the output's rows and columns -1, 0, 1; that at (1, 1) reaches 1, 2, 3
+    assert counted(up, images((0, 0, 0), size=2, channels=1)).accumulates == 4 * 3
+    assert counted(up, images((0, 1, 1), size=2, channels=1)).accumulates == 9 * 3
+
+
+def test_linear_maps():
+    assert counted(nn.Linear(4, 7), torch.tensor([[1.0, 0, 1, 0]])).accumulates == 2 * 7
+    spk = torch.zeros(1, 1, 3, 2, 2)
+    spk[0, 0, 1, 0, 1] = 1
+    assert counted(PlaceLinear(4, 4, bias=False), spk).accumulates == 4
+
+
+def test_real_inputs_multiply_everywhere():
+    conv = nn.Conv2d(2, 5, 3, padding=1)
+    cost = counted(conv, 0.5 * images((0, 0, 0)))
+    assert cost.input_bits == WORD
+    assert cost.accumulates == 0
+    assert cost.multiplies == cost.connections == 2 * 49 * 5
+    assert cost.state_bits == WORD * (490 + 45)
+
+
+def test_few_bits_are_cheaper_to_multiply_with():
+    net = nn.Sequential(QuantisedReLU(2), nn.Conv2d(2, 5, 3, padding=1))
+    with count_operations(net) as costs:
+        net(torch.rand(1, 2, 3, 3))
+    cost = costs["1"]
+    assert cost.input_bits == 2
+    assert cost.arithmetic_pj == pytest.approx(490 * 2 * 0.9)
+    assert cost.state_bits == 2 * 490 + 2 * 45
+    assert cost.published_pj == pytest.approx(81 * 2 * 5 * 4.6)
+
+
+def test_neurons_that_never_spike_cost_their_updates_alone():
+    net = nn.Sequential(LIF(beta=1.0, scale_input=False), nn.Linear(4, 4, bias=False), LIF(beta=0.5))
+    with count_operations(net) as costs:
+        net(torch.zeros(3, 2, 4))
+    assert costs["1"].accumulates == costs["1"].weight_bits == 0
+    assert (costs["0"].accumulates, costs["0"].multiplies) == (24, 0)  # integrates
+    assert (costs["2"].accumulates, costs["2"].multiplies) == (0, 24)  # decays
+    assert total(costs.values()).state_bits == 2 * WORD * 48
+    assert net[0].observer is None
+    net(torch.zeros(3, 2, 4))
+    assert costs["0"].slots == 24  # no longer counted
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("denoiser", ["sdid", "token"])
+def test_unfolded_read_outs_give_the_same_and_see_spikes(absorbing_config, vq_svae, denoiser):
+    absorbing_config.model = DenoiserOptions(denoiser, width=8)
+    model = build_denoiser(absorbing_config).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.bias.data += 1  # so that neurons fire
+    tokens, t = torch.randint(9, (2, 3, 3)), torch.tensor([3, 7])
+    folded = model(tokens, t)
+    with count_operations(model) as costs:
+        torch.testing.assert_close(model(tokens, t), folded)
+    assert costs["readout"].input_bits == 1
+    assert costs["readout"].accumulates > 0
+    ids = torch.randint(8, (2, 3, 3))
+    with count_operations(vq_svae) as costs:
+        image = vq_svae.decode(ids)
+    torch.testing.assert_close(image, vq_svae.decode(ids))
+    assert costs["readout.synapse"].input_bits == 1
+
+
+def test_read_out_of_several_sources():
+    synapse, lif, weights = nn.Conv2d(5, 2, 3, padding=1), LIF(), [0.5, 1.0, 2.0]
+    current, spk = 3 * torch.rand(3, 2, 3, 4, 4), (torch.rand(3, 2, 2, 4, 4) < 0.5).float()
+    folded = read_out(synapse, weights, (lif, current), spk)
+    with unfolded():
+        torch.testing.assert_close(read_out(synapse, weights, (lif, current), spk), folded)
+    both = torch.cat([lif(current), spk], dim=2)
+    expected = sum(weight * synapse(step) for weight, step in zip(weights, both, strict=True))
+    torch.testing.assert_close(folded, expected)
+
+
+@pytest.fixture
+def report(tmp_path, latent_model, absorbing_config):
+    """What the command says of a small model for a number of calls."""
+    path = tmp_path / "model.safetensors"
+    absorbing_config.data = absorbing_config.vq_svae.data = "digits"
+    absorbing_config.preset = absorbing_config.vq_svae.preset = "base"
+    save_model(path, latent_model, absorbing_config)
+
+    def run(*arguments):
+        energy.main([f"ckpt={path}", f"results={tmp_path}", "n=2", *arguments])
+        return json.loads((tmp_path / "digits/base/energy.json").read_text())
+
+    return run
+
+
+def test_an_image_is_its_calls_and_the_decoder(report, capsys):
+    found = report("sample_steps=3")
+    spiking, twin, few_bits = (found[name] for name in ("spiking", "relu", "quantised"))
+    for part in (spiking, twin, few_bits):
+        for name in ("accumulates", "multiplies", "memory_pj", "published_pj"):
+            calls = part["calls"] * part["call"][name]
+            assert part["image"][name] == pytest.approx(calls + part["decoder"][name])
+            assert part["image"][name] == pytest.approx(sum(layer[name] for layer in part["layers"].values()))
+    assert 0 < spiking["image"]["firing_rate"] < 1
+    assert twin["image"]["multiplies"] > spiking["image"]["multiplies"]
+    assert twin["image"]["multiplies"] == few_bits["image"]["multiplies"]
+    assert few_bits["image"]["arithmetic_pj"] < twin["image"]["arithmetic_pj"]
+    said = capsys.readouterr().out
+    for sentence in found["verdict"].values():
+        assert "it would" in sentence
+        assert sentence in said
+    assert not [name for name in spiking["layers"] if "encoder" in name]
+
+
+def test_twice_the_calls_cost_twice_as_much(report):
+    few, many = (report(f"sample_steps={steps}", "temperature=0")["relu"] for steps in (1, 2))
+    assert (few["calls"], many["calls"]) == (1, 2)
+    denoising = [part["image"]["arithmetic_pj"] - part["decoder"]["arithmetic_pj"] for part in (few, many)]
+    assert denoising[1] == pytest.approx(2 * denoising[0])
