@@ -126,7 +126,7 @@ def generation_cost(generator: LatentGenerator, settings: dict[str, Any], n: int
 def figures(cost: LayerCost, share: float) -> dict[str, float]:
     """A cost as the files tell it, divided by `share`."""
     counted = {name: value / share for name, value in asdict(cost).items() if isinstance(value, float)}
-    return counted | {"firing_rate": cost.firing_rate}
+    return counted | {"firing_rate": cost.firing_rate if cost.slots else None}
 
 
 def spikes_per_synapse(cost: LayerCost, steps: int) -> dict[str, float]:
@@ -141,11 +141,12 @@ def verdict(spiking: dict[str, Any], twin: dict[str, Any], name: str) -> str:
         ours, by_spikes, theirs = (
             sum(part[kind] for kind in kinds) for part in (spiking["image"], spiking["by_spikes"], twin["image"])
         )
-        turns = rate * (theirs - ours + by_spikes) / by_spikes
         winner = "the spiking network" if ours < theirs else f"the {name}"
+        turns = rate * (theirs - ours + by_spikes) / by_spikes
+        turn = f"it would turn at {turns:.2f}" if 0 < turns < 1 else "it would do so at any firing rate"
         sentences.append(
-            f"Counting {what}, {winner} wins: {ours / 1e6:.2f} to {theirs / 1e6:.2f} uJ an image at a firing rate of"
-            f" {rate:.2f}; " + (f"it would turn at {turns:.2f}." if turns > 0 else "it would lose at any rate.")
+            f"Counting {what}, {winner} wins: {ours / 1e6:,.0f} uJ an image with spikes at a firing rate of {rate:.2f},"
+            f" {theirs / 1e6:,.0f} uJ for the {name}; {turn}."
         )
     return " ".join(sentences)
 
@@ -155,12 +156,13 @@ def print_report(report: dict[str, Any]) -> None:
     for side in ("spiking", *TWINS):
         part = report[side]
         print(f"\n{TWINS.get(side, 'spiking network')}: {part['calls']:.1f} calls an image")
-        print(f"  {'':46}{'rate':>6}{'accumulates':>14}{'multiplies':>14}{'arithmetic nJ':>15}{'memory nJ':>12}")
+        print(f"  {'':44}{'rate':>6}{'accumulates':>15}{'multiplies':>15}{'arithmetic nJ':>15}{'memory nJ':>15}")
         rows = part["layers"] | {name: part[name] for name in ("call", "decoder", "image")}
         for name, row in rows.items():
             print(
-                f"  {name:46}{row['firing_rate']:6.2f}{row['accumulates']:14,.0f}{row['multiplies']:14,.0f}"
-                f"{row['arithmetic_pj'] / 1e3:15,.2f}{row['memory_pj'] / 1e3:12,.2f}"
+                f"  {name:44}{'' if row['firing_rate'] is None else format(row['firing_rate'], '.2f'):>6}"
+                f"{row['accumulates']:15,.0f}{row['multiplies']:15,.0f}"
+                f"{row['arithmetic_pj'] / 1e3:15,.1f}{row['memory_pj'] / 1e3:15,.1f}"
             )
     print("", *report["verdict"].values(), sep="\n")
 

@@ -150,7 +150,9 @@ def beside_floor(report: dict[str, Any], name: str, scale: float = 1.0) -> str:
 
 def shown(value: float | int | None) -> str:
     """A number, or nothing."""
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _read(path: Path) -> dict[str, Any]:
