@@ -144,8 +144,10 @@ def test_published_model_samples_from_the_zoo(runs, tmp_path, command, monkeypat
 
 def test_a_published_classifier_is_found_in_the_zoo(tmp_path, command, monkeypatch):
     short = [
-        "train.max_steps=60",
-        "train.val_every=60",
+        "train.max_steps=150",
+        "train.val_every=150",
+        "train.warmup_steps=10",
+        "train.lr=2e-2",
         "train.compile=false",
         "precision=fp32",
         "model.channels=[16,32]",
@@ -254,7 +256,7 @@ def test_readme_names_targets_presets_and_modules_that_exist():
     readme = (ROOT / "README.md").read_text()
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z0-9-]+)", readme, re.MULTILINE)) <= targets
-    pairs = set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", readme, re.MULTILINE))
+    pairs = set(re.findall(r"^\| `([\w-]+)` \| `([\w-]+)` \|", readme, re.MULTILINE))
     assert pairs >= {(path.parent.name, path.stem) for path in (ROOT / "configs").glob("*/*.yaml")}
     for module in re.findall(r"python -m ([\w.]+)", readme):
         assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
