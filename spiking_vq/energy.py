@@ -4,6 +4,9 @@ Counted by hooks while the network computes on real inputs. Batch norms are fold
 is the same at every step is computed once and held. Where a synapse's input is 0 and 1 only, a spike costs one
 accumulation for every connection it reaches, borders counted exactly; any other input costs a multiplication for every
 connection, zero or not, which is cheaper for numbers of few bits.
+
+Memory traffic is counted without reuse: every operation fetches its weight; what a spike adds to is read and written,
+while a multiplication reads its input and adds to a register, which is written once.
 """
 
 from __future__ import annotations

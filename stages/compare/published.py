@@ -20,7 +20,7 @@ class Published(NamedTuple):
 
 
 CLEAN_5K = "5,000 images against the test images, clean-fid's resize: no protocol of ours has as few"
-UNKNOWN = "as quoted by Spiking-Diffusion's authors; the protocol is not told"
+UNKNOWN = "under a protocol that we do not know"
 TRAIN_50K = "50,000 images against the training images, TensorFlow's Inception: comparable with train-50k"
 
 PUBLISHED = [
