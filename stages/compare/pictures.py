@@ -41,7 +41,7 @@ def quality_by_calls(curves: dict[str, list[tuple[int, float]]], title: str) -> 
     calls = sorted({calls for points in curves.values() for calls, _ in points})
     axis.set_xticks(calls, [str(number) for number in calls])
     axis.minorticks_off()
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.1 * max(distance for points in curves.values() for _, distance in points))
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     return as_svg(figure)
