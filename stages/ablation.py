@@ -20,7 +20,7 @@ from spiking_vq.quantize import SPIKE_GENERATORS
 from stages.command import parse_options, recorded_command, run_command
 from stages.evaluate.protocols import PROTOCOLS
 from stages.machine import describe_machine
-from stages.steps import Step, run_steps
+from stages.steps import Step, classifier_step, run_steps
 
 OPTIONS = {
     "data": "mnist",
@@ -50,10 +50,8 @@ def main(arguments: list[str]) -> None:
     require(options["seeds"] >= 1, "seeds", "at least 1", options["seeds"])
     require(options["protocol"] in PROTOCOLS, "protocol", f"one of {', '.join(PROTOCOLS)}", repr(options["protocol"]))
     cells = {cell: [steps(*cell, seed, options) for seed in range(options["seeds"])] for cell in combinations()}
-    places = [f"{name}={options[name]}" for name in ("device", "data_dir", "runs")]
-    classifier = Path(options["runs"]) / options["data"] / "base" / "classifier" / "model.safetensors"
-    judge = Step("stages.train", ["classifier", f"data={options['data']}", "preset=base", *places], classifier)
-    run_steps([judge, *(step for runs in cells.values() for pair in runs for step in pair)])
+    classifier = classifier_step(options["data"], {name: options[name] for name in ("runs", "data_dir", "device")})
+    run_steps([*classifier, *(step for runs in cells.values() for pair in runs for step in pair)])
     rows = [
         {"encoding": encoding, "spike_generator": generator}
         | {name: spread([figure(pair[-1].leaves, *where) for pair in runs]) for name, where in MEASURED.items()}
@@ -87,14 +85,14 @@ def steps(encoding: str, generator: str, seed: int, options: dict[str, Any]) -> 
     network = [f"T={options['T']}", f"model.encoding={encoding}", f"model.spike_generator={generator}"]
     length = [f"train.max_epochs={options['epochs']}"]
     model = runs / data / preset / "vq_svae" / "model.safetensors"
-    classifier = Path(options["runs"]) / data / "base" / "classifier" / "model.safetensors"
     measure = [*subject, "only=reconstruction", f"protocol={options['protocol']}", f"seed={seed}"]
     return (
         Step("stages.train", ["vq_svae", *subject, *network, *length, f"seed={seed}", f"runs={runs}"], model),
         Step(
             "stages.evaluate",
-            [*measure, f"ckpt={model}", f"classifier={classifier}", f"results={runs / 'results'}"],
+            [*measure, f"ckpt={model}", f"runs={options['runs']}", f"results={runs / 'results'}"],
             runs / "results" / data / preset / f"{options['protocol']}-reconstruction.json",
+            model,
         ),
     )
 

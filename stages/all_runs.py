@@ -14,7 +14,7 @@ from spiking_vq.data import DATASETS
 from spiking_vq.errors import require
 from stages.command import parse_options, run_command
 from stages.evaluate.protocols import PROTOCOLS
-from stages.steps import Step, run_steps
+from stages.steps import Step, classifier_step, run_steps
 from stages.train import preset_file
 
 OPTIONS = {
@@ -41,25 +41,23 @@ def main(arguments: list[str]) -> None:
 
 def steps(data: str, options: dict[str, Any]) -> Iterator[Step]:
     """What one data set takes, in order: the classifier, then each preset's two stages and measurements."""
-    places = [f"{name}={options[name]}" for name in ("device", "data_dir", "runs")]
+    places = {name: options[name] for name in ("runs", "data_dir", "device")}
+    yield from classifier_step(data, places)
     runs, results, seed = Path(options["runs"]) / data, Path(options["results"]) / data, f"seed={options['seed']}"
-
-    def trained(stage: str, preset: str) -> Step:
-        arguments = [stage, f"data={data}", f"preset={preset}", seed, *places]
-        return Step("stages.train", arguments, runs / preset / stage / "model.safetensors")
-
-    yield trained("classifier", "base")
+    training = [f"{name}={place}" for name, place in places.items()]
     for preset in options["presets"].split():
-        yield trained("vq_svae", preset)
-        yield trained("absorbing", preset)
-        subject = [f"data={data}", f"preset={preset}", seed, f"results={options['results']}"]
+        subject = [f"data={data}", f"preset={preset}", seed]
+        for stage in ("vq_svae", "absorbing"):
+            model = runs / preset / stage / "model.safetensors"
+            yield Step("stages.train", [stage, *subject, *training], model)
+        subject.append(f"results={options['results']}")
         for protocol in options["protocols"].split():
-            arguments = [*subject, f"protocol={protocol}", *places]
-            yield Step("stages.evaluate", arguments, results / preset / f"{protocol}.json")
+            arguments = [*subject, *training, f"protocol={protocol}"]
+            yield Step("stages.evaluate", arguments, results / preset / f"{protocol}.json", model)
+        watching = [*subject, *(f"{name}={places[name]}" for name in ("runs", "device"))]
         if load_config("absorbing", preset_file("absorbing", preset)).neuron == "lif":  # its twins stand beside it
-            arguments = [*subject, *(place for place in places if not place.startswith("data_dir"))]
-            yield Step("stages.energy", arguments, results / preset / "energy.json")
-        yield Step("stages.portrait", [*subject, *places], results / preset / "filmstrip.png")
+            yield Step("stages.energy", watching, results / preset / "energy.json", model)
+        yield Step("stages.portrait", watching, None)
 
 
 if __name__ == "__main__":

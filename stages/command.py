@@ -11,7 +11,14 @@ from typing import Any
 import torch
 
 from spiking_vq.errors import InputError, require
+from spiking_vq.generators import LatentGenerator, find_model
 from spiking_vq.memory import keep_freed_memory
+
+MODEL = {"data": "mnist", "preset": "base", "ckpt": str, "runs": "runs"}
+"""Options that say which trained model."""
+
+SAMPLER = {"sample_steps": int, "order": str, "temperature": float}
+"""Options of the sampler; what is not given is the model's own."""
 
 COMPILE_FROM = 500
 """Images from which on sampling compiles first: beyond the break-even if the kernels are on disk already, about
@@ -58,6 +65,16 @@ def parse_options(arguments: Sequence[str], defaults: dict[str, Any]) -> dict[st
         except ValueError:
             raise InputError(f"{key} must be {'an integer' if kind is int else 'a number'}; got {value!r}") from None
     return options
+
+
+def model_file(stage: str, options: dict[str, Any]) -> Path:
+    """The file that the options in `MODEL` name; see `find_model`."""
+    return find_model(stage, **{key: options[key] for key in MODEL})
+
+
+def sampler_settings(generator: LatentGenerator, options: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the options in `SAMPLER` amount to; see `LatentGenerator.sampling`."""
+    return generator.sampling(**{key: options[key] for key in SAMPLER})
 
 
 def recorded_command(module: str, arguments: Sequence[str]) -> str:

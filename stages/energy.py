@@ -22,20 +22,24 @@ from spiking_vq.config import AbsorbingConfig, SpikingConfig, twin_bits
 from spiking_vq.data import mix_seed
 from spiking_vq.energy import PICOJOULES, LayerCost, count_operations, total
 from spiking_vq.errors import require
-from spiking_vq.generators import LatentGenerator, find_model
-from stages.command import check_device, parse_options, recorded_command, run_command
+from spiking_vq.generators import LatentGenerator
+from stages.command import (
+    MODEL,
+    SAMPLER,
+    check_device,
+    model_file,
+    parse_options,
+    recorded_command,
+    run_command,
+    sampler_settings,
+)
 
 OPTIONS = {
-    "data": "mnist",
-    "preset": "base",
-    "ckpt": str,
+    **MODEL,
+    **SAMPLER,
     "n": 8,
     "seed": 0,
-    "sample_steps": int,
-    "order": str,
-    "temperature": float,
     "device": "cpu",
-    "runs": "runs",
     "results": "results",
 }
 
@@ -47,11 +51,11 @@ def main(arguments: list[str]) -> None:
     options = parse_options(arguments, OPTIONS)
     check_device(options["device"])
     require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
-    path = find_model("absorbing", **{key: options[key] for key in ("data", "preset", "runs", "ckpt")})
+    path = model_file("absorbing", options)
     generator = LatentGenerator.from_pretrained(path, options["device"])
     config = generator.config
     require(config.neuron == "lif", "the model's neuron", "lif: its twin is counted beside it", config.neuron)
-    settings = generator.sampling(**{key: options[key] for key in ("sample_steps", "order", "temperature")})
+    settings = sampler_settings(generator, options)
     n, seed = options["n"], options["seed"]
     report = {
         "command": recorded_command("stages.energy", arguments),

@@ -17,15 +17,12 @@ from spiking_vq.activity import LayerActivity, record_activity
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.data import load_dataset, to_unit
 from spiking_vq.errors import require
-from spiking_vq.generators import CHUNK, LatentGenerator, find_model
+from spiking_vq.generators import CHUNK, LatentGenerator
 from spiking_vq.models.vq_svae import VQSVAE
-from stages.command import check_device, parse_options, recorded_command, run_command
+from stages.command import MODEL, check_device, model_file, parse_options, recorded_command, run_command
 
 OPTIONS = {
-    "data": "mnist",
-    "preset": "base",
-    "ckpt": str,
-    "runs": "runs",
+    **MODEL,
     "data_dir": "data",
     "results": "results",
     "n": 256,
@@ -38,7 +35,7 @@ def main(arguments: list[str]) -> None:
     """Measure both stages, print, write."""
     options = parse_options(arguments, OPTIONS)
     check_device(options["device"])
-    path = find_model("absorbing", **{key: options[key] for key in ("data", "preset", "runs", "ckpt")})
+    path = model_file("absorbing", options)
     n, seed = options["n"], options["seed"]
     require(n >= 1 and n % CHUNK == 0, "n, the number of images,", f"a multiple of {CHUNK}, generated at once", n)
     generator = LatentGenerator.from_pretrained(path, options["device"])

@@ -18,23 +18,17 @@ from torch import Tensor
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.data import mix_seed, to_uint8
 from spiking_vq.errors import require
-from spiking_vq.generators import LatentGenerator, find_model
+from spiking_vq.generators import LatentGenerator
 from spiking_vq.neurons import LIF
-from stages.command import check_device, parse_options, run_command
+from stages.command import MODEL, SAMPLER, check_device, model_file, parse_options, run_command, sampler_settings
 from stages.evaluate.pictures import write_picture
 
 OPTIONS = {
-    "data": "mnist",
-    "preset": "base",
-    "ckpt": str,
+    **MODEL,
+    **SAMPLER,
     "n": 8,
     "seed": 0,
-    "sample_steps": int,
-    "order": str,
-    "temperature": float,
     "device": "cpu",
-    "data_dir": str,
-    "runs": "runs",
     "results": "results",
 }
 FRAMES = 12
@@ -47,9 +41,9 @@ def main(arguments: list[str]) -> None:
     options = parse_options(arguments, OPTIONS)
     check_device(options["device"])
     require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
-    path = find_model("absorbing", **{key: options[key] for key in ("data", "preset", "runs", "ckpt")})
+    path = model_file("absorbing", options)
     generator = LatentGenerator.from_pretrained(path, options["device"])
-    settings = generator.sampling(**{key: options[key] for key in ("sample_steps", "order", "temperature")})
+    settings = sampler_settings(generator, options)
     folder = Path(options["results"]) / generator.config.data / generator.config.preset
     films = [film(generator, mix_seed(options["seed"], index), settings) for index in range(options["n"])]
     write_picture(folder / "filmstrip.png", torch.cat(films), FRAMES)

@@ -19,21 +19,25 @@ from tqdm import tqdm
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.distributed import num_ranks, rank
 from spiking_vq.errors import InputError, require
-from spiking_vq.generators import GROUP, LatentGenerator, Samples, find_model
-from stages.command import check_device, parse_options, run_command, worth_compiling
+from spiking_vq.generators import GROUP, LatentGenerator, Samples
+from stages.command import (
+    MODEL,
+    SAMPLER,
+    check_device,
+    model_file,
+    parse_options,
+    run_command,
+    sampler_settings,
+    worth_compiling,
+)
 from stages.ranks import gathered, launch
 
 OPTIONS = {
-    "data": "mnist",
-    "preset": "base",
-    "ckpt": str,
-    "runs": "runs",
+    **MODEL,
+    **SAMPLER,
     "out": str,
     "n": 64,
     "seed": 0,
-    "sample_steps": int,
-    "order": str,
-    "temperature": float,
     "device": "cpu",
     "devices": 1,
     "precision": "fp32",
@@ -45,12 +49,11 @@ def main(arguments: list[str]) -> None:
     options = parse_options(arguments, OPTIONS)
     check_device(options["device"], options["devices"])
     require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
-    place = {key: options[key] for key in ("data", "preset", "runs", "ckpt")}
-    path = find_model("absorbing", **place)
+    path = model_file("absorbing", options)
     generator = LatentGenerator.from_pretrained(
         path, precision=options["precision"], compile=worth_compiling(options["n"])
     )
-    sampling = generator.sampling(*(options[key] for key in ("sample_steps", "order", "temperature")))
+    sampling = sampler_settings(generator, options)
     config = generator.config
     out = Path(options["out"] or Path(options["runs"]) / config.data / config.preset / "samples")
     claim_folder(out)

@@ -84,7 +84,7 @@ def tensorflow_resize(images: Tensor) -> Tensor:
 
 
 def clean_resize(images: Tensor) -> Tensor:
-    """The same by PIL's bicubic, which antialiases, unrounded and clamped to 0..255."""
+    """uint8 images [B, C, H, W] as floats in 0..255, [B, C, 299, 299]: PIL's bicubic, clamped but not rounded."""
     planes = [
         np.asarray(Image.fromarray(plane).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
         for plane in images.flatten(0, 1).float().cpu().numpy()

@@ -65,7 +65,7 @@ def density_coverage(real: Tensor, generated: Tensor, k: int = 5) -> tuple[float
 def authenticity(training: Tensor, generated: Tensor) -> float:
     """Share of rows that are not nearer to a training row than that one's nearest fellow: 1 for nothing memorised.
 
-    Held-out real rows give what to compare it with: about a half.
+    Held-out real rows give what to compare it with.
 
     Args:
         training: [N, D], N >= 2.

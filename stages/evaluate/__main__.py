@@ -28,7 +28,7 @@ from spiking_vq.config import config_hash
 from spiking_vq.data import SPLIT_SEED, ImageData, load_dataset, to_uint8
 from spiking_vq.errors import require
 from spiking_vq.generators import CHUNK
-from stages.command import check_device, parse_options, recorded_command, run_command
+from stages.command import MODEL, SAMPLER, check_device, parse_options, recorded_command, run_command
 from stages.evaluate.examiner import NETWORKS, Examiner
 from stages.evaluate.figures import LIKELIHOOD_IMAGES, likelihood, memorisation, reconstruct, stage1_figures
 from stages.evaluate.pictures import beside, completions, neighbours, write_picture
@@ -38,9 +38,8 @@ from stages.firing_rates import stage1_rates, stage2_rates
 from stages.machine import describe_machine
 
 OPTIONS = {
-    "data": "mnist",
-    "preset": "base",
-    "ckpt": str,
+    **MODEL,
+    **SAMPLER,
     "images": str,
     "protocol": "test-10k",
     "n": int,
@@ -49,17 +48,13 @@ OPTIONS = {
     "inception": str,
     "classifier": str,
     "seed": 0,
-    "sample_steps": int,
-    "order": str,
-    "temperature": float,
     "device": "cpu",
     "precision": "fp32",
     "data_dir": "data",
-    "runs": "runs",
     "results": "results",
 }
 ONLY = ("all", "reconstruction", "samples")
-USUAL = ("n", "sample_steps", "order", "temperature")
+USUAL = ("n", *SAMPLER)
 
 # Images in the official training and test files.
 OFFICIAL = {

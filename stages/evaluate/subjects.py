@@ -20,9 +20,9 @@ from spiking_vq.checkpoint import atomic_write, load_model
 from spiking_vq.config import AbsorbingConfig, Config, VQSVAEConfig
 from spiking_vq.data import ImageData
 from spiking_vq.errors import InputError, require
-from spiking_vq.generators import GROUP, LatentGenerator, find_model
+from spiking_vq.generators import GROUP, LatentGenerator
 from spiking_vq.models.vq_svae import VQSVAE
-from stages.command import worth_compiling
+from stages.command import model_file, sampler_settings, worth_compiling
 
 
 @dataclass
@@ -89,23 +89,21 @@ def find_trained(options: dict[str, Any]) -> Model:
     Raises:
         InputError: there is no such file, or it was trained on other data or with another preset.
     """
-    place = {key: options[key] for key in ("data", "preset", "runs", "ckpt")}
     if options["only"] == "reconstruction":
-        path = find_model("vq_svae", **place)
+        path = model_file("vq_svae", options)
         model, config = load_model(path)
         subject = Model(path, config, getattr(model, "vq_svae", model).to(options["device"]))
     else:
-        path = find_model("absorbing", **place)
+        path = model_file("absorbing", options)
         generator = LatentGenerator.from_pretrained(
             path, options["device"], options["precision"], compile=worth_compiling(GROUP)
         )
-        settings = {key: options[key] for key in ("sample_steps", "order", "temperature")}
         subject = Model(
             path,
             generator.config,
             generator.model.vq_svae,
             generator,
-            generator.sampling(**settings),
+            sampler_settings(generator, options),
             Path(options["runs"]) / options["data"] / options["preset"] / "evaluation",
         )
     for key in ("data", "preset"):
