@@ -30,6 +30,7 @@ OPTIONS = {
     "seeds": 3,
     "protocol": "n1280-test",
     "device": "cpu",
+    "precision": "fp32",
     "data_dir": "data",
     "runs": "runs",
     "results": "results",
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> None:
     ]
     report = {
         "command": recorded_command("stages.ablation", arguments),
-        **{name: options[name] for name in ("data", "preset", "T", "epochs", "seeds", "protocol")},
+        **{name: options[name] for name in ("data", "preset", "T", "epochs", "seeds", "protocol", "precision")},
         "about": PROTOCOLS[options["protocol"]].about,
         "machine": describe_machine(options["device"]),
         "rows": rows,
@@ -81,7 +82,8 @@ def steps(encoding: str, generator: str, seed: int, options: dict[str, Any]) -> 
     """Training and measurement of one network."""
     data, preset = options["data"], options["preset"]
     runs = Path(options["runs"]) / "ablation" / f"{encoding}-{generator}-{seed}"
-    subject = [f"data={data}", f"preset={preset}", f"data_dir={options['data_dir']}", f"device={options['device']}"]
+    subject = [f"data={data}", f"preset={preset}"]
+    subject += [f"{name}={options[name]}" for name in ("data_dir", "device", "precision")]
     network = [f"T={options['T']}", f"model.encoding={encoding}", f"model.spike_generator={generator}"]
     length = [f"train.max_epochs={options['epochs']}"]
     model = runs / data / preset / "vq_svae" / "model.safetensors"

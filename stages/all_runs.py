@@ -1,6 +1,7 @@
 """Train, sample and measure everything asked for: `python -m stages.all_runs data="mnist fmnist" presets="base"`.
 
 One command after another, as a person would give them; each resumes where it was, and what is done is skipped.
+`precision=` is that of the measurements; presets say what they train with.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ OPTIONS = {
     "protocols": "test-10k n1280-test",
     "seed": 0,
     "device": "cpu",
+    "precision": "fp32",
     "data_dir": "data",
     "runs": "runs",
     "results": "results",
@@ -52,7 +54,7 @@ def steps(data: str, options: dict[str, Any]) -> Iterator[Step]:
             yield Step("stages.train", [stage, *subject, *training], model)
         subject.append(f"results={options['results']}")
         for protocol in options["protocols"].split():
-            arguments = [*subject, *training, f"protocol={protocol}"]
+            arguments = [*subject, *training, f"protocol={protocol}", f"precision={options['precision']}"]
             yield Step("stages.evaluate", arguments, results / preset / f"{protocol}.json", model)
         watching = [*subject, *(f"{name}={places[name]}" for name in ("runs", "device"))]
         if load_config("absorbing", preset_file("absorbing", preset)).neuron == "lif":  # its twins stand beside it

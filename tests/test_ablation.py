@@ -58,9 +58,9 @@ def test_all_nine_with_their_spread(tmp_path, commands, capsys):
 
 
 def test_the_networks_differ_in_what_the_table_says(tmp_path, commands):
-    ablation.main(["seeds=1", "T=2", f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"])
+    ablation.main(["seeds=1", "T=2", "precision=bf16", f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"])
     trained = [command for command in commands if command[:2] == ["stages.train", "vq_svae"]]
     assert len(trained) == 9
     for command in trained:
-        assert {"T=2", "preset=paper", "seed=0"} <= set(command)
+        assert {"T=2", "preset=paper", "seed=0", "precision=bf16"} <= set(command)
     assert len({tuple(text for text in command if text.startswith("model.")) for command in trained}) == 9

@@ -134,6 +134,7 @@ def test_evaluation_reports_what_it_says(tmp_path, data_dir, runs, latent_model,
     assert 0 < report["firing_rate"]["absorbing"]["all"] < 1
     assert report["memorisation"]["authenticity_held_out"] > 0.2
     assert len(report["checkpoint"]["config_sha256"]) == 64
+    assert report["features"]["inception"]["precision"] == report["sampler"]["precision"] == "fp32"
     printed = capsys.readouterr().out
     assert PROTOCOLS["test-10k"].about in printed
     assert "not available" in printed

@@ -17,6 +17,7 @@ from spiking_vq.metrics.inception_score import inception_score
 from spiking_vq.metrics.kid import kid
 from spiking_vq.metrics.manifold import authenticity, density_coverage, nearest, precision_recall
 from spiking_vq.metrics.reconstruction import reconstruction_error
+from spiking_vq.precision import PRECISIONS
 
 
 def gaussian(rows, columns, seed):
@@ -148,6 +149,17 @@ def test_the_resize_decides_what_inception_sees(random_inception):
     assert (tensorflow - clean).norm() > 1e-3 * tensorflow.norm()
     with pytest.raises(InputError, match="resize"):
         Inception(random_inception[1], "nearest")
+
+
+@torch.no_grad()
+def test_inception_in_another_precision(random_inception):
+    images = torch.randint(0, 256, (2, 1, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    usual, rounded, exact = (Inception(random_inception[1], precision=name)(images) for name in PRECISIONS)
+    assert exact.dtype == usual.dtype == rounded.dtype == torch.float32
+    assert (usual - exact).norm() < 1e-5 * exact.norm()
+    assert 1e-4 * exact.norm() < (rounded - exact).norm() < 0.05 * exact.norm()
+    with pytest.raises(InputError, match="precision"):
+        Inception(random_inception[1], precision="fp8")
 
 
 def test_weights_are_found_downloaded_or_named(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from torchmetrics.image.fid import NoTrainInceptionV3
 
 from spiking_vq.errors import InputError, require
+from spiking_vq.precision import PRECISIONS, parameter_type
 
 WEIGHTS = Path("weights/inception-2015-12-05-features.pth")
 """Where the weights lie in the data folder."""
@@ -39,22 +40,26 @@ class Inception(nn.Module):
         weights: file of the weights, in the key names of pytorch-fid, torch-fidelity and torchmetrics.
         resize: `tensorflow`, bilinear without antialiasing as TensorFlow 1 did it and FID was defined with; `clean`,
             PIL's bicubic in floating point, as clean-fid does it (Parmar et al., arXiv:2104.11222).
+        precision: what it computes with, one of `PRECISIONS`. bf16 is about twice as fast on CPUs that have it; single
+            features are then off by a relative 2 %, FIDs by a relative 0.2 %.
 
     Attributes:
         classifier: weights [1008, 2048] of the last layer, which this leaves out; not numbers in files that lack them.
 
     Raises:
-        InputError: another resize, torch-fidelity is not installed, or the file is missing or damaged.
+        InputError: another resize or precision, torch-fidelity is not installed, or the file is missing or damaged.
 
     Reference: Heusel et al., arXiv:1706.08500; Szegedy et al., arXiv:1512.00567.
     """
 
-    def __init__(self, weights: str | Path, resize: str = "tensorflow") -> None:
+    def __init__(self, weights: str | Path, resize: str = "tensorflow", precision: str = "fp32") -> None:
         super().__init__()
-        require(resize in RESIZES, "resize", f"one of {', '.join(RESIZES)}", repr(resize))
+        for name, value, known in (("resize", resize, RESIZES), ("precision", precision, PRECISIONS)):
+            require(value in known, name, f"one of {', '.join(known)}", repr(value))
         network = _load(Path(weights))
         *trunk, classifier = fold_batch_norms(network).children()
-        self.trunk = nn.Sequential(*trunk, nn.Flatten()).to(memory_format=torch.channels_last)
+        self.dtype = torch.bfloat16 if precision == "bf16" else parameter_type(precision)
+        self.trunk = nn.Sequential(*trunk, nn.Flatten()).to(dtype=self.dtype, memory_format=torch.channels_last)
         self.classifier = classifier.weight.detach()
         self.resize = {"tensorflow": tensorflow_resize, "clean": clean_resize}[resize]
 
@@ -73,7 +78,7 @@ class Inception(nn.Module):
         resized = self.resize(images).expand(-1, 3, -1, -1)
         # Without TF32, which a GPU would otherwise round the products to: features are compared across machines.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return self.trunk((resized - 128) / 128)
+            return self.trunk(((resized - 128) / 128).to(self.dtype)).float()
 
 
 def tensorflow_resize(images: Tensor) -> Tensor:

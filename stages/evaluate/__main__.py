@@ -7,6 +7,7 @@ Every figure of generated images stands beside that of real ones in their place,
 reconstructions of these. The real ones are training images, which are not among those compared with: reconstructions of
 the reference itself would be paired with it, and could fall below the floor.
 
+`precision=bf16` is of sampling and of the Inception: about twice as fast, and FIDs are off by a relative 0.2 %.
 `features=classifier` leaves the Inception out: a minute, for tuning. `only=reconstruction` needs stage 1 alone;
 `only=samples` leaves it out. `n=` compares another number of images. Whatever departs from the usual stands in the
 files' names, as in `val-temperature=0.8.json`.
@@ -106,7 +107,7 @@ def evaluate(options: dict[str, Any], out: Path) -> dict[str, Any]:
         report |= generation_report(model, examiner, data, n, options, out)
     if model and model.config.neuron == "lif":
         report["firing_rate"] = firing_rates(model, _held_out(data, options)[:CHUNK], options["seed"])
-    report["features"] = {name: {"sha256": network.sha256} for name, network in examiner.networks.items()}
+    report["features"] = {name: network.described for name, network in examiner.networks.items()}
     return report
 
 

@@ -34,15 +34,17 @@ class InceptionMeasures:
         weights: its file; None looks into the data folder, then downloads.
         data_dir: the data folder.
         resize: how its input is made.
+        precision: what the network computes with.
         device: where to compute.
     """
 
-    def __init__(self, weights: str | None, data_dir: Path, resize: str, device: str) -> None:
+    def __init__(self, weights: str | None, data_dir: Path, resize: str, precision: str, device: str) -> None:
         path = Path(weights) if weights else fetch_weights(data_dir)
-        network = Inception(path, resize).to(device)
+        network = Inception(path, resize, precision).to(device)
         self.classifier = network.classifier
-        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        self.features = CachedFeatures(network, f"{self.sha256} {resize}", BATCH, data_dir / "features", device)
+        self.described = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "precision": precision}
+        identity = f"{self.described['sha256']} {resize} {precision}"
+        self.features = CachedFeatures(network, identity, BATCH, data_dir / "features", device)
 
     def __call__(self, images: Tensor, reference: Tensor, title: str) -> dict[str, float | None]:
         """FID, KID, precision, recall, density, coverage and Inception score of uint8 images [N, C, H, W]."""
@@ -80,7 +82,7 @@ class ClassifierMeasures:
         if config.data != data.name:
             raise InputError(f"{path} was trained on {config.data}: make one with `make classifier DATA={data.name}`")
         self.model, self.device = model.to(device), device
-        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.described = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
     def __call__(self, images: Tensor, reference: Tensor, title: str) -> dict[str, float]:
         """Of uint8 images [N, C, H, W]: `classifier_distance`, the Frechet distance of its features; `confidence`, the
@@ -125,8 +127,8 @@ class Examiner:
         device = options["device"]
         self.networks: dict[str, InceptionMeasures | ClassifierMeasures] = {}
         if options["features"] == "all":
-            inception = InceptionMeasures(options["inception"], data.root, protocol.resize, device)
-            self.networks["inception"] = inception
+            weights, precision = options["inception"], options["precision"]
+            self.networks["inception"] = InceptionMeasures(weights, data.root, protocol.resize, precision, device)
         path = find_model("classifier", data.name, "base", options["runs"], options["classifier"])
         self.networks["classifier"] = ClassifierMeasures(path, data, device)
 
