@@ -50,7 +50,13 @@ def test_all_nine_with_their_spread(tmp_path, commands, capsys):
     assert (first["encoding"], first["spike_generator"]) == ("rate", "adaptive")
     assert first["FID"] == {"mean": 19, "std": 1, "per_seed": [18, 19, 20]}
     assert first["MSE x 1000"]["mean"] == pytest.approx(4)
-    assert "| rate | adaptive | 4 ± 0 | 19 ± 1 |" in (tmp_path / "results/mnist/ablation.md").read_text()
+    table = (tmp_path / "results/mnist/ablation.md").read_text()
+    assert "| rate | adaptive | 4 ± 0 | 19 ± 1 |" in table
+    both, _, adaptive, _ = report["differences"]
+    assert (both["choice"], both["instead_of"], adaptive["instead_of"]) == ("both", "rate", "poisson")
+    assert both["FID"] == {"mean": 20, "error": 0, "below_0": 0, "pairs": 9}
+    assert adaptive["FID"]["mean"] == 1  # as its name is longer
+    assert "| adaptive, not poisson | +0 ± 0 (0 of 9) | +1 ± 0 (0 of 9) |" in table
     assert "| rate | adaptive |" in capsys.readouterr().out
     done = len(commands)
     ablation.main(arguments)
