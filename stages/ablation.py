@@ -22,6 +22,7 @@ from spiking_vq.quantize import SPIKE_GENERATORS
 from stages.command import parse_options, recorded_command, run_command
 from stages.evaluate.protocols import PROTOCOLS
 from stages.machine import describe_machine
+from stages.markdown import table
 from stages.steps import Step, classifier_step, run_steps
 
 OPTIONS = {
@@ -148,36 +149,46 @@ def spread(values: list[float]) -> dict[str, Any]:
     return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None, "per_seed": values}
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The table, and what it is of."""
-    head = ["encoding", "spike generator", *MEASURED]
-    lines = [
-        "# Encoding and spike generator",
-        "",
+def about(report: dict[str, Any]) -> str:
+    """What the table is of."""
+    return (
         f"Stage 1 on {report['data']}, `PRESET={report['preset']}` at T = {report['T']}, {report['epochs']} epochs,"
-        f" mean ± standard deviation over {report['seeds']} seeds. FID and classifier distance are of reconstructions:"
-        f" {report['about']}.",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|---" * len(head) + "|",
+        f" {report['precision']}, mean ± standard deviation over {report['seeds']} seeds. FID and classifier distance"
+        f" are of reconstructions: {report['about']}."
+    )
+
+
+ABOUT_DIFFERENCES = (
+    "What the paper's choices change: mean difference ± its standard error over the pairs of networks that differ in"
+    " nothing else, and in how many of them it is below 0."
+)
+
+
+def shown_rows(report: dict[str, Any]) -> list[dict[str, str]]:
+    """The nine networks, as text."""
+    return [
+        {"encoding": row["encoding"], "spike generator": row["spike_generator"]}
+        | {name: f"{row[name]['mean']:.3g}" + deviation(row[name]["std"]) for name in MEASURED}
+        for row in report["rows"]
     ]
-    for row in report["rows"]:
-        told = [f"{row[name]['mean']:.3g}" + deviation(row[name]["std"]) for name in MEASURED]
-        lines.append("| " + " | ".join([row["encoding"], row["spike_generator"], *told]) + " |")
-    lines += [
-        "",
-        "What the paper's choices change: mean difference ± its standard error over the pairs of networks that differ"
-        " in nothing else, and in how many of them it is below 0.",
-        "",
-        "| choice | " + " | ".join(MEASURED) + " |",
-        "|---" * (1 + len(MEASURED)) + "|",
+
+
+def shown_differences(report: dict[str, Any]) -> list[dict[str, str]]:
+    """What each choice changes, as text."""
+    return [
+        {"choice": f"{row['choice']}, not {row['instead_of']}"} | {name: _told(row[name]) for name in MEASURED}
+        for row in report["differences"]
     ]
-    for row in report["differences"]:
-        told = [
-            f"{row[name]['mean']:+.2g} ± {row[name]['error']:.1g} ({row[name]['below_0']} of {row[name]['pairs']})"
-            for name in MEASURED
-        ]
-        lines.append("| " + " | ".join([f"{row['choice']}, not {row['instead_of']}", *told]) + " |")
+
+
+def _told(difference: dict[str, Any]) -> str:
+    return "{mean:+.2g} ± {error:.1g} ({below_0} of {pairs})".format(**difference)
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Both tables, and what they are of."""
+    lines = ["# Encoding and spike generator", "", about(report), "", *table(shown_rows(report))]
+    lines += ["", ABOUT_DIFFERENCES, "", *table(shown_differences(report))]
     return "\n".join(lines) + "\n"
 
 

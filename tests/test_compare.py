@@ -13,6 +13,7 @@ from spiking_vq.checkpoint import save_model
 from spiking_vq.errors import InputError
 from spiking_vq.generators import LatentGenerator
 from stages import all_runs, portrait, steps
+from stages.ablation import MEASURED
 from stages.compare import __main__ as compare
 from stages.compare.tables import COLUMNS
 
@@ -26,6 +27,7 @@ def evaluation(fid, **more):
         "floor": dict.fromkeys(metrics, 1.5),
         "likelihood": {"bits_per_image": 166.8},
         "stage1": {"mse": 0.0042},
+        "reconstruction": {"fid": 6.6},
         "T": {"vq_svae": 4, "denoiser": 4},
         "network_calls": 32,
         "parameters": {"vq_svae": 200_000, "denoiser": 1_000_000},
@@ -51,6 +53,13 @@ def results(tmp_path):
     write(base / "energy.json", sides | {"verdict": {"relu": "The spiking network wins <here>."}})
     write(twin / "test-10k.json", evaluation(11.0, firing_rate=None, stand_in="a stand-in of 9,000 images"))
     Image.new("L", (30, 30)).save(base / "test-10k-samples.png")
+    spread, change = {"mean": 1.5, "std": 0.25}, {"mean": -0.5, "error": 0.1, "below_0": 8, "pairs": 9}
+    ablation = {
+        **{"data": "mnist", "preset": "paper", "T": 4, "epochs": 3, "precision": "fp32", "seeds": 3, "about": "so"},
+        "rows": [{"encoding": "psp", "spike_generator": "repeat"} | dict.fromkeys(MEASURED, spread)],
+        "differences": [{"choice": "both", "instead_of": "psp"} | dict.fromkeys(MEASURED, change)],
+    }
+    write(tmp_path / "mnist" / "ablation.json", ablation)
     return tmp_path
 
 
@@ -66,6 +75,7 @@ def test_tables_say_what_was_measured_published_and_not_run(results, capsys):
     assert base["KID x 1000"] == "10 ± 1 (1.5e+03)"
     assert base["precision / recall"] == "0.70 / 0.60"
     assert base["parameters"] == "1,200,000"
+    assert (base["reconstruction MSE"], base["reconstruction FID"]) == ("0.0042", "6.6")
     assert (base["uJ / image"], base["with memory"], base["firing rate"]) == ("4", "10", "0.23 + 0.25")
     twin = found["kmnist", "ours, base-relu"]
     assert (twin["firing rate"], twin["uJ / image"]) == ("", "not run")
@@ -75,6 +85,8 @@ def test_tables_say_what_was_measured_published_and_not_run(results, capsys):
     assert (published["published FID"], published["FID n1280-test"]) == ("37.5", "")
     text = (results / "comparison.md").read_text()
     assert "KMNIST here is a stand-in of 9,000 images." in text
+    assert "| psp | repeat | 1.5 ± 0.25 |" in text
+    assert "| both, not psp | -0.5 ± 0.1 (8 of 9) |" in text
     assert text in capsys.readouterr().out
 
 

@@ -10,14 +10,17 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 from spiking_vq.checkpoint import atomic_write
+from stages.ablation import ABOUT_DIFFERENCES, about, shown_differences, shown_rows
 from stages.command import parse_options, run_command
 from stages.compare import page
 from stages.compare.pictures import firing_rates, quality_by_calls
 from stages.compare.published import PUBLISHED
-from stages.compare.tables import COMPARED, TITLES, System, read_systems, table
+from stages.compare.tables import COMPARED, TITLES, System, read_report, read_systems, table
 from stages.evaluate.protocols import PROTOCOLS
+from stages.markdown import table as markdown_table
 
 OPTIONS = {"results": "results", "presets": "base base-relu base-quantised paper"}
 PICTURES = {
@@ -28,6 +31,7 @@ PICTURES = {
     "filmstrip.png": "Images emerging from the first call to the last; grey: still masked",
     "raster.png": "Spikes of some neurons of every layer while one image is made",
 }
+ABLATION = "{}: encoding and spike generator"
 NOTES = [
     "FID, KID and classifier distance: mean ± standard deviation over the seeds, in brackets the floor, the same figure"
     " of real training images. A model cannot be expected below it.",
@@ -42,10 +46,11 @@ def main(arguments: list[str]) -> None:
     results, presets = Path(options["results"]), options["presets"].split()
     systems = read_systems(results)
     tables = {data: table(data, systems, presets) for data in TITLES}
+    ablations = [read_report(path) for data in TITLES if (path := results / data / "ablation.json").is_file()]
     documents = {
-        "comparison.md": markdown(tables, systems),
+        "comparison.md": markdown(tables, systems, ablations),
         "comparison.csv": as_csv(tables),
-        "report.html": report(tables, systems),
+        "report.html": report(tables, systems, ablations),
     }
     for name, text in documents.items():
         with atomic_write(results / name) as temporary:
@@ -66,16 +71,18 @@ def stand_ins(data: str, systems: list[System]) -> str:
     return f"{TITLES[data]} here is {told.pop()}." if told else ""
 
 
-def markdown(tables: dict[str, list[dict[str, str]]], systems: list[System]) -> str:
-    """A table for each data set."""
+def markdown(tables: dict[str, list[dict[str, str]]], systems: list[System], ablations: list[dict[str, Any]]) -> str:
+    """A table for each data set, then the ablations."""
     lines = ["# Comparison", "", *(f"- {text}" for text in NOTES + protocols())]
     for data, rows in tables.items():
         lines += ["", f"## {TITLES[data]}", ""]
         if told := stand_ins(data, systems):
             lines += [told, ""]
-        lines.append("| " + " | ".join(rows[0]) + " |")
-        lines.append("|---" * len(rows[0]) + "|")
-        lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
+        lines += markdown_table(rows)
+    for ablation in ablations:
+        lines += ["", f"## {ABLATION.format(TITLES[ablation['data']])}", "", about(ablation), ""]
+        lines += [*markdown_table(shown_rows(ablation)), "", ABOUT_DIFFERENCES, ""]
+        lines += markdown_table(shown_differences(ablation))
     return "\n".join(lines) + "\n"
 
 
@@ -88,7 +95,7 @@ def as_csv(tables: dict[str, list[dict[str, str]]]) -> str:
     return stream.getvalue()
 
 
-def report(tables: dict[str, list[dict[str, str]]], systems: list[System]) -> str:
+def report(tables: dict[str, list[dict[str, str]]], systems: list[System], ablations: list[dict[str, Any]]) -> str:
     """Tables, pictures and charts on one page."""
     parts = [page.items(NOTES), page.heading("Protocols", 3), page.items(protocols())]
     for data, rows in tables.items():
@@ -107,6 +114,10 @@ def report(tables: dict[str, list[dict[str, str]]], systems: list[System]) -> st
             ]
             parts.append(page.chart(firing_rates(system)))
             parts += [page.paragraph(sentence) for sentence in system.energy.get("verdict", {}).values()]
+    for ablation in ablations:
+        parts += [page.heading(ABLATION.format(TITLES[ablation["data"]])), page.paragraph(about(ablation))]
+        parts += [page.table(shown_rows(ablation)), page.paragraph(ABOUT_DIFFERENCES)]
+        parts.append(page.table(shown_differences(ablation)))
     return page.page("Image generation with spiking neural networks", parts)
 
 

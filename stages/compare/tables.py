@@ -30,6 +30,7 @@ COLUMNS = (
     "precision / recall",
     "bits / image",
     "reconstruction MSE",
+    "reconstruction FID",
     "T",
     "calls",
     "parameters",
@@ -75,9 +76,9 @@ def read_systems(results: Path) -> list[System]:
             system = System(data, folder.name, folder)
             for name in PROTOCOLS:
                 if (folder / f"{name}.json").is_file():
-                    system.evaluations[name] = _read(folder / f"{name}.json")
+                    system.evaluations[name] = read_report(folder / f"{name}.json")
             if (folder / "energy.json").is_file():
-                system.energy = _read(folder / "energy.json")
+                system.energy = read_report(folder / "energy.json")
             if system.evaluations:
                 systems.append(system)
     if not systems:
@@ -114,6 +115,7 @@ def system_row(preset: str, system: System | None, energy: dict[str, float]) -> 
         "precision / recall": " / ".join(f"{mean(head, name):.2f}" for name in ("precision", "recall")),
         "bits / image": shown(head.get("likelihood", {}).get("bits_per_image")),
         "reconstruction MSE": shown(head.get("stage1", {}).get("mse")),
+        "reconstruction FID": shown(head.get("reconstruction", {}).get("fid")),
         "T": " + ".join(str(T) for T in head["T"].values()) if "T" in head else "",
         "calls": shown(head.get("network_calls")),
         "parameters": f"{sum(head['parameters'].values()):,}" if "parameters" in head else "",
@@ -155,7 +157,12 @@ def shown(value: float | int | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_report(path: Path) -> dict[str, Any]:
+    """A file that a command left.
+
+    Raises:
+        InputError: it is not whole.
+    """
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
