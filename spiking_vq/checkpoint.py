@@ -23,12 +23,17 @@ from spiking_vq.config import (
     AbsorbingConfig,
     ClassifierConfig,
     Config,
+    DenoiserConfig,
+    GaussianConfig,
+    SpikingConfig,
     VQSVAEConfig,
     config_from_dict,
     without_places,
 )
 from spiking_vq.errors import InputError, require
+from spiking_vq.layers import NeuronFactory
 from spiking_vq.models.classifier import Classifier
+from spiking_vq.models.spiking_unet import UNETS
 from spiking_vq.models.token_denoiser import DENOISERS
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.neurons import neuron_factory
@@ -37,11 +42,16 @@ from spiking_vq.precision import parameter_type
 FORMAT = "spiking_vq/1"
 
 
+def build_neurons(config: SpikingConfig) -> NeuronFactory:
+    """What builds the neurons of a configuration."""
+    num_scales = config.T if config.tsm else 0
+    return neuron_factory(config.neuron, config.activation_bits, num_scales=num_scales, **asdict(config.lif))
+
+
 def build_vq_svae(config: VQSVAEConfig) -> VQSVAE:
     """The stage-1 network of a configuration whose `image_shape` is known, freshly initialised."""
     require(config.image_shape is not None, "image_shape", "known before a network is built", None)
-    neuron = neuron_factory(config.neuron, config.activation_bits, **asdict(config.lif))
-    return VQSVAE(config.image_shape, config.T, neuron, **asdict(config.model))
+    return VQSVAE(config.image_shape, config.T, build_neurons(config), **asdict(config.model))
 
 
 def build_denoiser(config: AbsorbingConfig) -> nn.Module:
@@ -51,12 +61,34 @@ def build_denoiser(config: AbsorbingConfig) -> nn.Module:
     name = options.pop("denoiser")
     require(name in DENOISERS, "model.denoiser", f"one of {', '.join(DENOISERS)}", repr(name))
     _, height, width = config.vq_svae.image_shape
-    neuron = neuron_factory(config.neuron, config.activation_bits, **asdict(config.lif))
     denoiser = DENOISERS[name]
-    foreign = options.keys() - inspect.signature(denoiser).parameters
-    if foreign:
+    known = inspect.signature(denoiser).parameters
+    if foreign := options.keys() - known:
         raise InputError(f"model.denoiser={name} does not take {', '.join(f'model.{key}' for key in sorted(foreign))}")
-    return denoiser((height // 4, width // 4), config.vq_svae.model.codebook_size, config.T, neuron, **options)
+    require("num_classes" in known or not config.conditional, "conditional", f"false: {name} takes no labels", "true")
+    grid, codebook_size = (height // 4, width // 4), config.vq_svae.model.codebook_size
+    return denoiser(grid, codebook_size, config.T, build_neurons(config), **options, **known_labels(config))
+
+
+def build_unet(config: GaussianConfig) -> nn.Module:
+    """The continuous stage's network of a configuration whose `image_shape` is known, freshly initialised."""
+    require(config.image_shape is not None, "image_shape", "known before a network is built", None)
+    options = asdict(config.model)
+    name = options.pop("unet")
+    require(name in UNETS, "model.unet", f"one of {', '.join(UNETS)}", repr(name))
+    loss, needed = config.diffusion.loss, "synaptic_current" if name == "fsddim" else "mse"
+    require(loss == needed, "diffusion.loss", f"{needed} with model.unet={name}", repr(loss))
+    if name == "fsddim":
+        options["threshold"] = config.lif.threshold
+    return UNETS[name](config.image_shape, config.T, build_neurons(config), **options, **known_labels(config))
+
+
+def known_labels(config: DenoiserConfig) -> dict[str, int]:
+    """The argument `num_classes` of a network that is told labels; nothing for any other."""
+    if not config.conditional:
+        return {}
+    require(config.num_classes is not None, "num_classes", "known before a network is built", None)
+    return {"num_classes": config.num_classes}
 
 
 def build_classifier(config: ClassifierConfig) -> Classifier:
@@ -79,8 +111,29 @@ class LatentModel(nn.Module):
         self.vq_svae, self.denoiser = vq_svae, denoiser
 
 
-def build_model(config: Config) -> VQSVAE | LatentModel | Classifier:
+class PixelModel(nn.Module):
+    """The network of the continuous pipeline, as its file holds it.
+
+    Attributes:
+        unet: predicts what the diffusion asks for.
+        noise_deficit: [N + 1], what the `analytic` sampler needs; not numbers until it has been estimated.
+    """
+
+    def __init__(self, unet: nn.Module, diffusion_steps: int) -> None:
+        super().__init__()
+        self.unet = unet
+        self.register_buffer("noise_deficit", torch.full((diffusion_steps + 1,), torch.nan))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.unet.image_shape
+
+
+def build_model(config: Config) -> VQSVAE | LatentModel | PixelModel | Classifier:
     """The network that a file of this configuration's stage holds, freshly initialised."""
+    if isinstance(config, GaussianConfig):
+        return PixelModel(build_unet(config), config.diffusion.diffusion_steps)
     if isinstance(config, ClassifierConfig):
         return build_classifier(config)
     if isinstance(config, AbsorbingConfig):
@@ -118,7 +171,7 @@ def save_model(path: str | Path, model: nn.Module, config: Config, dtype: torch.
         save_file(weights, temporary, metadata={"format": FORMAT, "config": json.dumps(asdict(without_places(config)))})
 
 
-def load_model(path: str | Path) -> tuple[VQSVAE | LatentModel | Classifier, Config]:
+def load_model(path: str | Path) -> tuple[VQSVAE | LatentModel | PixelModel | Classifier, Config]:
     """Read what `save_model` wrote: the model, in evaluation mode on the CPU, and its configuration.
 
     Parameters are in fp32, or in fp64 if it was trained so.

@@ -70,6 +70,26 @@ class DenoiserOptions:
 
 
 @dataclass
+class UNetOptions:
+    """The continuous stage's network; see `spiking_vq.models.spiking_unet`."""
+
+    unet: str = "sddpm"
+    width: int = 128
+    multipliers: list[int] = field(default_factory=lambda: [1, 2, 2, 4])
+    num_blocks: int = 2
+
+
+@dataclass
+class GaussianOptions:
+    """The continuous diffusion; see `spiking_vq.diffusion.gaussian.GaussianDiffusion`."""
+
+    diffusion_steps: int = 1000
+    schedule: str = "linear"
+    prediction: str = "noise"
+    loss: str = "mse"
+
+
+@dataclass
 class ClassifierOptions:
     """The classifier; see `spiking_vq.models.classifier.Classifier`."""
 
@@ -91,6 +111,8 @@ class TrainOptions:
             validated and exported.
         val_every: steps between validations.
         save_every: steps between writes of `last.ckpt`.
+        grad_clip: largest norm of the gradient of all parameters together; 0 leaves it as it is.
+        start_from: file of a trained model whose weights to start from, to fine-tune it; None starts anew.
         compile: compile the kernels with `torch.compile` where there is a compiler (see `spiking_vq.compiling`), and
             use `spiking_vq.winograd`; else run them as they are.
     """
@@ -105,6 +127,8 @@ class TrainOptions:
     ema_decay: float = 0.0
     val_every: int = 500
     save_every: int = 100
+    grad_clip: float = 0.0
+    start_from: str | None = None
     compile: bool = False
 
 
@@ -131,6 +155,19 @@ class SampleOptions:
     sample_steps: int | None = None
     order: str = "random"
     temperature: float = 1.0
+
+
+@dataclass
+class GaussianSampleOptions:
+    """Defaults of `sample`, which travel with the weights; see `GaussianDiffusion.trajectory`.
+
+    `threshold_shift` is added to every neuron's threshold while sampling (threshold guidance).
+    """
+
+    sample_steps: int | None = None
+    sampler: str = "ddim"
+    eta: float = 0.0
+    threshold_shift: float = 0.0
 
 
 @dataclass
@@ -175,12 +212,29 @@ class SpikingConfig(Config):
         neuron: `lif`; or one of `TWINS`, which do not spike, at T = 1: `relu`, `quantised` to activations of few bits.
         activation_bits: of `quantised`; by default as many as the number of spikes in the preset's T steps takes.
         lif: the neuron's options.
+        tsm: every neuron layer learns a scale of its input current for each of the T steps.
     """
 
     T: int = 16
     neuron: str = "lif"
     activation_bits: int | None = None
     lif: LIFOptions = field(default_factory=LIFOptions)
+    tsm: bool = False
+
+
+@dataclass
+class DenoiserConfig(SpikingConfig):
+    """What both diffusions have in common.
+
+    Attributes:
+        conditional: the network is told the label of an image, so that it can be asked for one.
+        label_dropout: how often in training it is told none, in [0, 1]; guidance needs it to know both.
+        num_classes: number of labels of the data; filled in when training starts.
+    """
+
+    conditional: bool = False
+    label_dropout: float = 0.1
+    num_classes: int | None = None
 
 
 @dataclass
@@ -192,7 +246,7 @@ class VQSVAEConfig(SpikingConfig):
 
 
 @dataclass
-class AbsorbingConfig(SpikingConfig):
+class AbsorbingConfig(DenoiserConfig):
     """Stage 2.
 
     Attributes:
@@ -217,6 +271,21 @@ class AbsorbingConfig(SpikingConfig):
 
 
 @dataclass
+class GaussianConfig(DenoiserConfig):
+    """The continuous stage.
+
+    Attributes:
+        diffusion: schedule, prediction and objective.
+        sample: defaults of the sampler.
+    """
+
+    stage: str = "gaussian"
+    model: UNetOptions = field(default_factory=UNetOptions)
+    diffusion: GaussianOptions = field(default_factory=GaussianOptions)
+    sample: GaussianSampleOptions = field(default_factory=GaussianSampleOptions)
+
+
+@dataclass
 class ClassifierConfig(Config):
     """The classifier that evaluation uses.
 
@@ -232,11 +301,12 @@ class ClassifierConfig(Config):
 STAGES: dict[str, type[Config]] = {
     "vq_svae": VQSVAEConfig,
     "absorbing": AbsorbingConfig,
+    "gaussian": GaussianConfig,
     "classifier": ClassifierConfig,
 }
 
 # Where things are and what computes them does not change what is computed: a run may move.
-_PLACES = ("data_dir", "runs", "device", "stage1", "strategy")
+_PLACES = ("data_dir", "runs", "device", "stage1", "strategy", "start_from")
 
 # Filled in when training starts.
 _DERIVED = ("vq_svae.", "stage1_sha256", "image_shape", "num_classes")
@@ -336,6 +406,7 @@ def without_places(config: Config) -> Config:
     defaults = asdict(STAGES[config.stage]())
     places = {key: defaults[key] for key in _PLACES if key in defaults}
     places["trainer"] = replace(config.trainer, devices=1, strategy="auto")
+    places["train"] = replace(config.train, start_from=None)
     if isinstance(config, AbsorbingConfig) and config.vq_svae is not None:
         places["vq_svae"] = without_places(config.vq_svae)
     return replace(config, **places)
@@ -399,6 +470,7 @@ def _check_values(config: Config) -> None:
         (0 <= train.ema_decay < 1, "train.ema_decay", "in [0, 1)", train.ema_decay),
         (train.val_every >= 1, "train.val_every", "at least 1", train.val_every),
         (train.save_every >= 1, "train.save_every", "at least 1", train.save_every),
+        (train.grad_clip >= 0, "train.grad_clip", "at least 0", train.grad_clip),
         (trainer.devices >= 1, "trainer.devices", "at least 1", trainer.devices),
         (trainer.strategy in STRATEGIES, "trainer.strategy", f"one of {', '.join(STRATEGIES)}", trainer.strategy),
         (train.batch_size % max(trainer.devices, 1) == 0, "train.batch_size", share, train.batch_size),
@@ -414,6 +486,16 @@ def _check_values(config: Config) -> None:
                 "in 1..16 with neuron=quantised, and left out otherwise",
                 config.activation_bits,
             ),
+        ]
+    if isinstance(config, DenoiserConfig):
+        checks.append((0 <= config.label_dropout <= 1, "label_dropout", "in [0, 1]", config.label_dropout))
+    if isinstance(config, GaussianConfig):
+        diffusion, sample = config.diffusion, config.sample
+        steps = sample.sample_steps
+        checks += [
+            (diffusion.diffusion_steps >= 1, "diffusion.diffusion_steps", "at least 1", diffusion.diffusion_steps),
+            (steps is None or steps >= 1, "sample.sample_steps", "at least 1", steps),
+            (0 <= sample.eta <= 1, "sample.eta", "in [0, 1]", sample.eta),
         ]
     if isinstance(config, AbsorbingConfig):
         sample = config.sample

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spiking_vq.checkpoint import LatentModel, load_model
+from spiking_vq.checkpoint import LatentModel, PixelModel, load_model
 from spiking_vq.compiling import compiled
-from spiking_vq.config import AbsorbingConfig
+from spiking_vq.config import DenoiserConfig
 from spiking_vq.data import mix_seed, to_uint8, to_unit
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
+from spiking_vq.diffusion.gaussian import GaussianDiffusion, State
+from spiking_vq.diffusion.guidance import guided
 from spiking_vq.errors import InputError, require
+from spiking_vq.neurons import shifted_thresholds
 from spiking_vq.precision import PRECISIONS, autocast, parameter_type
 
 ZOO = Path(__file__).parent / "zoo"
@@ -32,31 +36,38 @@ class Samples(NamedTuple):
 
     Attributes:
         images: uint8 [n, C, H, W].
-        tokens: int64 [n, h, w] in 0..K-1.
+        tokens: int64 [n, h, w] in 0..K-1; None where there are none.
     """
 
     images: Tensor
-    tokens: Tensor
+    tokens: Tensor | None = None
 
 
-class LatentGenerator:
-    """Tokens from absorbing diffusion, images from the VQ-SVAE's decoder.
+class Generator:
+    """What the generators of both pipelines have in common.
 
     Args:
-        model: both networks.
-        config: the stage-2 configuration they were trained with.
+        model: the networks.
+        config: they were trained with.
         device: where to compute.
         precision: `fp32`, `bf16` (autocast; membranes stay fp32) or `fp64`.
         compile: compile the neurons' kernels (`spiking_vq.compiling`): faster from some hundred images on.
+
+    Attributes:
+        kind, stage: of the model, and what its file is called.
+        network: the network that is called again and again.
 
     Raises:
         InputError: another precision.
     """
 
+    kind: type[nn.Module]
+    stage: str
+
     def __init__(
         self,
-        model: LatentModel,
-        config: AbsorbingConfig,
+        model: nn.Module,
+        config: DenoiserConfig,
         device: torch.device | str = "cpu",
         precision: str = "fp32",
         compile: bool = False,
@@ -64,39 +75,40 @@ class LatentGenerator:
         require(precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
         self.model, self.config = model.to(device, parameter_type(precision)).eval(), config
         self.device, self.precision, self.compile = torch.device(device), precision, compile
-        self.diffusion = AbsorbingDiffusion(model.vq_svae.grid, model.vq_svae.codebook_size, config.loss)
 
     @classmethod
     def from_pretrained(
         cls, path: str | Path, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
-    ) -> LatentGenerator:
-        """Read a stage-2 `model.safetensors`; the other arguments are the constructor's.
+    ) -> Generator:
+        """Read a `model.safetensors`; the other arguments are the constructor's.
 
         Raises:
-            InputError: not such a file, or a stage-1 one.
+            InputError: not such a file, or one of another kind of model.
         """
         model, config = load_model(path)
-        if not isinstance(model, LatentModel):
-            raise InputError(f"{path} is a {config.stage} model, which cannot generate: name a stage-2 file")
+        if not isinstance(model, cls.kind):
+            raise InputError(f"{path} is a {config.stage} model: a {cls.__name__} is made of a {cls.stage} file")
         return cls(model, config, device, precision, compile)
 
-    def sampling(
-        self, sample_steps: int | None = None, order: str | None = None, temperature: float | None = None
-    ) -> dict[str, Any]:
+    @property
+    def network(self) -> nn.Module:
+        """The network that is called again and again."""
+        raise NotImplementedError
+
+    @property
+    def num_steps(self) -> dict[str, int]:
+        """Part of the model -> its spiking steps T."""
+        raise NotImplementedError
+
+    def sampling(self, **given: Any) -> dict[str, Any]:
         """The sampler's settings in force: those given, else the file's own defaults.
 
         Raises:
-            InputError: a value out of range.
+            InputError: a setting that this sampler does not have, or a value out of range.
         """
-        defaults, num_tokens = self.config.sample, self.diffusion.diffusion_steps
-        if sample_steps is None:  # a preset's default may be more calls than a small grid has tokens
-            sample_steps = min(defaults.sample_steps or num_tokens, num_tokens)
-        order = defaults.order if order is None else order
-        temperature = defaults.temperature if temperature is None else temperature
-        self.diffusion.check_settings(sample_steps, order, temperature)
-        return {"sample_steps": sample_steps, "order": order, "temperature": temperature}
+        raise NotImplementedError
 
-    def to(self, device: torch.device | str) -> LatentGenerator:
+    def to(self, device: torch.device | str) -> Generator:
         """Move the networks to a device, and compute there from now on."""
         self.model, self.device = self.model.to(device), torch.device(device)
         return self
@@ -107,10 +119,8 @@ class LatentGenerator:
         seed: int = 0,
         *,
         first: int = 0,
-        sample_steps: int | None = None,
-        order: str | None = None,
-        temperature: float | None = None,
         progress: Callable[[int, int], None] | None = None,
+        **settings: Any,
     ) -> Samples:
         """Generate `n` images. Image i depends on (seed, i) alone, not on `n`.
 
@@ -118,38 +128,101 @@ class LatentGenerator:
             n: how many, at least 1.
             seed: of the whole set.
             first: number of the first image, a multiple of `GROUP`: a large set may be made in parts.
-            sample_steps, order, temperature: see `AbsorbingDiffusion.sample`; None takes the file's own default.
-            progress: called as `progress(images_done, n)` after each chunk.
+            progress: called as `progress(images_done, n)` as they are made.
+            settings: of the sampler, see `sampling`; what is not given, or None, is the file's own.
 
         Raises:
             InputError: a value out of range.
         """
         require(n >= 1, "n, the number of images,", "at least 1", n)
         require(first >= 0 and first % GROUP == 0, "first", f"a multiple of {GROUP}, 0 or more", first)
-        free = torch.full((n, *self.model.vq_svae.grid), self.diffusion.mask_id)
-        return self._complete(free, seed, sample_steps, order, temperature, first, progress)
+        settings = self.sampling(**settings)
+        with torch.no_grad(), compiled(self.compile), autocast(self.precision, self.device):
+            return self._sample(n, seed, first, settings, progress or (lambda done, of: None))
 
-    def inpaint(
-        self,
-        images: Tensor,
-        keep: Tensor,
-        seed: int = 0,
-        *,
-        sample_steps: int | None = None,
-        order: str | None = None,
-        temperature: float | None = None,
+    def make_alone(self, seed: int, **settings: Any) -> Tensor:
+        """One image [1, C, H, W] in [0, 1], made by itself and not in a chunk, by settings in force; without autocast.
+
+        For watching and counting what an image takes; rounding may differ from `sample`'s.
+        """
+        raise NotImplementedError
+
+    def _sample(
+        self, n: int, seed: int, first: int, settings: dict[str, Any], progress: Callable[[int, int], None]
     ) -> Samples:
+        raise NotImplementedError
+
+    def _in_force(self, given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+        """The defaults, with what is given and not None in their place; label and guidance where there is a label."""
+        given = {name: value for name, value in given.items() if value is not None}
+        known = [*defaults, "label", "guidance"]
+        if foreign := given.keys() - known:
+            told = ", ".join(sorted(foreign))
+            raise InputError(
+                f"the sampler of a {self.config.stage} model has no {told}: its settings are {', '.join(known)}"
+            )
+        settings = defaults | {name: value for name, value in given.items() if name in defaults}
+        label, guidance = given.get("label"), given.get("guidance", 1.0)
+        if label is None:
+            require("guidance" not in given, "label", "given where there is guidance", None)
+            return settings
+        if not self.config.conditional:
+            raise InputError("this model was not told labels: train one with ARGS=conditional=true")
+        last = self.config.num_classes - 1
+        require(0 <= label <= last, "label", f"in 0..{last}", label)
+        require(guidance >= 0, "guidance", "at least 0", guidance)
+        return settings | {"label": label, "guidance": guidance}
+
+
+class LatentGenerator(Generator):
+    """Tokens from absorbing diffusion, images from the VQ-SVAE's decoder; the arguments are those of `Generator`."""
+
+    kind, stage = LatentModel, "stage-2"
+
+    @property
+    def network(self) -> nn.Module:
+        """The denoiser."""
+        return self.model.denoiser
+
+    @property
+    def num_steps(self) -> dict[str, int]:
+        """Of stage 1 and of the denoiser."""
+        return {"vq_svae": self.config.vq_svae.T, "denoiser": self.config.T}
+
+    @property
+    def diffusion(self) -> AbsorbingDiffusion:
+        """The process that the denoiser was trained on."""
+        return AbsorbingDiffusion(self.model.vq_svae.grid, self.model.vq_svae.codebook_size, self.config.loss)
+
+    def sampling(self, **given: Any) -> dict[str, Any]:
+        """Settings: `sample_steps`, `order` and `temperature` of `AbsorbingDiffusion.sample`, `label`, `guidance`."""
+        settings = self._in_force(given, asdict(self.config.sample))
+        num_tokens = self.diffusion.diffusion_steps
+        if given.get("sample_steps") is None:  # a preset's default may be more calls than a small grid has tokens
+            settings["sample_steps"] = min(settings["sample_steps"] or num_tokens, num_tokens)
+        self.diffusion.check_settings(settings["sample_steps"], settings["order"], settings["temperature"])
+        return settings
+
+    @torch.no_grad()
+    def make_alone(self, seed: int, **settings: Any) -> Tensor:
+        """See `Generator.make_alone`."""
+        settings = dict(settings)
+        denoiser = guided(self.network, settings.pop("label", None), settings.pop("guidance", 1.0))
+        tokens = self.diffusion.sample(denoiser, [seed], device=self.device, **settings)
+        return self.model.vq_svae.decode(tokens, torch.Generator().manual_seed(mix_seed(seed, 1)))
+
+    def inpaint(self, images: Tensor, keep: Tensor, seed: int = 0, **settings: Any) -> Samples:
         """Keep some places of the token grid of given images, and generate the others.
 
         Args:
             images: uint8 [n, C, H, W].
             keep: bool [h, w] or [n, h, w], the places of the token grid whose tokens stay.
-            seed, sample_steps, order, temperature: as in `sample`.
+            seed, settings: as in `sample`.
 
         Raises:
             InputError: shapes that do not fit, or a value out of range.
         """
-        n, grid = len(images), self.model.vq_svae.grid
+        n, grid, settings = len(images), self.model.vq_svae.grid, self.sampling(**settings)
         require(n >= 1, "images", "at least one", n)
         if keep.dtype != torch.bool or tuple(keep.shape) not in (grid, (n, *grid)):
             raise InputError(
@@ -159,48 +232,131 @@ class LatentGenerator:
         vq_svae, images = self.model.vq_svae, to_unit(images)
         with torch.no_grad():
             tokens = [vq_svae.tokenize(images[rows].to(self.device))[:kept].cpu() for rows, kept in _chunks(n)]
-        known = torch.cat(tokens).where(keep, self.diffusion.mask_id)
-        return self._complete(known, seed, sample_steps, order, temperature)
+            known = torch.cat(tokens).where(keep, self.diffusion.mask_id)
+            with compiled(self.compile), autocast(self.precision, self.device):
+                return self._complete(known, seed, 0, settings, lambda done, of: None)
 
-    @torch.no_grad()
+    def _sample(
+        self, n: int, seed: int, first: int, settings: dict[str, Any], progress: Callable[[int, int], None]
+    ) -> Samples:
+        free = torch.full((n, *self.model.vq_svae.grid), self.diffusion.mask_id)
+        return self._complete(free, seed, first, settings, progress)
+
     def _complete(
-        self,
-        known: Tensor,
-        seed: int,
-        sample_steps: int | None,
-        order: str | None,
-        temperature: float | None,
-        first: int = 0,
-        progress: Callable[[int, int], None] | None = None,
+        self, known: Tensor, seed: int, first: int, settings: dict[str, Any], progress: Callable[[int, int], None]
     ) -> Samples:
         """Fill in the masked places of `known` [n, h, w], in chunks of one size."""
-        options = self.sampling(sample_steps, order, temperature)
+        settings = dict(settings)
+        denoiser = guided(self.network, settings.pop("label", None), settings.pop("guidance", 1.0))
         n, images, tokens = len(known), [], []
-        with compiled(self.compile), autocast(self.precision, self.device):
-            for start in range(0, n, GROUP):
-                group = known[start : start + GROUP]
+        for start in range(0, n, GROUP):
+            group = known[start : start + GROUP]
 
-                def tell(calls: int, of: int, start: int = start, held: int = len(group)) -> None:
-                    if progress is not None:
-                        progress(start + held * calls // of, n)
+            def tell(calls: int, of: int, start: int = start, held: int = len(group)) -> None:
+                progress(start + held * calls // of, n)
 
-                seeds = [mix_seed(seed, first + row) for row in range(start, start + len(group))]
-                filled = self.diffusion.sample(
-                    self.model.denoiser,
-                    seeds,
-                    known=group,
-                    batch_size=CHUNK,
-                    device=self.device,
-                    progress=tell,
-                    **options,
-                )
-                tokens.append(filled)
-            tokens = torch.cat(tokens)
-            for rows, kept in _chunks(n):
-                spikes_from = torch.Generator().manual_seed(mix_seed(seed, first + int(rows[0]), 1))
-                decoded = to_uint8(self.model.vq_svae.decode(tokens[rows.to(self.device)], spikes_from))
-                images.append(decoded[:kept].cpu())
+            seeds = [mix_seed(seed, first + row) for row in range(start, start + len(group))]
+            places = {"batch_size": CHUNK, "device": self.device}
+            tokens.append(self.diffusion.sample(denoiser, seeds, known=group, progress=tell, **places, **settings))
+        tokens = torch.cat(tokens)
+        for rows, kept in _chunks(n):
+            spikes_from = torch.Generator().manual_seed(mix_seed(seed, first + int(rows[0]), 1))
+            decoded = to_uint8(self.model.vq_svae.decode(tokens[rows.to(self.device)], spikes_from))
+            images.append(decoded[:kept].cpu())
         return Samples(torch.cat(images), tokens.cpu())
+
+
+class PixelGenerator(Generator):
+    """Images from Gaussian diffusion, by a spiking U-Net; the arguments are those of `Generator`."""
+
+    kind, stage = PixelModel, "continuous stage's"
+
+    @property
+    def network(self) -> nn.Module:
+        """The U-Net."""
+        return self.model.unet
+
+    @property
+    def num_steps(self) -> dict[str, int]:
+        """Of the U-Net."""
+        return {"unet": self.config.T}
+
+    @property
+    def diffusion(self) -> GaussianDiffusion:
+        """The process that the U-Net was trained on."""
+        return GaussianDiffusion(**asdict(self.config.diffusion))
+
+    def sampling(self, **given: Any) -> dict[str, Any]:
+        """Settings: `sampler`, `sample_steps` and `eta` of `GaussianDiffusion.trajectory`, `threshold_shift`, which is
+        added to every neuron's threshold, `label`, `guidance`.
+        """
+        settings = self._in_force(given, asdict(self.config.sample))
+        diffusion = self.diffusion
+        settings["sample_steps"] = settings["sample_steps"] or diffusion.diffusion_steps
+        diffusion.check_settings(
+            settings["sampler"], settings["sample_steps"], settings["eta"], self.model.noise_deficit
+        )
+        return settings
+
+    @torch.no_grad()
+    def make_alone(self, seed: int, **settings: Any) -> Tensor:
+        """See `Generator.make_alone`."""
+        *_, last = self.trajectory([seed], **settings)
+        return as_images(last.noisy)
+
+    def trajectory(self, seeds: Sequence[int], **settings: Any) -> Iterator[State]:
+        """The states of sampling one image for each seed, all at once; see `GaussianDiffusion.trajectory`.
+
+        Inside `torch.no_grad()` and, for another precision than fp32, autocast.
+        """
+        shift = settings.pop("threshold_shift", 0.0)
+        label, guidance = settings.pop("label", None), settings.pop("guidance", 1.0)
+        diffusion = self.diffusion
+        with shifted_thresholds(self.network, shift):
+            yield from diffusion.trajectory(
+                guided(self.network, label, guidance),
+                seeds,
+                self.model.image_shape,
+                noise_deficit=self.model.noise_deficit,
+                num_currents=self.config.T if diffusion.on_currents else None,
+                device=self.device,
+                **settings,
+            )
+
+    def _sample(
+        self, n: int, seed: int, first: int, settings: dict[str, Any], progress: Callable[[int, int], None]
+    ) -> Samples:
+        images, steps = [], settings["sample_steps"]
+        for rows, kept in _chunks(n):
+            seeds = [mix_seed(seed, first + row) for row in rows.tolist()]
+            for done, state in enumerate(self.trajectory(seeds, **settings), start=1):
+                noisy = state.noisy
+                progress(int(rows[0]) + kept * done // steps, n)
+            images.append(to_uint8(as_images(noisy))[:kept].cpu())
+        return Samples(torch.cat(images))
+
+
+def as_images(noisy: Tensor) -> Tensor:
+    """Images [B, C, H, W] in [0, 1] of a state of sampling in [-1, 1], or of its currents `[T, B, C, H, W]`."""
+    return ((noisy.mean(0) if noisy.dim() == 5 else noisy).clamp(-1, 1) + 1) / 2
+
+
+GENERATORS = (LatentGenerator, PixelGenerator)
+
+
+def load_generator(
+    path: str | Path, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
+) -> LatentGenerator | PixelGenerator:
+    """The generator of a `model.safetensors`, whichever pipeline's it is.
+
+    Raises:
+        InputError: not such a file, or of a model that cannot generate.
+    """
+    model, config = load_model(path)
+    for generator in GENERATORS:
+        if isinstance(model, generator.kind):
+            return generator(model, config, device, precision, compile)
+    raise InputError(f"{path} is a {config.stage} model, which cannot generate: name a file of another stage")
 
 
 def _chunks(n: int) -> Iterator[tuple[Tensor, int]]:
@@ -213,7 +369,7 @@ def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ck
     """The file to use: the one named, else that of your own run, else the one that ships.
 
     Args:
-        stage: `absorbing`; `vq_svae`, which a stage-2 file holds too; or `classifier`.
+        stage: `absorbing`; `vq_svae`, which a stage-2 file holds too; `gaussian`; or `classifier`.
         data, preset: of the run or of the shipped weights.
         runs: folder of the run folders.
         ckpt: a file that was named; it must exist.
@@ -230,9 +386,8 @@ def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ck
     if ckpt:
         raise InputError(f"no model file at {ckpt}")
     there = ", ".join(sorted(path.name for path in ZOO.glob("*.safetensors"))) or "none"
-    train, name = (
-        ("`make classifier`", "classifier=") if stage == "classifier" else ("`make stage1` and `make stage2`", "CKPT=")
-    )
+    train = {"classifier": "`make classifier`", "gaussian": "`make unet`"}.get(stage, "`make stage1` and `make stage2`")
+    name = "classifier=" if stage == "classifier" else "CKPT="
     raise InputError(
         f"no trained {stage} model for DATA={data} PRESET={preset}: looked for {own[0]}, then among the shipped ones"
         f" ({there}). Train it with {train}, or name a file with {name}."

@@ -38,6 +38,11 @@ def direct_coding(x: Tensor | Current, num_steps: int) -> Current:
     return Current(current.x, current.norm, current.residual, num_steps)
 
 
+def at_each_step(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer of `[B, C, H, W]` applied to every step of `x` `[T, B, C, H, W]`."""
+    return unfold_time(layer(fold_time(x)), len(x))
+
+
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm of currents `[T, B, C, ...]`, statistics over all but the channels; the neuron computes it on the way.
 
@@ -47,9 +52,13 @@ class BatchNorm(nn.BatchNorm2d):
     The bias of the synapse lies here, as published networks have one. The batch's mean takes it away again, so in
     training it is not even added: a transposed convolution spends as long on its gradient, 0, as on the weights'.
 
+    Reference: Ioffe and Szegedy, arXiv:1502.03167; threshold-dependent: Zheng et al., arXiv:2011.05280.
+
     Args:
         num_channels: C.
         synapse_bias: the synapse has a bias.
+        gain: fixed factor of what is normalised, before the learnt weight. Threshold-dependent batch norm is that with
+            the neurons' threshold, and over the square root of 2 where two arms are summed.
 
     Attributes:
         synchronised: in training, the statistics are those of all ranks' currents together; see `synchronise`.
@@ -57,17 +66,19 @@ class BatchNorm(nn.BatchNorm2d):
 
     synchronised = False
 
-    def __init__(self, num_channels: int, synapse_bias: bool = False) -> None:
+    def __init__(self, num_channels: int, synapse_bias: bool = False, gain: float = 1.0) -> None:
         super().__init__(num_channels)
+        self.gain = gain
         self.synapse_bias = nn.Parameter(torch.zeros(num_channels)) if synapse_bias else None
 
     def forward(self, x: Tensor) -> Current:
         """Of the synapse's output without its bias, `[T, B, C, ...]`, or `[1, B, C, ...]` if the same at every step."""
         offset = 0.0 if self.synapse_bias is None else self.synapse_bias
+        weight = self.weight if self.gain == 1.0 else self.gain * self.weight
         if not self.training:
             rstd = (self.running_var + self.eps).rsqrt()
-            bias = self.bias + offset * self.weight * rstd
-            return Current(x, Norm(self.weight, bias, self.running_mean, rstd, from_batch=False))
+            bias = self.bias + offset * weight * rstd
+            return Current(x, Norm(weight, bias, self.running_mean, rstd, from_batch=False))
         mean, var = batch_statistics(x, self.synchronised)
         count = x.numel() // x.shape[2] * (num_ranks() if self.synchronised else 1)
         with torch.no_grad():
@@ -75,7 +86,7 @@ class BatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_((mean + offset).to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_((var * count / max(count - 1, 1)).to(self.running_var.dtype), self.momentum)
         bias = self.bias + 0.0 * offset  # its gradient is 0, not missing
-        return Current(x, Norm(self.weight, bias, mean, (var + self.eps).rsqrt(), True, self.synchronised))
+        return Current(x, Norm(weight, bias, mean, (var + self.eps).rsqrt(), True, self.synchronised))
 
 
 def synchronise(model: nn.Module) -> None:
@@ -91,23 +102,27 @@ class NormedSynapse(nn.Sequential):
     Args:
         synapse: a layer of `[B, C, H, W]` without bias; the batch norm has it.
         num_channels: C', what it gives.
+        gain: of the batch norm.
     """
 
-    def __init__(self, synapse: nn.Module, num_channels: int) -> None:
-        super().__init__(synapse, BatchNorm(num_channels, synapse_bias=True))
+    def __init__(self, synapse: nn.Module, num_channels: int, gain: float = 1.0) -> None:
+        super().__init__(synapse, BatchNorm(num_channels, synapse_bias=True, gain=gain))
 
-    def forward(self, spk: Tensor) -> Current:
-        """The current `[T, B, C', H', W']`."""
+    def forward(self, spk: Tensor, current: Tensor | None = None) -> Current:
+        """The current `[T, B, C', H', W']`; `current`, of a shape that broadcasts, is added before the batch norm."""
         synapse, norm = self
-        return norm(unfold_time(synapse(fold_time(spk)), spk.shape[0]))
+        x = at_each_step(synapse, spk)
+        return norm(x if current is None else x + current)
 
 
-def conv_norm(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> NormedSynapse:
+def conv_norm(
+    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, gain: float = 1.0
+) -> NormedSynapse:
     """Convolution that keeps the size (or divides it by `stride`), then batch norm; spikes in, currents out."""
     if kernel_size == 3 and stride == 1:
-        return NormedSynapse(Conv3x3(in_channels, out_channels), out_channels)
+        return NormedSynapse(Conv3x3(in_channels, out_channels), out_channels, gain)
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
-    return NormedSynapse(conv, out_channels)
+    return NormedSynapse(conv, out_channels, gain)
 
 
 def up_conv_norm(in_channels: int, out_channels: int) -> NormedSynapse:
@@ -176,6 +191,25 @@ class GridMixer(nn.Module):
         return self.norm(self.linear(spk))
 
 
+class ClassEmbedding(nn.Embedding):
+    """A vector for each label, and one for none, which stands last.
+
+    Args:
+        num_classes: number of labels.
+        num_features: length of a vector.
+    """
+
+    def __init__(self, num_classes: int, num_features: int) -> None:
+        super().__init__(num_classes + 1, num_features)
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, labels: Tensor | None, n: int) -> Tensor:
+        """Vectors [n, E] of labels int64 [n] in 0..num_classes, the last meaning none; without labels, of none."""
+        if labels is None:
+            labels = torch.full((n,), self.num_embeddings - 1, device=self.weight.device)
+        return super().forward(labels)
+
+
 @contextmanager
 def unfolded() -> Iterator[None]:
     """Inside the block, `read_out` applies its synapse at every step, as a neuromorphic chip does: the same numbers."""
@@ -205,7 +239,7 @@ def read_out(
     """
     if _unfolded.get():
         spk = [source if isinstance(source, Tensor) else source[0](source[1]) for source in sources]
-        return weighted_sum(unfold_time(synapse(fold_time(torch.cat(spk, dim=2))), len(weights)), weights)
+        return weighted_sum(at_each_step(synapse, torch.cat(spk, dim=2)), weights)
     sums = [
         weighted_sum(source, weights) if isinstance(source, Tensor) else source[0].integrate(source[1], weights)
         for source in sources

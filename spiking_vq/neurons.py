@@ -5,7 +5,8 @@ Spiking activity is `[T, B, ...]`; every call starts from rest unless a membrane
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spiking_vq.dynamics import Dynamics
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
 from spiking_vq.scan import Current, as_current, read, state_type
 from spiking_vq.surrogates import surrogate_from_snntorch, surrogate_to_snntorch
 
@@ -58,6 +59,8 @@ class LIF(nn.Module):
         threshold: firing threshold, greater than 0; likewise.
         learn_beta: make beta a parameter (used clamped to [0, 1]).
         learn_threshold: make threshold a parameter.
+        num_scales: T for a learnable scale of the input current at each of the T steps, 1 at the start (the
+            temporal-wise spiking mechanism, TSM, of SDM: arXiv:2408.16467); 0 for none.
         reset, detach_reset, scale_input, fire_at_threshold, surrogate, surrogate_scale: see `Dynamics`.
 
     Attributes:
@@ -77,9 +80,11 @@ class LIF(nn.Module):
         *,
         learn_beta: bool = False,
         learn_threshold: bool = False,
+        num_scales: int = 0,
         **dynamics: Any,
     ) -> None:
         super().__init__()
+        self.scales = nn.Parameter(torch.ones(num_scales)) if num_scales else None
         self.dynamics = Dynamics(**dynamics)
         beta, threshold = (torch.as_tensor(value, dtype=torch.float32).detach().clone() for value in (beta, threshold))
         if not ((beta >= 0) & (beta <= 1)).all():
@@ -120,8 +125,17 @@ class LIF(nn.Module):
             raise InputError(f"LIF expects a membrane {tuple(x.shape[1:])} for this input; got {tuple(mem.shape)}")
         if weights is not None and len(weights) != x.shape[0]:
             raise InputError(f"LIF expects a weight for each of the {x.shape[0]} steps; got {len(weights)}")
+        if self.scales is not None:
+            x = self._scaled(as_current(x))
         beta, threshold = self.beta.clamp(0, 1), self.threshold
         return lif_scan(x, mem, beta=beta, threshold=threshold, dynamics=self.dynamics, weights=weights)
+
+    def _scaled(self, x: Current) -> Tensor:
+        """The current `[T, B, ...]`, each step by its own scale."""
+        if len(self.scales) != x.num_steps:
+            raise InputError(f"LIF has scales for {len(self.scales)} steps; got a current of {x.num_steps}")
+        value = x.value()
+        return value * self.scales.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
 
     @classmethod
     def from_snntorch(cls, leaky: snntorch.Leaky) -> LIF:
@@ -190,9 +204,11 @@ class LIF(nn.Module):
                 without one it goes on from its last call.
 
         Raises:
-            InputError: a reset that snnTorch does not have, or scaled input with several betas.
+            InputError: a reset that snnTorch does not have, scaled input with several betas, or scales of the steps.
         """
         dynamics, beta = self.dynamics, self.beta.detach().clamp(0, 1)
+        if self.scales is not None:
+            raise InputError("snnTorch knows no scale of the current at each step: export a network without tsm")
         if dynamics.reset == "subtract" and (beta != 1).any():
             raise InputError(
                 "snnTorch subtracts the threshold after the decay (reset='delayed_subtract'), which equals"
@@ -225,6 +241,28 @@ class LIF(nn.Module):
             reset_mechanism="zero" if dynamics.reset == "zero" else "subtract",
             reset_delay=dynamics.detach_reset,
         )
+
+
+@contextmanager
+def shifted_thresholds(model: nn.Module, shift: float) -> Iterator[None]:
+    """Inside the block every `LIF` of a model fires at its threshold plus `shift` (threshold guidance, training-free).
+
+    Raises:
+        InputError: a threshold would not be greater than 0.
+
+    Reference: Cao et al., arXiv:2306.17046, section 4.3.
+    """
+    thresholds = [module.threshold for module in model.modules() if isinstance(module, LIF)] if shift else []
+    before = [threshold.detach().clone() for threshold in thresholds]
+    lowest = min((threshold.min().item() for threshold in before), default=1.0)
+    require(lowest + shift > 0, "threshold_shift", f"greater than {-lowest:g}, so that thresholds stay above 0", shift)
+    try:
+        for threshold, value in zip(thresholds, before, strict=True):
+            threshold.data.copy_(value + shift)
+        yield
+    finally:
+        for threshold, value in zip(thresholds, before, strict=True):
+            threshold.data.copy_(value)
 
 
 def _hold(module: nn.Module, name: str, value: Tensor, learn: bool) -> None:

@@ -18,15 +18,15 @@ from spiking_vq.diffusion.absorbing import ORDERS, AbsorbingDiffusion, Draw
 from spiking_vq.distributed import own_rows
 from spiking_vq.errors import InputError, require
 from spiking_vq.models.vq_svae import VQSVAE
+from stages.denoiser import DenoiserStage
 from stages.run_folder import RunFolder
-from stages.stage import Stage
 
 TOKENIZE_BATCH = 256
 VALIDATION_BATCH = 256
 PICTURED = 64
 
 
-class AbsorbingStage(Stage):
+class AbsorbingStage(DenoiserStage):
     """The denoiser being trained; validated by the masked cross-entropy of the validation split's tokens.
 
     Args:
@@ -58,24 +58,28 @@ class AbsorbingStage(Stage):
             stage1_sha256=fingerprint(vq_svae),
         )
         data = load_dataset(config.data, config.data_dir, config.image_size)
+        config = replace(config, num_classes=data.num_classes)
         cache = Path(config.runs) / config.data / "tokens"
         vq_svae.to(config.device)
         train, self.val_tokens = (
             cached_tokens(vq_svae, config.stage1_sha256, split.images, cache) for split in (data.train, data.val)
         )
         vq_svae.cpu()  # it is needed for pictures only, of one rank
-        super().__init__(config, build_denoiser(config), [train])
+        super().__init__(config, build_denoiser(config), [train, data.train.labels])
+        self.val_labels = data.val.labels
         self.frozen = [vq_svae]  # in a list, so that it is not a part of what is trained and checkpointed
         self.diffusion = AbsorbingDiffusion(vq_svae.grid, vq_svae.codebook_size, config.loss)
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The diffusion's objective on token grids: drawn for the whole batch, computed for this rank's share."""
-        (tokens,) = batch
-        drawn = Draw(*map(own_rows, self.diffusion.draw(tokens, self._on_device(generator))))
+        tokens, labels = batch
+        generator = self.on_device(generator)
+        drawn = Draw(*map(own_rows, self.diffusion.draw(tokens, generator)))
+        denoiser = self.told(self.model, own_rows(self.some_labels(labels, generator)))
         early = self.global_step < self.config.early_part * self.total_steps
         self.model.T = self.config.early_T if early and self.config.early_T else self.config.T
         try:
-            return self.diffusion.loss_of(self.model, drawn)
+            return self.diffusion.loss_of(denoiser, drawn)
         finally:
             self.model.T = self.config.T
 
@@ -84,10 +88,12 @@ class AbsorbingStage(Stage):
         """Cross-entropy in nats and accuracy a masked token over the validation split, the masks the same each time."""
         model = self.trained.eval()
         figures = []
-        generator = self._on_device(self.generator(3))
+        generator = self.on_device(self.generator(3))
+        batches = zip(self.val_tokens.split(VALIDATION_BATCH), self.val_labels.split(VALIDATION_BATCH), strict=True)
         with self.autocast():
-            for tokens in self.val_tokens.split(VALIDATION_BATCH):
-                found = self.diffusion.loss(model, tokens.to(self.device), generator)
+            for tokens, labels in batches:
+                denoiser = self.told(model, labels.to(self.device))
+                found = self.diffusion.loss(denoiser, tokens.to(self.device), generator)
                 figures.append([len(tokens), found["cross_entropy"].item(), found["accuracy"].item()])
         count, cross_entropy, accuracy = torch.tensor(figures, dtype=torch.float64).T
         weights = count / count.sum()
@@ -112,9 +118,9 @@ class AbsorbingStage(Stage):
         """The denoiser with the frozen stage 1."""
         return LatentModel(self.frozen[0], self.trained)
 
-    def _on_device(self, generator: torch.Generator) -> torch.Generator:
-        """A generator where the tokens are, that follows from one on the CPU."""
-        return torch.Generator(self.device).manual_seed(generator.initial_seed())
+    def part(self, exported: LatentModel) -> nn.Module:
+        """The denoiser."""
+        return exported.denoiser
 
 
 def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor, folder: Path) -> Tensor:

@@ -11,14 +11,26 @@ from typing import Any
 import torch
 
 from spiking_vq.errors import InputError, require
-from spiking_vq.generators import LatentGenerator, find_model
+from spiking_vq.generators import Generator, find_model
 from spiking_vq.memory import keep_freed_memory
 
-MODEL = {"data": "mnist", "preset": "base", "ckpt": str, "runs": "runs"}
+MODEL = {"stage": "absorbing", "data": "mnist", "preset": "base", "ckpt": str, "runs": "runs"}
 """Options that say which trained model."""
 
-SAMPLER = {"sample_steps": int, "order": str, "temperature": float}
-"""Options of the sampler; what is not given is the model's own."""
+SAMPLER = {
+    "sample_steps": int,
+    "order": str,
+    "temperature": float,
+    "sampler": str,
+    "eta": float,
+    "threshold_shift": float,
+    "label": int,
+    "guidance": float,
+}
+"""Options of the samplers; what is not given is the model's own."""
+
+LOADABLE = ("vq_svae", "absorbing", "gaussian")
+"""Stages of models that commands take."""
 
 COMPILE_FROM = 500
 """Images from which on sampling compiles first: beyond the break-even if the kernels are on disk already, about
@@ -67,14 +79,20 @@ def parse_options(arguments: Sequence[str], defaults: dict[str, Any]) -> dict[st
     return options
 
 
-def model_file(stage: str, options: dict[str, Any]) -> Path:
+def model_file(options: dict[str, Any]) -> Path:
     """The file that the options in `MODEL` name; see `find_model`."""
-    return find_model(stage, **{key: options[key] for key in MODEL})
+    require(options["stage"] in LOADABLE, "stage", f"one of {', '.join(LOADABLE)}", repr(options["stage"]))
+    return find_model(**{key: options[key] for key in MODEL})
 
 
-def sampler_settings(generator: LatentGenerator, options: dict[str, Any]) -> dict[str, Any]:
-    """The settings that the options in `SAMPLER` amount to; see `LatentGenerator.sampling`."""
+def sampler_settings(generator: Generator, options: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the options in `SAMPLER` amount to; see `Generator.sampling`."""
     return generator.sampling(**{key: options[key] for key in SAMPLER})
+
+
+def report_folder(results: str, stage: str, data: str, preset: str) -> Path:
+    """Where reports on a model go: presets of the continuous stage have its name before theirs."""
+    return Path(results) / data / (f"{stage}-{preset}" if stage == "gaussian" else preset)
 
 
 def recorded_command(module: str, arguments: Sequence[str]) -> str:

@@ -11,18 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from spiking_vq.checkpoint import atomic_write, build_model
-from spiking_vq.config import AbsorbingConfig, SpikingConfig, twin_bits
+from spiking_vq.config import AbsorbingConfig, DenoiserConfig, SpikingConfig, twin_bits
 from spiking_vq.data import mix_seed
 from spiking_vq.energy import PICOJOULES, LayerCost, count_operations, total
 from spiking_vq.errors import require
-from spiking_vq.generators import LatentGenerator
+from spiking_vq.generators import Generator, load_generator
 from stages.command import (
     MODEL,
     SAMPLER,
@@ -30,6 +29,7 @@ from stages.command import (
     model_file,
     parse_options,
     recorded_command,
+    report_folder,
     run_command,
     sampler_settings,
 )
@@ -51,8 +51,8 @@ def main(arguments: list[str]) -> None:
     options = parse_options(arguments, OPTIONS)
     check_device(options["device"])
     require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
-    path = model_file("absorbing", options)
-    generator = LatentGenerator.from_pretrained(path, options["device"])
+    path = model_file(options)
+    generator = load_generator(path, options["device"])
     config = generator.config
     require(config.neuron == "lif", "the model's neuron", "lif: its twin is counted beside it", config.neuron)
     settings = sampler_settings(generator, options)
@@ -64,64 +64,68 @@ def main(arguments: list[str]) -> None:
         "checkpoint": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
         "images": n,
         "sampler": settings,
-        "T": {"vq_svae": config.vq_svae.T, "denoiser": config.T},
+        "T": generator.num_steps,
         "picojoules": PICOJOULES,
         "spiking": generation_cost(generator, settings, n, seed),
     }
     for neuron in TWINS:
         twin = twin_config(config, neuron)
-        report[neuron] = generation_cost(LatentGenerator(build_model(twin), twin), settings, 1, seed)
+        report[neuron] = generation_cost(type(generator)(build_model(twin), twin), settings, 1, seed)
     report["verdict"] = {neuron: verdict(report["spiking"], report[neuron], name) for neuron, name in TWINS.items()}
     print_report(report)
-    out = Path(options["results"]) / config.data / config.preset / "energy.json"
+    out = report_folder(options["results"], config.stage, config.data, config.preset) / "energy.json"
     with atomic_write(out) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     print(f"wrote {out}")
 
 
-def twin_config(config: AbsorbingConfig, neuron: str) -> AbsorbingConfig:
+def twin_config(config: DenoiserConfig, neuron: str) -> DenoiserConfig:
     """The configuration of the same networks without spikes; activations of as many bits as T spikes have levels."""
 
     def plain(stage: SpikingConfig) -> dict[str, Any]:
-        return {"neuron": neuron, "T": 1, "activation_bits": twin_bits(stage.T) if neuron == "quantised" else None}
+        return {
+            "neuron": neuron,
+            "T": 1,
+            "tsm": False,
+            "activation_bits": twin_bits(stage.T) if neuron == "quantised" else None,
+        }
 
-    vq_svae = replace(config.vq_svae, **plain(config.vq_svae))
-    return replace(config, **plain(config), early_T=None, vq_svae=vq_svae)
+    twin = replace(config, **plain(config))
+    if isinstance(config, AbsorbingConfig):
+        twin = replace(twin, early_T=None, vq_svae=replace(config.vq_svae, **plain(config.vq_svae)))
+    return twin
 
 
 @torch.no_grad()
-def generation_cost(generator: LatentGenerator, settings: dict[str, Any], n: int, seed: int) -> dict[str, Any]:
-    """Costs of an image, in the mean over `n`, and of a call of the denoiser.
+def generation_cost(generator: Generator, settings: dict[str, Any], n: int, seed: int) -> dict[str, Any]:
+    """Costs of an image, in the mean over `n`, of a call of the generating network, and of what decodes.
 
     One image at a time, so that no call works on one that is finished.
     """
-    model, diffusion = generator.model, generator.diffusion
     calls = 0
 
     def count(module: nn.Module, inputs: Any) -> None:
         nonlocal calls
         calls += 1
 
-    counter = model.denoiser.register_forward_pre_hook(count)
-    with count_operations(model) as costs:
+    counter = generator.network.register_forward_pre_hook(count)
+    with count_operations(generator.model) as costs:
         for index in range(n):
-            tokens = diffusion.sample(model.denoiser, [mix_seed(seed, index)], device=generator.device, **settings)
-            model.vq_svae.decode(tokens, torch.Generator().manual_seed(mix_seed(seed, index, 1)))
+            generator.make_alone(mix_seed(seed, index), **settings)
     counter.remove()
     costs = {name: cost for name, cost in costs.items() if cost.state_bits}  # the encoder has not run
-    denoiser = {name: cost for name, cost in costs.items() if name.startswith("denoiser.")}
-    decoder = {name: cost for name, cost in costs.items() if not name.startswith("denoiser.")}
-    steps = {"denoiser.": generator.config.T, "vq_svae.": generator.config.vq_svae.T}
+    decoder = {name: cost for name, cost in costs.items() if name.startswith("vq_svae.")}
+    network = {name: cost for name, cost in costs.items() if name not in decoder}
     return {
         "calls": calls / n,
-        "call": figures(total(denoiser.values()), calls),
+        "call": figures(total(network.values()), calls),
         "decoder": figures(total(decoder.values()), n),
         "image": figures(total(costs.values()), n),
         "by_spikes": figures(total(c for c in costs.values() if c.kind == "synapse" and c.input_bits == 1), n),
         "layers": {
             name: figures(cost, n)
             | {"kind": cost.kind, "input_bits": cost.input_bits}
-            | spikes_per_synapse(cost, next(T for part, T in steps.items() if name.startswith(part)))
+            | spikes_per_synapse(cost, generator.num_steps[name.partition(".")[0]])
             for name, cost in costs.items()
         },
     }

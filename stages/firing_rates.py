@@ -1,13 +1,12 @@
 """Mean firing rate of every layer: `python -m stages.firing_rates data=mnist preset=base`.
 
-Stage 1 is measured on `n` validation images, encoded and decoded; stage 2 over all calls that generate `n` images.
+Stage 1 is measured on `n` validation images, encoded and decoded; what generates, over all calls for `n` images.
 Prints a table and writes `<results>/<data>/<preset>/firing_rates.json`.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +16,17 @@ from spiking_vq.activity import LayerActivity, record_activity
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.data import load_dataset, to_unit
 from spiking_vq.errors import require
-from spiking_vq.generators import CHUNK, LatentGenerator
+from spiking_vq.generators import CHUNK, Generator, LatentGenerator, load_generator
 from spiking_vq.models.vq_svae import VQSVAE
-from stages.command import MODEL, check_device, model_file, parse_options, recorded_command, run_command
+from stages.command import (
+    MODEL,
+    check_device,
+    model_file,
+    parse_options,
+    recorded_command,
+    report_folder,
+    run_command,
+)
 
 OPTIONS = {
     **MODEL,
@@ -35,34 +42,36 @@ def main(arguments: list[str]) -> None:
     """Measure both stages, print, write."""
     options = parse_options(arguments, OPTIONS)
     check_device(options["device"])
-    path = model_file("absorbing", options)
     n, seed = options["n"], options["seed"]
     require(n >= 1 and n % CHUNK == 0, "n, the number of images,", f"a multiple of {CHUNK}, generated at once", n)
-    generator = LatentGenerator.from_pretrained(path, options["device"])
+    generator = load_generator(model_file(options), options["device"])
     config = generator.config
     require(config.neuron == "lif", "the model's neuron", "lif, which fires", config.neuron)
     data = load_dataset(config.data, options["data_dir"], config.image_size)
-    images = data.val.images[:n]
-    rates = {
-        "vq_svae": stage1_rates(generator.model.vq_svae, images, seed),
-        "absorbing": stage2_rates(generator, n, seed),
-    }
     report = {
         "data": config.data,
         "preset": config.preset,
         "command": recorded_command("stages.firing_rates", arguments),
-        "images": {"vq_svae": len(images), "absorbing": n},
-        "vq_svae": {"T": config.vq_svae.T, "firing_rate": rates["vq_svae"]},
-        "absorbing": {"T": config.T, "firing_rate": rates["absorbing"]},
+        "images": n,
+        "T": generator.num_steps,
+        "firing_rate": firing_rates(generator, data.val.images[:n], seed),
     }
-    for stage in ("vq_svae", "absorbing"):
-        print(f"{stage} (T = {report[stage]['T']})")
-        for name, rate in report[stage]["firing_rate"].items():
+    for part, rates in report["firing_rate"].items():
+        print(part)
+        for name, rate in rates.items():
             print(f"  {name:<24} {rate:.4f}")
-    out = Path(options["results"]) / config.data / config.preset / "firing_rates.json"
+    out = report_folder(options["results"], config.stage, config.data, config.preset) / "firing_rates.json"
     with atomic_write(out) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     print(f"wrote {out}")
+
+
+def firing_rates(generator: Generator, images: Tensor, seed: int, **sampling: Any) -> dict[str, dict[str, float]]:
+    """Stage -> layer -> firing rate: stage 1 on uint8 images, the network that generates on as many as it makes."""
+    rates = {}
+    if isinstance(generator, LatentGenerator):
+        rates["vq_svae"] = stage1_rates(generator.model.vq_svae, images, seed)
+    return rates | {generator.config.stage: generation_rates(generator, len(images), seed, **sampling)}
 
 
 @torch.no_grad()
@@ -74,9 +83,9 @@ def stage1_rates(vq_svae: VQSVAE, images: Tensor, seed: int) -> dict[str, float]
     return _rates(activity)
 
 
-def stage2_rates(generator: LatentGenerator, n: int, seed: int, **sampling: Any) -> dict[str, float]:
-    """The same of the denoiser, over all calls that generate `n` images."""
-    with record_activity(generator.model.denoiser) as activity:
+def generation_rates(generator: Generator, n: int, seed: int, **sampling: Any) -> dict[str, float]:
+    """The same of the network that is called again and again, over all calls that generate `n` images."""
+    with record_activity(generator.network) as activity:
         generator.sample(n, seed, **sampling)
     return _rates(activity)
 

@@ -1,7 +1,8 @@
 """Watch a generator at work: `python -m stages.portrait data=mnist preset=base` (or `ckpt=FILE`).
 
-Writes into `<results>/<data>/<preset>`: `filmstrip.png`, how images emerge call by call, what is still masked in grey;
-and, of a network that spikes, `raster.png`, the spikes of some neurons of every layer while one image is made.
+Writes into `<results>/<data>/<preset>`: `filmstrip.png`, how images emerge call by call, what is still masked in grey,
+or the noise as it goes; and, of a network that spikes, `raster.png`, the spikes of some neurons of every layer while
+one image is made.
 """
 
 from __future__ import annotations
@@ -18,9 +19,18 @@ from torch import Tensor
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.data import mix_seed, to_uint8
 from spiking_vq.errors import require
-from spiking_vq.generators import LatentGenerator
+from spiking_vq.generators import Generator, LatentGenerator, PixelGenerator, as_images, load_generator
 from spiking_vq.neurons import LIF
-from stages.command import MODEL, SAMPLER, check_device, model_file, parse_options, run_command, sampler_settings
+from stages.command import (
+    MODEL,
+    SAMPLER,
+    check_device,
+    model_file,
+    parse_options,
+    report_folder,
+    run_command,
+    sampler_settings,
+)
 from stages.evaluate.pictures import write_picture
 
 OPTIONS = {
@@ -34,6 +44,8 @@ OPTIONS = {
 FRAMES = 12
 NEURONS = 24
 GREY = 0.5
+PARTS = {"denoiser": "denoiser", "unet": "U-Net", "vq_svae": "decoder"}
+"""Part of a model -> its title; the one that is called again and again first."""
 
 
 def main(arguments: list[str]) -> None:
@@ -41,10 +53,11 @@ def main(arguments: list[str]) -> None:
     options = parse_options(arguments, OPTIONS)
     check_device(options["device"])
     require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
-    path = model_file("absorbing", options)
-    generator = LatentGenerator.from_pretrained(path, options["device"])
+    generator = load_generator(model_file(options), options["device"])
     settings = sampler_settings(generator, options)
-    folder = Path(options["results"]) / generator.config.data / generator.config.preset
+    config = generator.config
+    folder = report_folder(options["results"], config.stage, config.data, config.preset)
+    film = token_film if isinstance(generator, LatentGenerator) else pixel_film
     films = [film(generator, mix_seed(options["seed"], index), settings) for index in range(options["n"])]
     write_picture(folder / "filmstrip.png", torch.cat(films), FRAMES)
     print(f"wrote {folder / 'filmstrip.png'}")
@@ -55,7 +68,15 @@ def main(arguments: list[str]) -> None:
 
 
 @torch.no_grad()
-def film(generator: LatentGenerator, seed: int, settings: dict[str, Any]) -> Tensor:
+def pixel_film(generator: PixelGenerator, seed: int, settings: dict[str, Any]) -> Tensor:
+    """One image being made: uint8 [FRAMES, C, H, W], from noise to the end."""
+    start = generator.diffusion.prior([seed], generator.model.image_shape)
+    states = [start, *(as_images(state.noisy).cpu() for state in generator.trajectory([seed], **settings))]
+    return to_uint8(torch.cat([as_images(start), *evenly(states)[1:]]))
+
+
+@torch.no_grad()
+def token_film(generator: LatentGenerator, seed: int, settings: dict[str, Any]) -> Tensor:
     """One image being made: uint8 [FRAMES, C, H, W], from nothing to the end."""
     model, diffusion = generator.model, generator.diffusion
     states: list[Tensor] = []
@@ -63,7 +84,7 @@ def film(generator: LatentGenerator, seed: int, settings: dict[str, Any]) -> Ten
     final = diffusion.sample(model.denoiser, [seed], device=generator.device, **settings)
     hook.remove()
     states.append(final)
-    grids = torch.cat([states[round(position)] for position in torch.linspace(0, len(states) - 1, FRAMES).tolist()])
+    grids = torch.cat(evenly(states))
     masked = grids == diffusion.mask_id
     images = model.vq_svae.decode(torch.where(masked, final, grids), torch.Generator().manual_seed(seed))
     size = [side // cells for side, cells in zip(images.shape[2:], masked.shape[1:], strict=True)]
@@ -71,18 +92,20 @@ def film(generator: LatentGenerator, seed: int, settings: dict[str, Any]) -> Ten
     return to_uint8(images.masked_fill(hidden, GREY).cpu())
 
 
-@torch.no_grad()
-def raster(generator: LatentGenerator, seed: int, settings: dict[str, Any]) -> dict[str, Tensor]:
+def evenly(states: list[Tensor]) -> list[Tensor]:
+    """`FRAMES` of them, from the first to the last."""
+    return [states[round(position)] for position in torch.linspace(0, len(states) - 1, FRAMES).tolist()]
+
+
+def raster(generator: Generator, seed: int, settings: dict[str, Any]) -> dict[str, Tensor]:
     """Layer -> spikes [neurons, steps] of some of its neurons while an image is made, steps counted over all calls."""
-    model = generator.model
     spikes: dict[str, list[Tensor]] = {}
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
+    layers = {name: module for name, module in generator.model.named_modules() if isinstance(module, LIF)}
     try:
         for name, layer in layers.items():
             spikes[name] = []
             layer.observer = partial(keep_some, spikes[name])
-        tokens = generator.diffusion.sample(model.denoiser, [seed], device=generator.device, **settings)
-        model.vq_svae.decode(tokens, torch.Generator().manual_seed(seed))
+        generator.make_alone(seed, **settings)
     finally:
         for layer in layers.values():
             layer.observer = None
@@ -97,21 +120,28 @@ def keep_some(kept: list[Tensor], spk: Tensor) -> None:
 
 def draw_raster(path: Path, spikes: dict[str, Tensor]) -> None:
     """One row a neuron, one column a step, a dot a spike; layers from the first at the top."""
-    denoiser = {name: spk for name, spk in spikes.items() if name.startswith("denoiser.")}
-    decoder = {name: spk for name, spk in spikes.items() if name not in denoiser}
-    widths = [next(iter(part.values())).shape[1] for part in (denoiser, decoder)]
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, spk in spikes.items():
+        part, _, layer = name.partition(".")
+        parts.setdefault(part, {})[layer] = spk
+    parts = {name: parts[name] for name in PARTS if name in parts}
     with mpl.rc_context({"font.size": 8}):
         figure, axes = plt.subplots(
-            1, 2, figsize=(12, 0.55 * max(len(denoiser), len(decoder)) + 1), width_ratios=[4, 1], layout="constrained"
+            1,
+            len(parts),
+            figsize=(12, 0.55 * max(map(len, parts.values())) + 1),
+            width_ratios=[4, 1][: len(parts)],
+            layout="constrained",
+            squeeze=False,
         )
-        for axis, part, title, width in zip(axes, (denoiser, decoder), ("denoiser", "decoder"), widths, strict=True):
+        for axis, (name, part) in zip(axes[0], parts.items(), strict=True):
+            width = next(iter(part.values())).shape[1]
             rows, steps = torch.cat(list(part.values())).nonzero().T.tolist()
             axis.scatter(steps, rows, s=2, marker="|" if width > 16 else "s", color="black", linewidths=0.6)
             edges = [NEURONS * layer - 0.5 for layer in range(len(part) + 1)]
             axis.hlines(edges, -0.5, width - 0.5, color="0.8", linewidth=0.5)
-            names = [name.removeprefix("denoiser.").removeprefix("vq_svae.") for name in part]
-            axis.set_yticks([edge + NEURONS / 2 for edge in edges[:-1]], names)
-            axis.set(title=title, xlabel="spiking step", xlim=(-0.5, width - 0.5), ylim=(edges[-1], edges[0]))
+            axis.set_yticks([edge + NEURONS / 2 for edge in edges[:-1]], list(part))
+            axis.set(title=PARTS[name], xlabel="spiking step", xlim=(-0.5, width - 0.5), ylim=(edges[-1], edges[0]))
         with atomic_write(path) as temporary:
             figure.savefig(temporary, format="png", dpi=110)
         plt.close(figure)

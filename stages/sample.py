@@ -1,6 +1,7 @@
 """Generate images: `python -m stages.sample data=mnist preset=base n=64` (or `ckpt=FILE`).
 
-Writes `grid.png`, `images/000000.png`... and `tokens.npy` into `out` (default `<runs>/<data>/<preset>/samples`).
+`stage=gaussian` takes a model of the continuous stage. Writes `grid.png`, `images/000000.png`... and, where there are
+tokens, `tokens.npy` into `out` (default `<runs>/<data>/<preset>/samples`, of the continuous stage `gaussian-samples`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 from tqdm import tqdm
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.distributed import num_ranks, rank
 from spiking_vq.errors import InputError, require
-from spiking_vq.generators import GROUP, LatentGenerator, Samples
+from spiking_vq.generators import GROUP, Generator, Samples, load_generator
 from stages.command import (
     MODEL,
     SAMPLER,
@@ -49,22 +49,21 @@ def main(arguments: list[str]) -> None:
     options = parse_options(arguments, OPTIONS)
     check_device(options["device"], options["devices"])
     require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
-    path = model_file("absorbing", options)
-    generator = LatentGenerator.from_pretrained(
-        path, precision=options["precision"], compile=worth_compiling(options["n"])
-    )
+    path = model_file(options)
+    generator = load_generator(path, precision=options["precision"], compile=worth_compiling(options["n"]))
     sampling = sampler_settings(generator, options)
     config = generator.config
-    out = Path(options["out"] or Path(options["runs"]) / config.data / config.preset / "samples")
+    folder = "samples" if config.stage == "absorbing" else f"{config.stage}-samples"
+    out = Path(options["out"] or Path(options["runs"]) / config.data / config.preset / folder)
     claim_folder(out)
     generator.to(launch(options["device"], options["devices"]))
-    images, tokens = sample_together(generator, options["n"], f"sampling from {path}", seed=options["seed"], **sampling)
+    samples = sample_together(generator, options["n"], f"sampling from {path}", seed=options["seed"], **sampling)
     if rank() == 0:
-        write_samples(out, images, tokens)
-        print(f"wrote {out / 'grid.png'}, {out / 'images'} ({len(images)} images), {out / 'tokens.npy'}")
+        write_samples(out, samples)
+        print(f"wrote {out / 'grid.png'} and {out / 'images'} ({len(samples.images)} images)")
 
 
-def sample_together(generator: LatentGenerator, n: int, title: str, **options: Any) -> Samples:
+def sample_together(generator: Generator, n: int, title: str, **options: Any) -> Samples:
     """`n` images from all ranks, each making every so many groups of them; the same ones whatever their number."""
     sizes = {first: min(GROUP, n - first) for first in range(0, n, GROUP)}
     own = list(sizes)[rank() :: num_ranks()]
@@ -77,7 +76,8 @@ def sample_together(generator: LatentGenerator, n: int, title: str, **options: A
                 bar.update(before + done - bar.n)
 
             parts[first] = generator.sample(sizes[first], first=first, progress=tell, **options)
-    return Samples(*map(torch.cat, zip(*gathered(parts).values(), strict=True)))
+    images, tokens = zip(*gathered(parts).values(), strict=True)
+    return Samples(torch.cat(images), None if tokens[0] is None else torch.cat(tokens))
 
 
 def claim_folder(out: Path) -> None:
@@ -94,8 +94,9 @@ def claim_folder(out: Path) -> None:
         raise InputError(f"cannot write to {out}: {error.strerror}. Choose another folder with out=.") from error
 
 
-def write_samples(out: Path, images: Tensor, tokens: Tensor) -> None:
-    """Write uint8 images [n, C, H, W] one by one and as a grid, and their tokens; earlier images there are replaced."""
+def write_samples(out: Path, samples: Samples) -> None:
+    """Write images one by one and as a grid, and tokens if there are any; earlier images there are replaced."""
+    images, tokens = samples
     folder, unfinished = out / "images", out / ".images.part"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
@@ -105,8 +106,9 @@ def write_samples(out: Path, images: Tensor, tokens: Tensor) -> None:
     unfinished.rename(folder)
     with atomic_write(out / "grid.png") as temporary:
         to_pil_image(make_grid(images, nrow=max(1, round(len(images) ** 0.5)))).save(temporary, format="png")
-    with atomic_write(out / "tokens.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, tokens.numpy())
+    if tokens is not None:
+        with atomic_write(out / "tokens.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, tokens.numpy())
 
 
 if __name__ == "__main__":

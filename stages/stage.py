@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from spiking_vq.checkpoint import load_model
 from spiking_vq.config import Config
 from spiking_vq.data import BatchStream, mix_seed
 from spiking_vq.distributed import mean_over_ranks
@@ -40,6 +41,8 @@ class Stage(LightningModule):
         if config.trainer.sync_batchnorm:
             synchronise(model)
         train = config.train
+        if train.start_from:
+            self._start_from(train.start_from)
         self.stream = BatchStream(tuple(rows), train.batch_size, 0, mix_seed(config.seed, 1))
         limits = [train.max_steps, train.max_epochs and train.max_epochs * self.stream.batches_per_epoch]
         if limits == [None, None]:
@@ -66,6 +69,28 @@ class Stage(LightningModule):
     def export(self) -> nn.Module:
         """The network as the stage's file holds it."""
         raise NotImplementedError
+
+    def part(self, exported: nn.Module) -> nn.Module:
+        """The network that is trained, of what `export` gives."""
+        return exported
+
+    def _start_from(self, path: str) -> None:
+        """Take over the weights of a trained model; scales of the steps, which it may lack, stay 1.
+
+        Raises:
+            InputError: it is another stage's, or its network another.
+        """
+        exported, config = load_model(path)
+        if config.stage != self.config.stage:
+            raise InputError(f"train.start_from={path} is a {config.stage} model: name a {self.config.stage} one")
+        try:
+            found = self.model.load_state_dict(self.part(exported).state_dict(), strict=False)
+            missing = [name for name in found.missing_keys if name.split(".")[-1] != "scales"]
+            if missing or found.unexpected_keys:
+                raise RuntimeError(f"{len(missing)} weights are missing, {len(found.unexpected_keys)} unknown")
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"the weights in {path} do not fit this network: {reason}") from error
 
     @property
     def trained(self) -> nn.Module:

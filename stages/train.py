@@ -24,13 +24,14 @@ from spiking_vq.errors import InputError
 from stages.absorbing import AbsorbingStage
 from stages.classifier import ClassifierStage
 from stages.command import can_compile, check_device, recorded_command, run_command
+from stages.gaussian import GaussianStage
 from stages.machine import describe_machine
 from stages.run_folder import AtomicCheckpointIO, KeepRun, MetricsTable, RunBar, RunFolder
 from stages.stage import Stage
 from stages.vq_svae import VQSVAEStage
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-STAGES = {"vq_svae": VQSVAEStage, "absorbing": AbsorbingStage, "classifier": ClassifierStage}
+STAGES = {"vq_svae": VQSVAEStage, "absorbing": AbsorbingStage, "gaussian": GaussianStage, "classifier": ClassifierStage}
 
 
 def main(arguments: list[str]) -> None:
@@ -75,6 +76,7 @@ def fit(stage: Stage, folder: RunFolder) -> None:
     _quiet_lightning()
     trainer = Trainer(
         max_steps=stage.total_steps,
+        gradient_clip_val=train.grad_clip or None,
         accelerator=device.type,
         devices=config.trainer.devices if device.index is None else [device.index],
         strategy=strategy(config),

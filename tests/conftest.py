@@ -4,8 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from spiking_vq.checkpoint import LatentModel, build_denoiser, build_vq_svae
-from spiking_vq.config import AbsorbingConfig, DenoiserOptions, LIFOptions, TrainOptions, VQSVAEConfig, VQSVAEOptions
+from spiking_vq.checkpoint import LatentModel, build_denoiser, build_model, build_vq_svae
+from spiking_vq.config import (
+    AbsorbingConfig,
+    DenoiserOptions,
+    GaussianConfig,
+    GaussianOptions,
+    LIFOptions,
+    TrainOptions,
+    UNetOptions,
+    VQSVAEConfig,
+    VQSVAEOptions,
+)
 
 LIF_OPTIONS = {"beta": 0.5, "scale_input": False}
 
@@ -64,6 +74,30 @@ def latent_model(vq_svae, absorbing_config):
     wake(denoiser, torch.randint(9, (16, 3, 3)), torch.ones(16).long())
     denoiser.readout.weight.data *= 10  # so that what is drawn at one place depends on the others
     return LatentModel(vq_svae, denoiser).eval()
+
+
+@pytest.fixture
+def gaussian_config():
+    """A configuration of the continuous stage: 12x12 images, T = 2, ten labels, ten diffusion steps."""
+    return GaussianConfig(
+        image_shape=[1, 12, 12],
+        T=2,
+        lif=LIFOptions(**LIF_OPTIONS),
+        train=TrainOptions(max_steps=1),
+        model=UNetOptions(width=4, multipliers=[1, 2], num_blocks=1),
+        diffusion=GaussianOptions(diffusion_steps=10, schedule="cosine", prediction="v"),
+        conditional=True,
+        num_classes=10,
+    )
+
+
+@pytest.fixture
+def pixel_model(gaussian_config):
+    """Its network, awake."""
+    model = build_model(gaussian_config)
+    wake(model.unet, torch.randn(16, 1, 12, 12), torch.arange(16) % 10 + 1)
+    model.unet.labels.weight.data *= 50  # so that labels make a difference
+    return model.eval()
 
 
 def wake(model, *inputs):

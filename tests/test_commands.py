@@ -105,9 +105,10 @@ def test_firing_rates_are_printed_for_both_stages(runs, tmp_path, command):
     assert code == 0
     report = json.loads((tmp_path / "digits/base/firing_rates.json").read_text())
     for stage in ("vq_svae", "absorbing"):
-        assert all(0 <= rate <= 1 for rate in report[stage]["firing_rate"].values())
-        assert {"all"} < set(report[stage]["firing_rate"])
-    assert "vq_svae (T = 2)" in out
+        assert all(0 <= rate <= 1 for rate in report["firing_rate"][stage].values())
+        assert {"all"} < set(report["firing_rate"][stage])
+    assert report["T"] == {"vq_svae": 2, "denoiser": 2}
+    assert "vq_svae\n" in out
 
 
 def test_samples_of_a_named_file_go_where_its_own_data_and_preset_say(runs, tmp_path, command):

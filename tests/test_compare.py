@@ -116,7 +116,7 @@ def test_film_strip_and_raster(tmp_path, latent_model, absorbing_config):
     for name in ("filmstrip", "raster"):
         assert Image.open(tmp_path / f"digits/base/{name}.png").size[0] > 100
     generator = LatentGenerator(latent_model, absorbing_config)
-    frames = portrait.film(generator, 7, generator.sampling(sample_steps=9))
+    frames = portrait.token_film(generator, 7, generator.sampling(sample_steps=9))
     masked = (frames == 128).flatten(1).double().mean(1)  # grey, which images of so few pixels hardly are
     assert masked[0] == 1
     assert (masked.diff() <= 1e-9).all()
@@ -144,6 +144,8 @@ def test_everything_in_one_command_goes_on_where_it_stopped(tmp_path, monkeypatc
             step.leaves.write_text(json.dumps({"checkpoint": {"sha256": sha256}}))
         return SimpleNamespace(returncode=0)
 
+    monkeypatch.setattr(steps, "ZOO", tmp_path)
+    (tmp_path / "mnist-base-classifier.safetensors").touch()  # one that ships
     options = {"data": "mnist fmnist", "presets": "base base-relu"}
     places = {"runs": str(tmp_path / "runs"), "results": str(tmp_path / "results")}
     arguments = [f"{name}={value}" for name, value in (options | places).items()]
@@ -157,7 +159,7 @@ def test_everything_in_one_command_goes_on_where_it_stopped(tmp_path, monkeypatc
     modules = [step.module.removeprefix("stages.") for step in todo]
     one = ["train", "train", "evaluate", "evaluate"]
     both = [*one, "energy", "portrait", *one, "portrait"]
-    assert modules == [*both, "train", *both]  # MNIST's classifier ships
+    assert modules == [*both, "train", *both]
     capsys.readouterr()
     del ran[:]
     all_runs.main(arguments)

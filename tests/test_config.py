@@ -42,6 +42,8 @@ def test_there_are_presets():
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_preset_builds(path, image_shape):
     config = load_config(path.parent.name, path)
+    if config.image_size:
+        image_shape = [image_shape[0], config.image_size, config.image_size]
     assert (config.stage, config.preset) == (path.parent.name, path.stem)
     config.image_shape = image_shape
     if config.stage == "classifier":

@@ -12,6 +12,7 @@ from torch import nn
 
 from spiking_vq.errors import InputError
 from spiking_vq.neurons import LIF, Dynamics, decayed_sum, firing_rate, lif_scan, neuron_factory, psp_trace
+from spiking_vq.scan import Current
 
 SPIKING_DIFFUSION = {"beta": 0.5, "scale_input": True, "fire_at_threshold": True}
 SDDPM = {"beta": 1.0, "fire_at_threshold": True, "surrogate": "rectangle"}
@@ -452,3 +453,21 @@ def test_quantised_relu_rounds_and_passes_the_clamps_gradient():
     torch.testing.assert_close(y, torch.tensor([[0.0, 0.0, 1 / 3, 2 / 3, 1.0, 1.0]]))  # 0.5 * 3 rounds to even
     y.sum().backward()
     assert x.grad.tolist() == [[0, 1, 1, 1, 1, 0]]
+
+
+def test_scales_of_the_steps():
+    """TSM: each step's current times a learnt number, 1 at the start."""
+    x = torch.rand(3, 2, 5, requires_grad=True) * 2
+    plain, scaled = LIF(beta=0.9), LIF(beta=0.9, num_scales=3)
+    assert torch.equal(scaled(x), plain(x))
+    with torch.no_grad():
+        scaled.scales.copy_(torch.tensor([0.5, 2.0, 1.0]))
+    assert torch.equal(scaled(x), plain(x * torch.tensor([0.5, 2.0, 1.0]).view(3, 1, 1)))
+    static = Current(x[:1].detach(), num_steps=3)  # the same at every step, but for the scales
+    assert torch.equal(scaled(static), plain(x[:1].expand(3, -1, -1) * scaled.scales.view(3, 1, 1)))
+    scaled(x).sum().backward()
+    assert (scaled.scales.grad != 0).all()
+    with pytest.raises(InputError, match="scales for 3 steps; got a current of 2"):
+        scaled(x[:2])
+    with pytest.raises(InputError, match="tsm"):
+        scaled.to_snntorch()

@@ -18,6 +18,9 @@ from safetensors.torch import load_file
 from spiking_vq.checkpoint import load_model
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.errors import InputError
+from spiking_vq.models.spiking_unet import UNETS
+from spiking_vq.models.token_denoiser import TokenDenoiser
+from spiking_vq.neurons import LIF
 from stages import train
 from stages.stage import Stage, averaged
 
@@ -38,16 +41,26 @@ STAGE1 = [
     "train.val_every=4",
 ]
 STAGE2 = ["absorbing", *STAGE1[1:4], "model.width=8", "model.num_blocks=1", *STAGE1[7:]]
+GAUSSIAN = [
+    "gaussian",
+    *STAGE1[1:4],
+    "image_size=8",
+    "model.width=4",
+    "model.multipliers=[1,2]",
+    "conditional=true",
+    *STAGE1[7:],
+]
 CLASSIFIER = ["classifier", *STAGE1[1:4], "model.channels=[4,8]", *STAGE1[7:]]
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """Both stages and the classifier, trained without interruption."""
+    """All stages and the classifier, trained without interruption."""
     runs = tmp_path_factory.mktemp("runs")
     train.main([*STAGE1, f"runs={runs}"])
     train.main([*STAGE2, f"runs={runs}"])
     train.main([*CLASSIFIER, f"runs={runs}"])
+    train.main([*GAUSSIAN, f"runs={runs}"])
     return runs / "digits/base"
 
 
@@ -60,13 +73,13 @@ def assert_same_run(one, other):
     a, b = (load_file(run / "model.safetensors") for run in (one, other))
     assert a.keys() == b.keys()
     for key in a:
-        assert torch.equal(a[key], b[key]), key
+        torch.testing.assert_close(a[key], b[key], rtol=0, atol=0, equal_nan=True, msg=key)
     assert rows(one / "metrics.csv") == rows(other / "metrics.csv")
     best = [torch.load(run / "best.ckpt", weights_only=True)["global_step"] for run in (one, other)]
     assert best[0] == best[1]
 
 
-@pytest.mark.parametrize("stage", ["vq_svae", "absorbing", "classifier"])
+@pytest.mark.parametrize("stage", train.STAGES)
 def test_run_folder_holds_what_the_readme_says(unbroken, stage):
     folder = unbroken / stage
     files = {path.name for path in folder.iterdir()}
@@ -107,7 +120,7 @@ def die_at(monkeypatch, step):
 
 
 @pytest.mark.parametrize("died_at", [4, 6, 8, 9])
-@pytest.mark.parametrize("arguments", [STAGE1, STAGE2, CLASSIFIER], ids=["stage1", "stage2", "classifier"])
+@pytest.mark.parametrize("arguments", [STAGE1, STAGE2, CLASSIFIER, GAUSSIAN], ids=lambda arguments: arguments[0])
 def test_resumed_run_equals_the_unbroken_one(unbroken, tmp_path, monkeypatch, arguments, died_at):
     arguments = [*arguments, f"runs={tmp_path}"]
     if arguments[0] == "absorbing":
@@ -230,6 +243,71 @@ def test_moving_average_by_hand():
     assert average.module.weight.item() == pytest.approx(expected)
     assert average.module.running_mean.item() == pytest.approx(-expected)
     assert average.module.num_batches_tracked.item() == 3
+
+
+def test_fine_tuning_scales_of_the_steps_starts_from_the_trained_weights(unbroken, tmp_path, monkeypatch):
+    """TSM is added to a trained network: at the start it computes what that did."""
+    trained, config = load_model(unbroken / "gaussian/model.safetensors")
+    seen, whole = [], Stage.training_step
+
+    def watched(self, batch, batch_idx):
+        seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        return whole(self, batch, batch_idx)
+
+    monkeypatch.setattr(Stage, "training_step", watched)
+    start = f"train.start_from={unbroken / 'gaussian/model.safetensors'}"
+    train.main([*GAUSSIAN, "tsm=true", "train.grad_clip=1.0", start, f"runs={tmp_path}"])
+    for name, value in trained.unet.state_dict().items():
+        assert torch.equal(seen[0][name], value), name
+    scales = {name for name in seen[0] if name.endswith("scales")}
+    assert len(scales) == sum(isinstance(module, LIF) for module in trained.modules())
+    assert all((seen[0][name] == torch.ones(4)).all() for name in scales)
+    tuned, config = load_model(tmp_path / "digits/base/gaussian/model.safetensors")
+    assert config.tsm
+    assert config.train.start_from is None  # a place, which does not travel
+    assert any((value != 1).any() for name, value in tuned.unet.state_dict().items() if name in scales)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([*GAUSSIAN, "model.width=6"], "do not fit this network"),
+        ([*GAUSSIAN, "conditional=false"], "0 weights are missing, 1 unknown"),
+        (STAGE1, "is a gaussian model: name a vq_svae one"),
+    ],
+)
+def test_weights_of_another_network_are_refused(unbroken, tmp_path, arguments, told):
+    with pytest.raises(InputError, match=told):
+        train.main([*arguments, f"train.start_from={unbroken / 'gaussian/model.safetensors'}", f"runs={tmp_path}"])
+
+
+def test_labels_are_told_and_dropped(unbroken, tmp_path, monkeypatch):
+    seen, whole = [], TokenDenoiser.forward
+
+    def watched(self, tokens, t, labels=None):
+        seen.append((self.training, labels))
+        return whole(self, tokens, t, labels)
+
+    monkeypatch.setattr(TokenDenoiser, "forward", watched)
+    stage1 = f"stage1={unbroken / 'vq_svae/model.safetensors'}"
+    train.main([*STAGE2, "conditional=true", "label_dropout=0.25", stage1, f"runs={tmp_path}"])
+    told = torch.cat([labels for training, labels in seen if training])
+    assert set(told.tolist()) == set(range(11))
+    assert (told == 10).double().mean().item() == pytest.approx(0.25, abs=0.03)
+    model, config = load_model(tmp_path / "digits/base/absorbing/model.safetensors")
+    assert (config.conditional, config.num_classes) == (True, 10)
+    assert model.denoiser.labels.weight.shape == (11, 8)
+
+
+def test_the_published_continuous_networks_train(tmp_path):
+    for preset, size in (("sddpm", 16), ("fsddim", 16)):
+        arguments = [text for text in GAUSSIAN if text.split("=")[0] not in ("image_size", "preset", "conditional")]
+        options = [f"preset={preset}", f"image_size={size}", "train.max_steps=2", "train.batch_size=8", "T=2"]
+        train.main([*arguments, *options, f"runs={tmp_path}"])
+        model, config = load_model(tmp_path / f"digits/{preset}/gaussian/model.safetensors")
+        assert type(model.unet) is UNETS[config.model.unet]
+        metrics = rows(tmp_path / f"digits/{preset}/gaussian/metrics.csv")
+        assert float(metrics[-1]["val/mse"]) > 0
 
 
 @pytest.mark.parametrize("died_at", [4, 6])

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spiking_vq.diffusion.times import stratified_times
 from spiking_vq.errors import InputError
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -324,19 +325,6 @@ class AbsorbingDiffusion:
                 f"known must hold tokens in 0..{self.mask_id - 1}, or {self.mask_id} where free; "
                 f"got values in {known.min()}..{known.max()}."
             )
-
-
-def stratified_times(n: int, diffusion_steps: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """Draw n times evenly spaced over the cycle 1..N from one random offset, each of them uniform over 1..N.
-
-    t_b = floor((offset + b N) / n) mod N + 1, the offset uniform over 0..n N - 1: each t_b alone is exactly uniform,
-    and among the n every time comes up floor(n / N) or ceil(n / N) times.
-
-    Returns:
-        int64 [n] in 1..N.
-    """
-    offset = torch.randint(n * diffusion_steps, (1,), generator=generator, device=device)
-    return (offset + diffusion_steps * torch.arange(n, device=device)) // n % diffusion_steps + 1
 
 
 def masked_nll(logits: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Stage 2: networks that see a partly masked grid of tokens and give logits for every place.
 
-All are called as `denoiser(tokens [B, h, w] in 0..K with mask id K, t [B] in 1..N) -> logits [B, K, h, w]`.
+All are called as `denoiser(tokens [B, h, w] in 0..K with mask id K, t [B] in 1..N) -> logits [B, K, h, w]`; those that
+know labels, as `denoiser(tokens, t, labels [B])` too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from spiking_vq.errors import require
-from spiking_vq.layers import GridMixer, NeuronFactory, SpikingResidual, conv_norm, direct_coding, read_out
+from spiking_vq.layers import (
+    ClassEmbedding,
+    GridMixer,
+    NeuronFactory,
+    SpikingResidual,
+    conv_norm,
+    direct_coding,
+    read_out,
+)
 from spiking_vq.neurons import rate_weights
 
 
@@ -71,6 +80,7 @@ class TokenDenoiser(nn.Module):
         neuron: builds the neuron layers.
         width: channels of the residual current.
         num_blocks: number of blocks.
+        num_classes: labels it is told; None for none.
 
     Reference: pre-spike residuals, Cao et al., arXiv:2306.17046; no time input, Ou et al., arXiv:2406.03736.
     """
@@ -83,6 +93,7 @@ class TokenDenoiser(nn.Module):
         neuron: NeuronFactory,
         width: int = 128,
         num_blocks: int = 5,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         require(width >= 1, "width", "at least 1", width)
@@ -90,6 +101,7 @@ class TokenDenoiser(nn.Module):
         self.T = T
         self.token_embedding = nn.Embedding(codebook_size + 1, width)
         self.position_embedding = nn.Parameter(torch.randn(width, *grid))
+        self.labels = None if num_classes is None else ClassEmbedding(num_classes, width)
         self.blocks = nn.Sequential(
             *(
                 branch
@@ -106,9 +118,11 @@ class TokenDenoiser(nn.Module):
         self.readout = nn.Conv2d(2 * width, codebook_size, 1)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
-        """Logits [B, K, h, w] of `tokens` [B, h, w]; `t` is not used."""
+    def forward(self, tokens: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits [B, K, h, w] of `tokens` [B, h, w] and, where it knows labels, of these [B]; `t` is not used."""
         current = self.token_embedding(tokens).movedim(-1, 1) + self.position_embedding
+        if self.labels is not None:
+            current = current + self.labels(labels, len(tokens))[..., None, None]
         current = self.blocks(direct_coding(current.unsqueeze(0), self.T))
         return read_out(self.readout, rate_weights(self.T), (self.last_neuron, current))
 

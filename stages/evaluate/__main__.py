@@ -28,14 +28,22 @@ from spiking_vq.checkpoint import atomic_write
 from spiking_vq.config import config_hash
 from spiking_vq.data import SPLIT_SEED, ImageData, load_dataset, to_uint8
 from spiking_vq.errors import require
-from spiking_vq.generators import CHUNK
-from stages.command import MODEL, SAMPLER, check_device, parse_options, recorded_command, run_command
+from spiking_vq.generators import CHUNK, LatentGenerator
+from stages.command import (
+    MODEL,
+    SAMPLER,
+    check_device,
+    parse_options,
+    recorded_command,
+    report_folder,
+    run_command,
+)
 from stages.evaluate.examiner import NETWORKS, Examiner
 from stages.evaluate.figures import LIKELIHOOD_IMAGES, likelihood, memorisation, reconstruct, stage1_figures
 from stages.evaluate.pictures import beside, completions, neighbours, write_picture
 from stages.evaluate.protocols import PROTOCOLS, Protocol
 from stages.evaluate.subjects import Model, find_trained, read_folder
-from stages.firing_rates import stage1_rates, stage2_rates
+from stages.firing_rates import firing_rates, stage1_rates
 from stages.machine import describe_machine
 
 OPTIONS = {
@@ -75,8 +83,7 @@ def main(arguments: list[str]) -> None:
     for name, known in (("only", ONLY), ("features", NETWORKS), ("protocol", PROTOCOLS)):
         require(options[name] in known, name, f"one of {', '.join(known)}", repr(options[name]))
     require(options["n"] is None or options["n"] >= 10, "n, the number of images,", "at least 10", options["n"])
-    name = Path(options["images"]).resolve().name if options["images"] else options["preset"]
-    path = Path(options["results"]) / options["data"] / name / f"{_file_name(options)}.json"
+    path = _folder(options) / f"{_file_name(options)}.json"
     with atomic_write(path) as temporary:  # opened first: a place that cannot be written to is found before the work
         started = time.monotonic()
         report = {"command": recorded_command("stages.evaluate", arguments)} | evaluate(options, path.with_suffix(""))
@@ -101,12 +108,12 @@ def evaluate(options: dict[str, Any], out: Path) -> dict[str, Any]:
     report = describe(model, data, protocol, options)
     report["floor"] = examiner(real, "floor")
     report["counts"] = {"generated": n, "floor": len(real), "reference": len(examiner.reference)}
-    if model and only != "samples":
+    if model and model.vq_svae and only != "samples":
         report |= reconstruction_report(model, examiner, data, real, options, out)
     if only != "reconstruction":
         report |= generation_report(model, examiner, data, n, options, out)
     if model and model.config.neuron == "lif":
-        report["firing_rate"] = firing_rates(model, _held_out(data, options)[:CHUNK], options["seed"])
+        report["firing_rate"] = rates_of(model, _held_out(data, options)[:CHUNK], options["seed"])
     report["features"] = {name: network.described for name, network in examiner.networks.items()}
     return report
 
@@ -126,18 +133,19 @@ def describe(model: Model | None, data: ImageData, protocol: Protocol, options: 
     if model is None:
         return report
     config, vq_svae, generator = model.config, model.vq_svae, model.generator
-    # The codebook is a buffer where it learns by averages, and counts all the same.
-    parameters = {"vq_svae": {*vq_svae.parameters(), vq_svae.quantizer.codebook}}
     report |= {
+        "stage": config.stage,
         "checkpoint": {"file": model.path.name, "sha256": model.sha256, "config_sha256": config_hash(config)},
         "neuron": config.neuron,
-        "T": {"vq_svae": vq_svae.T},
+        "T": generator.num_steps if generator else {"vq_svae": config.T},
     }
+    parameters = {name: set(part.parameters()) for name, part in generator.model.named_children()} if generator else {}
+    if vq_svae is not None:  # the codebook is a buffer where it learns by averages, and counts all the same
+        parameters["vq_svae"] = {*vq_svae.parameters(), vq_svae.quantizer.codebook}
     if generator is not None:
-        parameters["denoiser"] = set(generator.model.denoiser.parameters())
-        report["T"]["denoiser"] = config.T
         report["sampler"] = model.sampling | {"precision": generator.precision}
-        report["network_calls"] = model.sampling["sample_steps"]
+        asked_twice = model.sampling.get("guidance", 1) != 1
+        report["network_calls"] = model.sampling["sample_steps"] * (2 if asked_twice else 1)
     return report | {"parameters": {name: sum(weight.numel() for weight in part) for name, part in parameters.items()}}
 
 
@@ -187,20 +195,19 @@ def generation_report(
     }
     if model is None:
         return report
-    write_picture(_beside(out, "inpainting"), completions(model.generator, held_out[:8], options["seed"]), 8)
-    return report | {
-        "seeds": [*seeds],
-        "images_per_second": model.sampled / model.seconds if model.sampled else None,
-        "likelihood": likelihood(model.generator, held_out[:LIKELIHOOD_IMAGES], options["seed"]),
-    }
+    report["seeds"] = [*seeds]
+    report["images_per_second"] = model.sampled / model.seconds if model.sampled else None
+    if isinstance(model.generator, LatentGenerator):
+        write_picture(_beside(out, "inpainting"), completions(model.generator, held_out[:8], options["seed"]), 8)
+        report["likelihood"] = likelihood(model.generator, held_out[:LIKELIHOOD_IMAGES], options["seed"])
+    return report
 
 
-def firing_rates(model: Model, images: Tensor, seed: int) -> dict[str, dict[str, float]]:
-    """Stage -> layer -> firing rate: stage 1 on these images, stage 2 where it is there on as many generated ones."""
-    rates = {"vq_svae": stage1_rates(model.vq_svae, images, seed)}
-    if model.generator is not None:
-        rates["absorbing"] = stage2_rates(model.generator, len(images), seed, **model.sampling)
-    return rates
+def rates_of(model: Model, images: Tensor, seed: int) -> dict[str, dict[str, float]]:
+    """Stage -> layer -> firing rate: stage 1 on these images, what generates on as many that it makes."""
+    if model.generator is None:
+        return {"vq_svae": stage1_rates(model.vq_svae, images, seed)}
+    return firing_rates(model.generator, images, seed, **model.sampling)
 
 
 def summary(values: list[float | None]) -> dict[str, Any] | str:
@@ -241,6 +248,13 @@ def _shown(value: Any) -> str:
 def _held_out(data: ImageData, options: dict[str, Any]) -> Tensor:
     """Images that training did not see: the validation split's where settings are chosen, else the test images."""
     return (data.val if PROTOCOLS[options["protocol"]].reference == "val" else data.test).images
+
+
+def _folder(options: dict[str, Any]) -> Path:
+    """Where the report goes, known before the model is."""
+    if options["images"]:
+        return Path(options["results"]) / options["data"] / Path(options["images"]).resolve().name
+    return report_folder(options["results"], options["stage"], options["data"], options["preset"])
 
 
 def _beside(out: Path, what: str) -> Path:

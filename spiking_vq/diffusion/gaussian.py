@@ -1,0 +1,379 @@
+"""Gaussian diffusion of images: forward process, objectives, posterior and samplers; no network, no state inside.
+
+Images x_0 [B, C, H, W] lie in [-1, 1]. At time t in 0..N `x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e`, e standard normal
+noise and a_t the product of `1 - beta` up to t: `a_0 = 1`, and a_N is about 0.
+
+A denoiser is any callable `denoiser(noisy, t) -> prediction`: noisy [B, C, H, W], t int64 [B] in 1..N, and of the
+noisy images' shape the prediction of the noise, of the images, or of v, a mixture of both. One that works on synaptic
+currents takes and gives `[T, B, C, H, W]`, one for each spiking step; the mean over T is the prediction.
+
+Reference: Ho et al., arXiv:2006.11239 (DDPM); Song et al., arXiv:2010.02502 (DDIM); Nichol and Dhariwal,
+arXiv:2102.09672 (cosine schedule); Salimans and Ho, arXiv:2202.00512 (v); Bao et al., arXiv:2201.06503 (Analytic-DPM);
+Watanabe et al., arXiv:2312.01742 (synaptic currents).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spiking_vq.diffusion.times import normal_noise, stratified_times
+from spiking_vq.errors import InputError, require
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+
+def linear_betas(diffusion_steps: int) -> Tensor:
+    """Evenly spaced from 1e-4 to 0.02 at N = 1000; other N scale both, so that a_N stays what it is. float64 [N]."""
+    scale = 1000 / diffusion_steps
+    return torch.linspace(1e-4 * scale, min(0.02 * scale, 0.999), diffusion_steps, dtype=torch.float64)
+
+
+def cosine_betas(diffusion_steps: int) -> Tensor:
+    """`1 - f(t) / f(t - 1)`, at most 0.999, with `f(t) = cos^2((t / N + s) / (1 + s) * pi / 2)`, s = 0.008; [N]."""
+    t = torch.arange(diffusion_steps + 1, dtype=torch.float64) / diffusion_steps
+    f = ((t + 0.008) / 1.008 * math.pi / 2).cos().square()
+    return (1 - f[1:] / f[:-1]).clamp(max=0.999)
+
+
+SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
+PREDICTIONS = ("noise", "v", "images")
+LOSSES = ("mse", "synaptic_current")
+SAMPLERS = ("ddpm_large", "ddpm_small", "ddim", "analytic")
+
+
+class Draw(NamedTuple):
+    """A batch as training sees it.
+
+    Attributes:
+        images: [B, C, H, W] in [-1, 1].
+        t: int64 [B] in 1..N.
+        noise: [B, C, H, W].
+    """
+
+    images: Tensor
+    t: Tensor
+    noise: Tensor
+
+
+class Transition(NamedTuple):
+    """A step back in time: `x_s = image * x_0 + noisy * x_t + std * z`, z standard normal."""
+
+    image: float
+    noisy: float
+    std: float
+
+
+class State(NamedTuple):
+    """Where sampling is.
+
+    Attributes:
+        t: time, in 0..N-1; 0 is the end.
+        noisy: x_t.
+        images: the estimate of x_0 that led there.
+    """
+
+    t: int
+    noisy: Tensor
+    images: Tensor
+
+
+class GaussianDiffusion:
+    """Forward process, objectives, posterior and samplers.
+
+    Args:
+        diffusion_steps: N.
+        schedule: of the betas, a key of `SCHEDULES`.
+        prediction: what the denoiser gives: `noise` e, `v = sqrt(a_t) e - sqrt(1 - a_t) x_0`, or `images` x_0.
+        loss: `mse` of the prediction, or `synaptic_current`; see `loss_of`.
+
+    Attributes:
+        betas: float64 [N]; betas[t - 1] is that of time t.
+        alpha_bars: float64 [N + 1]; alpha_bars[t] is a_t.
+
+    Raises:
+        InputError: an unknown name, or N < 1.
+    """
+
+    def __init__(
+        self, diffusion_steps: int = 1000, schedule: str = "linear", prediction: str = "noise", loss: str = "mse"
+    ) -> None:
+        require(diffusion_steps >= 1, "diffusion_steps", "at least 1", diffusion_steps)
+        for name, value, known in (
+            ("schedule", schedule, SCHEDULES),
+            ("prediction", prediction, PREDICTIONS),
+            ("loss", loss, LOSSES),
+        ):
+            require(value in known, name, f"one of {', '.join(known)}", repr(value))
+        self.diffusion_steps, self.prediction, self.objective = diffusion_steps, prediction, loss
+        self.betas = SCHEDULES[schedule](diffusion_steps)
+        self.alpha_bars = torch.cat([torch.ones(1, dtype=torch.float64), (1 - self.betas).cumprod(0)])
+
+    @property
+    def on_currents(self) -> bool:
+        """Whether the denoiser is one of synaptic currents."""
+        return self.objective == "synaptic_current"
+
+    def prior(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+        """State at t = N: standard normal noise [B, *shape], float32 on the CPU, each image from its own seed."""
+        return normal_noise(shape, [torch.Generator().manual_seed(seed) for seed in seeds])
+
+    def q_sample(self, images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Forward process: x_t of images x_0 and noise, all [B, C, H, W], at times t int64 [B] in 0..N."""
+        signal, spread = self._amounts(t, images)
+        return signal * images + spread * noise
+
+    def target(self, images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What a perfect denoiser would predict, [B, C, H, W]."""
+        if self.prediction == "noise":
+            return noise
+        if self.prediction == "images":
+            return images
+        signal, spread = self._amounts(t, images)
+        return signal * noise - spread * images
+
+    def to_images(self, prediction: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The x_0 that a prediction amounts to, given x_t; [B, C, H, W] or `[T, B, C, H, W]`; t int64 [B] in 1..N."""
+        if self.prediction == "images":
+            return prediction
+        signal, spread = self._amounts(t, noisy)
+        if self.prediction == "noise":
+            return (noisy - spread * prediction) / signal
+        return signal * noisy - spread * prediction
+
+    def to_noise(self, images: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The noise in x_t, given x_0."""
+        signal, spread = self._amounts(t, noisy)
+        return (noisy - signal * images) / spread
+
+    def loss(self, denoiser: Denoiser, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Training objective at one time for each image, the times stratified over 1..N; see `loss_of`.
+
+        Args:
+            denoiser: called once, with gradients.
+            images: [B, C, H, W] in [-1, 1].
+            generator: on the device of the images.
+        """
+        return self.loss_of(denoiser, self.draw(images, generator))
+
+    def draw(self, images: Tensor, generator: torch.Generator | None = None) -> Draw:
+        """The random part of `loss`: times and noise of a whole batch."""
+        t = stratified_times(len(images), self.diffusion_steps, images.device, generator)
+        noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+        return Draw(images, t, noise)
+
+    def loss_of(self, denoiser: Denoiser, drawn: Draw) -> dict[str, Tensor]:
+        """The objective of a draw, or of some of its rows.
+
+        `mse` is the mean squared error of the prediction. `synaptic_current` is for a denoiser of currents
+        s `[T, B, C, H, W]`, D(s) their mean over T:
+
+            mean_b a_t |D(s) - target|^2 + w_t |D(s) - s|^2
+
+        w_t is the weight with which s enters the next state of DDIM, scaled to a maximum of 1: what is decoded must be
+        right, and every step's current must be near it, as sampling never decodes before its end.
+
+        Returns:
+            Scalars: `loss` with its gradient; detached, `mse` of the prediction, and with currents their `spread`
+            |D(s) - s|^2, unweighted.
+        """
+        images, t, noise = drawn
+        noisy, target = self.q_sample(images, t, noise), self.target(images, t, noise)
+        if not self.on_currents:
+            loss = (denoiser(noisy, t) - target).square().mean()
+            return {"loss": loss, "mse": loss.detach()}
+        currents = denoiser(noisy.unsqueeze(0), t)
+        decoded = currents.mean(0)
+        error = (decoded - target).square().mean((1, 2, 3))
+        spread = (decoded - currents).square().mean((0, 2, 3, 4))
+        weight = self.current_weights()[t.cpu()].to(error)
+        alpha_bar = self.alpha_bars[t.cpu()].to(error)
+        return {
+            "loss": (alpha_bar * error + weight * spread).mean(),
+            "mse": error.detach().mean(),
+            "spread": spread.detach().mean(),
+        }
+
+    def current_weights(self) -> Tensor:
+        """By how much a prediction enters the next state of DDIM over N steps, scaled to a maximum of 1.
+
+        float64 [N + 1]; entry t is that of the step from t to t - 1, entry 0 is 0.
+        """
+        weights = [0.0]
+        for t in range(1, self.diffusion_steps + 1):
+            signal, spread = self.alpha_bars[t].sqrt().item(), (1 - self.alpha_bars[t]).sqrt().item()
+            of_prediction = {"noise": spread / signal, "v": spread, "images": 1.0}[self.prediction]
+            weights.append(abs(self.transition(t, t - 1, "ddim").image * of_prediction))
+        table = torch.tensor(weights, dtype=torch.float64)
+        return table / table.max()
+
+    def posterior(self, t: int, s: int) -> Transition:
+        """`q(x_s | x_t, x_0)`, s < t: a normal distribution around `image * x_0 + noisy * x_t` with deviation `std`."""
+        at, as_ = (self.alpha_bars[time].item() for time in (t, s))
+        beta = 1 - at / as_
+        return Transition(
+            as_**0.5 * beta / (1 - at),
+            (at / as_) ** 0.5 * (1 - as_) / (1 - at),
+            (beta * (1 - as_) / (1 - at)) ** 0.5,
+        )
+
+    def transition(
+        self, t: int, s: int, sampler: str, eta: float = 0.0, noise_deficit: Tensor | None = None
+    ) -> Transition:
+        """A sampler's step from time t to s; the last step, to 0, adds no noise.
+
+        - `ddpm_small`: the posterior itself;
+        - `ddpm_large`: its mean, with variance `1 - a_t / a_s`, the beta of the step;
+        - `analytic`: its mean, with the variance that is best for the predictions at hand,
+          `small + image^2 (1 - a_t) / a_t (1 - G_t)`, G_t the mean square of a predicted noise (Bao et al., theorem 1);
+          what the prediction takes out of the noise is put back;
+        - `ddim`: deviation `eta` times the posterior's, and the mean that keeps x_s at its right level of noise: eta 1
+          is `ddpm_small`, eta 0 deterministic.
+
+        Args:
+            t, s: times, 0 <= s < t <= N.
+            sampler: one of `SAMPLERS`.
+            eta: of `ddim`, in [0, 1].
+            noise_deficit: of `analytic`, 1 - G_t at t in 0..N, [N + 1].
+        """
+        exact = self.posterior(t, s)
+        at, as_ = (self.alpha_bars[time].item() for time in (t, s))
+        if sampler == "ddim":
+            std = eta * exact.std
+            noisy = ((1 - as_ - std**2) / (1 - at)) ** 0.5
+            return Transition(as_**0.5 - noisy * at**0.5, noisy, std)
+        if s == 0 or sampler == "ddpm_small":
+            return exact
+        if sampler == "ddpm_large":
+            return exact._replace(std=(1 - at / as_) ** 0.5)
+        missed = exact.image**2 * (1 - at) / at * noise_deficit[t].item()
+        return exact._replace(std=(exact.std**2 + max(missed, 0.0)) ** 0.5)
+
+    def times(self, sample_steps: int) -> list[int]:
+        """The times of `sample_steps` calls, evenly spaced from N down, and 0 at the end."""
+        return [round(self.diffusion_steps * (1 - call / sample_steps)) for call in range(sample_steps + 1)]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        denoiser: Denoiser,
+        seeds: Sequence[int],
+        shape: Sequence[int],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        **options: object,
+    ) -> Tensor:
+        """Generate an image [C, H, W] of `shape` for each seed, [B, C, H, W] in [-1, 1]; options as of `trajectory`.
+
+        `progress` is called as progress(calls_done, calls_total) after each call of the denoiser.
+        """
+        for done, state in enumerate(self.trajectory(denoiser, seeds, shape, **options), start=1):
+            if progress is not None:
+                progress(done, options.get("sample_steps") or self.diffusion_steps)
+            noisy = state.noisy
+        return (noisy.mean(0) if noisy.dim() > 1 + len(shape) else noisy).clamp(-1, 1)
+
+    @torch.no_grad()
+    def trajectory(
+        self,
+        denoiser: Denoiser,
+        seeds: Sequence[int],
+        shape: Sequence[int],
+        *,
+        sampler: str = "ddim",
+        sample_steps: int | None = None,
+        eta: float = 0.0,
+        noise_deficit: Tensor | None = None,
+        num_currents: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> Iterator[State]:
+        """The states of sampling, one after each call of the denoiser, down to t = 0.
+
+        With `num_currents` the states are synaptic currents `[T, B, C, H, W]`, T copies of the noise to begin with, and
+        the recursion runs on each step's current by itself: nothing is decoded and nothing clipped on the way. Else the
+        estimate of x_0 is clipped to [-1, 1] in every step.
+
+        Each image draws its noise from its own seed on the CPU: it is the same in any batch and on any device, up to
+        the rounding of the denoiser.
+
+        Args:
+            denoiser: called `sample_steps` times with all images.
+            seeds: one for each image.
+            shape: (C, H, W) of an image.
+            sampler: one of `SAMPLERS`; see `transition`.
+            sample_steps: number of calls, in 1..N; None means N.
+            eta: of `ddim`, in [0, 1].
+            noise_deficit: of `analytic`, [N + 1].
+            num_currents: T of a denoiser of currents; None for one of images.
+            device: where to sample.
+
+        Raises:
+            InputError: an argument is out of its range.
+        """
+        sample_steps = self.diffusion_steps if sample_steps is None else sample_steps
+        self.check_settings(sampler, sample_steps, eta, noise_deficit)
+        require(
+            num_currents is None or (sampler, eta) == ("ddim", 0.0), "sampler", "ddim with eta 0 on currents", sampler
+        )
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noisy = normal_noise(shape, generators).to(device)
+        if num_currents is not None:
+            noisy = noisy.expand(num_currents, *noisy.shape)
+        times = self.times(sample_steps)
+        for time, next_time in zip(times, times[1:], strict=False):
+            t = torch.full((len(seeds),), time, device=noisy.device)
+            images = self.to_images(denoiser(noisy, t).to(noisy.dtype), noisy, t)
+            if num_currents is None:
+                images = images.clamp(-1, 1)
+            step = self.transition(time, next_time, sampler, eta, noise_deficit)
+            noisy = step.image * images + step.noisy * noisy
+            if step.std:
+                noisy = noisy + step.std * normal_noise(shape, generators).to(noisy.device)
+            yield State(next_time, noisy, images)
+
+    def check_settings(self, sampler: str, sample_steps: int, eta: float, noise_deficit: Tensor | None) -> None:
+        """Raise `InputError` if a setting of `trajectory` is out of its range."""
+        require(sampler in SAMPLERS, "sampler", f"one of {', '.join(SAMPLERS)}", repr(sampler))
+        require(
+            1 <= sample_steps <= self.diffusion_steps, "sample_steps", f"in 1..{self.diffusion_steps}", sample_steps
+        )
+        require(0 <= eta <= 1, "eta", "in [0, 1]", eta)
+        if eta and sampler != "ddim":
+            raise InputError(f"eta is ddim's: leave it out with sampler={sampler}")
+        if sampler == "analytic" and (noise_deficit is None or noise_deficit.isnan().any()):
+            raise InputError("sampler=analytic needs the mean square of the predicted noise: estimate it first")
+
+    @torch.no_grad()
+    def noise_deficit(
+        self, denoiser: Denoiser, images: Tensor, times: Sequence[int], generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Estimate 1 - G_t, G_t the mean square of the predicted noise, for `transition`'s `analytic`.
+
+        Args:
+            denoiser: called once for each time with all images.
+            images: real ones, [B, C, H, W] in [-1, 1].
+            times: in 1..N.
+            generator: on the device of the images.
+
+        Returns:
+            float64 [len(times)], on the CPU.
+
+        Reference: Bao et al., arXiv:2201.06503, equation 8.
+        """
+        deficits = []
+        for time in times:
+            t = torch.full((len(images),), time, device=images.device)
+            noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+            noisy = self.q_sample(images, t, noise)
+            found = self.to_noise(self.to_images(denoiser(noisy, t), noisy, t), noisy, t)
+            deficits.append(1 - found.double().square().mean())
+        return torch.stack(deficits).cpu()
+
+    def _amounts(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """`sqrt(a_t)` and `sqrt(1 - a_t)`, [B, 1, 1, 1], which broadcast against `[T, B, C, H, W]` too."""
+        alpha_bars = self.alpha_bars.to(t.device)[t].view(-1, 1, 1, 1)
+        return alpha_bars.sqrt().to(like.dtype), (1 - alpha_bars).sqrt().to(like.dtype)

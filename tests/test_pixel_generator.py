@@ -1,0 +1,145 @@
+"""The continuous stage's generator, and labels, guidance and shifted thresholds in both pipelines."""
+
+import pytest
+import torch
+from conftest import wake
+
+from spiking_vq import generators
+from spiking_vq.checkpoint import build_denoiser, build_model, save_model
+from spiking_vq.diffusion.guidance import guided
+from spiking_vq.errors import InputError
+from spiking_vq.generators import LatentGenerator, PixelGenerator, load_generator
+from spiking_vq.neurons import LIF, shifted_thresholds
+
+CHUNK = 4
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(generators, "CHUNK", CHUNK)
+    monkeypatch.setattr(generators, "GROUP", 2 * CHUNK)
+
+
+@pytest.fixture
+def generator(pixel_model, gaussian_config):
+    return PixelGenerator(pixel_model, gaussian_config)
+
+
+def test_samples_do_not_depend_on_how_many(generator):
+    told = []
+    whole = generator.sample(3 * CHUNK, seed=5, progress=lambda *done: told.append(done))
+    assert whole.tokens is None
+    assert (whole.images.shape, whole.images.dtype) == ((3 * CHUNK, 1, 12, 12), torch.uint8)
+    assert len(whole.images.unique(dim=0)) == 3 * CHUNK
+    assert torch.equal(generator.sample(2, seed=5).images, whole.images[:2])
+    assert torch.equal(generator.sample(CHUNK, seed=5, first=2 * CHUNK).images, whole.images[2 * CHUNK :])
+    assert not torch.equal(generator.sample(2, seed=6).images, whole.images[:2])
+    assert told == sorted(told)
+    assert told[-1] == (3 * CHUNK, 3 * CHUNK)
+
+
+@pytest.mark.parametrize("unet", ["sddpm", "fsddim"])
+def test_an_image_made_alone_is_the_same(gaussian_config, unet):
+    gaussian_config.model.unet = unet
+    if unet == "fsddim":
+        gaussian_config.diffusion.loss = "synaptic_current"
+    generator = PixelGenerator(build_model(gaussian_config), gaussian_config, precision="fp64")
+    together = generator.sample(2, seed=3)
+    alone = generator.make_alone(generators.mix_seed(3, 1), **generator.sampling())
+    assert (generators.to_uint8(alone).int() - together.images[1:].int()).abs().max() <= 1
+
+
+def test_settings(generator, tmp_path, gaussian_config, pixel_model):
+    assert generator.sampling() == {"sample_steps": 10, "sampler": "ddim", "eta": 0.0, "threshold_shift": 0.0}
+    assert generator.sampling(sampler="ddpm_large", sample_steps=3, eta=None)["sample_steps"] == 3
+    gaussian_config.sample.sample_steps = 4
+    save_model(tmp_path / "model.safetensors", pixel_model, gaussian_config)
+    loaded = load_generator(tmp_path / "model.safetensors")
+    assert isinstance(loaded, PixelGenerator)
+    assert loaded.sampling()["sample_steps"] == 4
+    with pytest.raises(InputError, match="is a gaussian model: a LatentGenerator is made of a stage-2 file"):
+        LatentGenerator.from_pretrained(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"temperature": 0.8}, "has no temperature: its settings are sample_steps, sampler, eta"),
+        ({"sampler": "euler"}, "sampler must be one of"),
+        ({"sampler": "analytic"}, "estimate it first"),
+        ({"sample_steps": 11}, r"in 1\.\.10"),
+        ({"label": 10}, r"label must be in 0\.\.9; got 10"),
+        ({"guidance": 2.0}, "label must be given where there is guidance"),
+        ({"label": 1, "guidance": -1.0}, "guidance must be at least 0"),
+        ({"threshold_shift": -1.0}, "greater than -1, so that thresholds stay above 0"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range(generator, settings, told):
+    with pytest.raises(InputError, match=told):
+        generator.sample(1, **settings)
+
+
+def test_a_model_without_labels_says_so(latent_model, absorbing_config):
+    with pytest.raises(InputError, match="conditional=true"):
+        LatentGenerator(latent_model, absorbing_config).sample(1, label=3)
+    absorbing_config.conditional, absorbing_config.num_classes = True, 10
+    absorbing_config.model.denoiser, absorbing_config.model.num_blocks = "sdid", None
+    with pytest.raises(InputError, match="conditional must be false: sdid takes no labels"):
+        build_denoiser(absorbing_config)
+
+
+@pytest.mark.parametrize("kind", ["pixel", "latent"])
+def test_labels_and_guidance_change_what_is_made(kind, request, generator, latent_model, absorbing_config):
+    if kind == "latent":
+        absorbing_config.conditional, absorbing_config.num_classes = True, 10
+        denoiser = build_denoiser(absorbing_config)
+        wake(denoiser, torch.randint(9, (16, 3, 3)), torch.ones(16).long())
+        denoiser.readout.weight.data *= 10
+        denoiser.labels.weight.data *= 50
+        latent_model.denoiser = denoiser
+        generator = LatentGenerator(latent_model, absorbing_config)
+    plain, one, same, two, strong, none = (
+        generator.sample(CHUNK, **settings).images
+        for settings in (
+            {},
+            {"label": 1},
+            {"label": 1, "guidance": 1.0},
+            {"label": 2},
+            {"label": 1, "guidance": 4.0},
+            {"label": 1, "guidance": 0.0},
+        )
+    )
+    assert torch.equal(one, same)
+    assert torch.equal(none, plain)  # guidance 0 is the answer without a label
+    for other in (plain, two, strong):
+        assert not torch.equal(one, other)
+
+
+def test_guidance_by_hand():
+    calls = []
+
+    def network(x, t, labels=None):
+        calls.append(None if labels is None else labels.tolist())
+        return x + (0 if labels is None else labels.view(-1, 1))
+
+    x, t = torch.zeros(2, 3), torch.tensor([1, 2])
+    assert torch.equal(guided(network, None)(x, t), x)
+    assert torch.equal(guided(network, 4)(x, t), x + 4)
+    assert calls == [None, [4, 4]]
+    assert torch.equal(guided(network, 4, 1.5)(x, t), x + 6)
+    assert calls == [None, [4, 4], [4, 4], None]
+
+
+def test_thresholds_are_shifted_and_put_back(generator):
+    layers = [module for module in generator.model.modules() if isinstance(module, LIF)]
+    before = [layer.threshold.clone() for layer in layers]
+    with shifted_thresholds(generator.model, -0.1):
+        assert all(torch.equal(layer.threshold, value - 0.1) for layer, value in zip(layers, before, strict=True))
+    for layer, value in zip(layers, before, strict=True):
+        assert torch.equal(layer.threshold, value)
+    plain, shifted = (generator.sample(CHUNK, threshold_shift=shift).images for shift in (0.0, -0.2))
+    assert not torch.equal(plain, shifted)
+    assert torch.equal(generator.sample(CHUNK).images, plain)
+    with pytest.raises(InputError, match="threshold_shift"), shifted_thresholds(generator.model, -2.0):
+        pass
