@@ -11,6 +11,7 @@ SEED ?= 0
 N ?= 64
 DATA_DIR ?= data
 RUNS ?= runs
+STAGE ?=
 CKPT ?=
 IMAGES ?=
 PROTOCOL ?= test-10k
@@ -19,14 +20,14 @@ ARGS ?=
 
 TRAIN := data=$(DATA) preset=$(PRESET) seed=$(SEED) data_dir=$(DATA_DIR) runs=$(RUNS)
 EVALUATE := images=$(IMAGES) protocol=$(PROTOCOL) inception=$(INCEPTION)
-FIND := data=$(DATA) preset=$(PRESET) runs=$(RUNS) ckpt=$(CKPT)
+FIND := stage=$(STAGE) data=$(DATA) preset=$(PRESET) runs=$(RUNS) ckpt=$(CKPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 sample classifier evaluate energy portrait compare all-runs ablation rates bench publish test lint format clean
+.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait compare all-runs ablation analytic threshold-sweep bench publish test lint format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: DATA=mnist|fmnist|kmnist|letters|cifar10|digits PRESET=base|base-relu|base-quantised|paper PRESETS SEED N DATA_DIR RUNS CKPT PROTOCOL IMAGES INCEPTION ARGS=\"key=value ...\""
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: DATA=mnist|fmnist|kmnist|letters|cifar10|digits PRESET=base|base-relu|base-quantised|paper|sddpm|fsddim PRESETS STAGE SEED N DATA_DIR RUNS CKPT PROTOCOL IMAGES INCEPTION ARGS=\"key=value ...\""
 
 install: $(VENV)/installed  ## create the virtual environment and install the package into it
 
@@ -53,6 +54,9 @@ stage1: $(VENV)/installed  ## train the VQ-SVAE (the same command resumes)
 stage2: $(VENV)/installed  ## train the denoiser on the frozen stage 1's tokens (the same command resumes)
 	$(RUN) -m stages.train absorbing $(TRAIN) $(ARGS)
 
+unet: $(VENV)/installed  ## train the continuous stage, a spiking U-Net on images (the same command resumes)
+	$(RUN) -m stages.train gaussian $(TRAIN) $(ARGS)
+
 sample: $(VENV)/installed  ## generate N images with CKPT, else your own run, else the weights that ship
 	$(RUN) -m stages.sample $(FIND) n=$(N) seed=$(SEED) $(ARGS)
 
@@ -77,8 +81,17 @@ ablation: $(VENV)/installed  ## stage 1 with every encoding and spike generator,
 energy: $(VENV)/installed  ## operations, memory traffic and picojoules of an image, beside the twin without spikes
 	$(RUN) -m stages.energy $(FIND) seed=$(SEED) $(ARGS)
 
-rates: $(VENV)/installed  ## mean firing rate of every layer of both stages
+rates: $(VENV)/installed  ## mean firing rate of every layer
 	$(RUN) -m stages.firing_rates $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
+
+spiking-report: $(VENV)/installed  ## every synapse that is fed by something else than spikes
+	$(RUN) -m stages.spiking_report $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
+
+analytic: $(VENV)/installed  ## estimate what sampler=analytic needs, into the model's file
+	$(RUN) -m stages.analytic $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
+
+threshold-sweep: $(VENV)/installed  ## samples with all firing thresholds shifted: mean and spread over seeds
+	$(RUN) -m stages.threshold_sweep $(FIND) data_dir=$(DATA_DIR) $(ARGS)
 
 bench: $(VENV)/bench  ## speed and memory against the plain form on SpikingJelly (Python >= 3.11)
 	$(RUN) -m stages.bench $(ARGS)

@@ -11,6 +11,7 @@ while a multiplication reads its input and adds to a register, which is written 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiking_vq.layers import SpikingResidual, unfolded
+from spiking_vq.models.spiking_unet import PostSumBlock, PreSpikeBlock
 from spiking_vq.neurons import LIF, QuantisedReLU, ReLU
 from spiking_vq.scan import Current
 
@@ -196,11 +198,11 @@ def _nominal(module: nn.Module, x: Tensor, output: Tensor) -> float:
     return output.numel() * module.in_channels * height * width
 
 
-def _count_residual(
-    cost: LayerCost, bits: int, module: SpikingResidual, inputs: tuple[Tensor | Current], output: Current
+def _count_sums(
+    sums: int, cost: LayerCost, bits: int, module: nn.Module, inputs: tuple, output: Tensor | Current
 ) -> None:
-    """One addition for every place and step."""
-    elements = output.x.numel()
+    """So many additions for every place and step."""
+    elements = sums * math.prod(output.shape)
     cost.input_bits = WORD
     cost.add(accumulates=elements, state_bits=3 * WORD * elements)
 
@@ -214,7 +216,8 @@ def _count_embedding(cost: LayerCost, bits: int, module: nn.Embedding, inputs: t
 
 COUNTERS = [
     ((nn.Conv2d, nn.ConvTranspose2d, nn.Linear), "synapse", _count_synapse),
-    (SpikingResidual, "sum", _count_residual),
+    (SpikingResidual, "sum", partial(_count_sums, 1)),
+    ((PreSpikeBlock, PostSumBlock), "sum", partial(_count_sums, 2)),  # the time's current and the shortcut
     (nn.Embedding, "embedding", _count_embedding),
 ]
 """Kinds of modules, what they are called, and the hook that counts them."""

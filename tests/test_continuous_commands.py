@@ -1,0 +1,176 @@
+"""The commands on models of the continuous stage, untrained: sampling, watching, counting, sweeping."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from spiking_vq.checkpoint import build_classifier, build_model, load_model, save_model
+from spiking_vq.config import ClassifierConfig, ClassifierOptions, TrainOptions
+from spiking_vq.errors import InputError
+from spiking_vq.generators import load_generator
+from spiking_vq.models.spiking_unet import PostSumBlock, PreSpikeBlock
+from spiking_vq.neurons import LIF
+from stages import (
+    analytic,
+    energy,
+    firing_rates,
+    portrait,
+    sample,
+    spiking_report,
+    threshold_sweep,
+)
+from stages.evaluate import __main__ as evaluate
+
+
+@pytest.fixture
+def runs(tmp_path, gaussian_config, pixel_model, latent_model, absorbing_config):
+    """An untrained model of each stage on the digits, and a classifier."""
+    place = {"data": "digits", "preset": "base", "image_size": 12}
+    runs = tmp_path / "runs"
+    judge = ClassifierConfig(
+        **place, image_shape=[1, 12, 12], num_classes=10, train=TrainOptions(max_steps=1), model=ClassifierOptions([4])
+    )
+    stage1 = replace(absorbing_config.vq_svae, **place)
+    models = {
+        "gaussian": (pixel_model, replace(gaussian_config, **place)),
+        "vq_svae": (latent_model.vq_svae, stage1),
+        "absorbing": (latent_model, replace(absorbing_config, **place, vq_svae=stage1)),
+        "classifier": (build_classifier(judge), judge),
+    }
+    for stage, (model, config) in models.items():
+        save_model(runs / f"digits/base/{stage}/model.safetensors", model, config)
+    return runs
+
+
+def places(tmp_path, *names):
+    return ["data=digits", *(f"{name}={tmp_path / name}" for name in names)]
+
+
+def read(tmp_path, name, folder="gaussian-base"):
+    return json.loads((tmp_path / "results/digits" / folder / name).read_text())
+
+
+def test_sample_looks_the_same_from_outside(runs, tmp_path):
+    sample.main(["stage=gaussian", *places(tmp_path, "runs"), "n=3", "sample_steps=2", "label=7", "guidance=1.5"])
+    out = runs / "digits/base/gaussian-samples"
+    assert {path.name for path in out.iterdir()} == {"grid.png", "images"}
+    assert len(list((out / "images").iterdir())) == 3
+    with pytest.raises(InputError, match="has no order"):
+        sample.main(["stage=gaussian", *places(tmp_path, "runs"), "order=random"])
+    with pytest.raises(InputError, match="stage must be one of"):
+        sample.main(["stage=unet", *places(tmp_path, "runs")])
+
+
+def test_evaluation(runs, tmp_path):
+    few = ["protocol=val", "features=classifier", "n=20", "sample_steps=2", "stage=gaussian"]
+    evaluate.main([*places(tmp_path, "runs", "results", "data_dir"), *few])
+    report = read(tmp_path, "val-classifier-n=20-sample_steps=2.json")
+    assert report["T"] == {"unet": 2}
+    assert report["network_calls"] == 2
+    assert report["metrics"]["classifier_distance"]["mean"] > report["floor"]["classifier_distance"]
+    assert set(report["firing_rate"]) == {"gaussian"}
+    assert not {"likelihood", "reconstruction", "stage1"} & set(report)
+    model, _ = load_model(runs / "digits/base/gaussian/model.safetensors")
+    assert report["parameters"] == {"unet": sum(weight.numel() for weight in model.unet.parameters())}
+    evaluate.main([*places(tmp_path, "runs", "results", "data_dir"), *few, "label=1", "guidance=2"])
+    guided = read(tmp_path, "val-classifier-n=20-sample_steps=2-label=1-guidance=2.0.json")
+    assert guided["network_calls"] == 4  # with the label and without
+
+
+def test_portrait_and_rates(runs, tmp_path):
+    folder = tmp_path / "results/digits/gaussian-base"
+    portrait.main(["stage=gaussian", *places(tmp_path, "runs", "results"), "n=2", "sample_steps=5"])
+    for name in ("filmstrip", "raster"):
+        assert Image.open(folder / f"{name}.png").size[0] > 100
+    generator = load_generator(runs / "digits/base/gaussian/model.safetensors")
+    frames = portrait.pixel_film(generator, 7, generator.sampling(sample_steps=5))
+    assert frames.shape == (portrait.FRAMES, 1, 12, 12)
+    assert torch.equal(frames[-1:], portrait.to_uint8(generator.make_alone(7, **generator.sampling(sample_steps=5))))
+    firing_rates.main(["stage=gaussian", *places(tmp_path, "runs", "results", "data_dir"), "n=64"])
+    report = read(tmp_path, "firing_rates.json")
+    assert report["T"] == {"unet": 2}
+    assert 0 < report["firing_rate"]["gaussian"]["all"] < 1
+
+
+def test_energy_grows_with_the_calls(runs, tmp_path):
+    for steps in (2, 4):
+        energy.main(["stage=gaussian", *places(tmp_path, "runs", "results"), "n=1", f"sample_steps={steps}"])
+        report = read(tmp_path, "energy.json")
+        assert report["spiking"]["calls"] == report["relu"]["calls"] == steps
+        twin = report["relu"]  # without spikes every call costs the same
+        assert twin["image"]["multiplies"] == pytest.approx(steps * twin["call"]["multiplies"])
+        assert report["spiking"]["decoder"]["accumulates"] == 0
+    assert {"relu", "quantised"} == set(report["verdict"])
+
+
+@pytest.mark.parametrize("kind", [PreSpikeBlock, PostSumBlock])
+def test_sums_of_a_block_are_counted(kind):
+    threshold = (1.0,) if kind is PostSumBlock else ()
+    block = kind(LIF, *threshold, 2, 3, 4).eval()
+    time = torch.zeros(1, 4) if kind is PreSpikeBlock else torch.zeros(2, 1, 4)
+    with energy.count_operations(torch.nn.ModuleDict({"block": block})) as costs:
+        block(torch.ones(2, 1, 2, 5, 5), time)
+    assert costs["block"].accumulates == 2 * (2 * 3 * 5 * 5)  # the time's current, and the two arms
+
+
+@pytest.mark.parametrize("stage", ["vq_svae", "absorbing", "gaussian"])
+def test_spiking_report_names_what_sees_real_numbers(runs, tmp_path, stage):
+    steps = [] if stage == "vq_svae" else ["sample_steps=2"]
+    spiking_report.main([f"stage={stage}", *places(tmp_path, "runs", "results", "data_dir"), "n=2", *steps])
+    report = read(tmp_path, "spiking_report.json", "gaussian-base" if stage == "gaussian" else "base")
+    real = set(report["real_valued"])
+    assert report["synapses"] > len(real)
+    shares = [layer["share_of_operations"] for layer in report["real_valued"].values()]
+    assert 0 <= sum(shares) < 1
+    if stage == "absorbing":  # vectors of the codebook are real; all else that generates is fed by spikes
+        assert real == {"vq_svae.spike_generator.current.0"}
+    elif stage == "vq_svae":
+        assert "stem.0" in real
+    else:
+        assert {"unet.stem.0", "unet.time.0", "unet.head"} <= real
+        assert report["verdict"].startswith("Not purely spiking")
+
+
+def test_purely_spiking_is_said_of_nothing_else():
+    assert spiking_report.verdict(7, 0, 0.0) == "Purely spiking: all 7 synapses are fed by 0 and 1 only."
+    assert "2 of 7 synapses are fed by real numbers, 12.5%" in spiking_report.verdict(7, 2, 0.125)
+
+
+def test_what_the_analytic_sampler_needs_travels_with_the_weights(runs, tmp_path):
+    path = runs / "digits/base/gaussian/model.safetensors"
+    before = {name: value.clone() for name, value in load_model(path)[0].unet.state_dict().items()}
+    with pytest.raises(InputError, match="estimate it first"):
+        load_generator(path).sample(1, sampler="analytic")
+    analytic.main([*places(tmp_path, "runs", "data_dir"), "times=4", "n=8"])
+    generator = load_generator(path)
+    assert generator.model.noise_deficit.shape == (11,)
+    assert generator.model.noise_deficit.isfinite().all()
+    assert generator.sample(1, sampler="analytic", sample_steps=5).images.shape == (1, 1, 12, 12)
+    for name, value in generator.model.unet.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_analytic_is_for_images(runs, tmp_path, gaussian_config):
+    gaussian_config.data, gaussian_config.model.unet = "digits", "fsddim"
+    gaussian_config.diffusion.loss = "synaptic_current"
+    save_model(tmp_path / "model.safetensors", build_model(gaussian_config), gaussian_config)
+    with pytest.raises(InputError, match="currents are sampled by ddim"):
+        analytic.main([f"ckpt={tmp_path / 'model.safetensors'}"])
+
+
+def test_threshold_sweep_tells_mean_and_spread(runs, tmp_path, capsys):
+    arguments = [*places(tmp_path, "runs", "results", "data_dir"), "n=16", "seeds=2", "sample_steps=2"]
+    threshold_sweep.main([*arguments, "shifts=-0.1 0"])
+    report = read(tmp_path, "threshold_sweep.json")
+    assert [row["shift"] for row in report["rows"]] == [-0.1, 0.0]
+    for row in report["rows"]:
+        assert row["mean"] == pytest.approx(sum(row["per_seed"]) / 2)
+        assert row["std"] == pytest.approx(abs(row["per_seed"][0] - row["per_seed"][1]) / 2**0.5)
+    assert report["rows"][0]["per_seed"] != report["rows"][1]["per_seed"]
+    assert "threshold -0.100: classifier distance" in capsys.readouterr().out
+    for wrong, told in (("shifts=a", "shifts must be numbers"), ("seeds=1", "seeds must be at least 2")):
+        with pytest.raises(InputError, match=told):
+            threshold_sweep.main([*arguments, wrong])
