@@ -230,11 +230,15 @@ class DenoiserConfig(SpikingConfig):
         conditional: the network is told the label of an image, so that it can be asked for one.
         label_dropout: how often in training it is told none, in [0, 1]; guidance needs it to know both.
         num_classes: number of labels of the data; filled in when training starts.
+        early_T: spiking steps in the first part of training, which cost so much less; None takes T from the start.
+        early_part: how much of training that is, in [0, 1].
     """
 
     conditional: bool = False
     label_dropout: float = 0.1
     num_classes: int | None = None
+    early_T: int | None = None
+    early_part: float = 0.0
 
 
 @dataclass
@@ -251,8 +255,6 @@ class AbsorbingConfig(DenoiserConfig):
 
     Attributes:
         loss: objective of the diffusion, `elbo`, `reweighted` or `masked_ce`.
-        early_T: spiking steps in the first part of training, which cost so much less; None takes T from the start.
-        early_part: how much of training that is, in [0, 1].
         sample: defaults of the sampler.
         stage1: file of the frozen stage 1; None takes the one in the run folder of the same data and preset.
         stage1_sha256: fingerprint of its weights; filled in when training starts.
@@ -262,8 +264,6 @@ class AbsorbingConfig(DenoiserConfig):
     stage: str = "absorbing"
     model: DenoiserOptions = field(default_factory=DenoiserOptions)
     loss: str = "masked_ce"
-    early_T: int | None = None
-    early_part: float = 0.0
     sample: SampleOptions = field(default_factory=SampleOptions)
     stage1: str | None = None
     stage1_sha256: str | None = None
@@ -488,7 +488,18 @@ def _check_values(config: Config) -> None:
             ),
         ]
     if isinstance(config, DenoiserConfig):
-        checks.append((0 <= config.label_dropout <= 1, "label_dropout", "in [0, 1]", config.label_dropout))
+        checks += [
+            (0 <= config.label_dropout <= 1, "label_dropout", "in [0, 1]", config.label_dropout),
+            (config.early_T is None or config.early_T >= 1, "early_T", "at least 1", config.early_T),
+            (
+                config.neuron not in TWINS or config.early_T in (None, 1),
+                "early_T",
+                f"1 with neuron={config.neuron}",
+                config.early_T,
+            ),
+            (not (config.tsm and config.early_T), "early_T", "null with tsm, whose scales are T", config.early_T),
+            (0 <= config.early_part <= 1, "early_part", "in [0, 1]", config.early_part),
+        ]
     if isinstance(config, GaussianConfig):
         diffusion, sample = config.diffusion, config.sample
         steps = sample.sample_steps
@@ -503,14 +514,6 @@ def _check_values(config: Config) -> None:
         checks += [
             (steps is None or steps >= 1, "sample.sample_steps", "at least 1", steps),
             (sample.temperature >= 0, "sample.temperature", "at least 0", sample.temperature),
-            (config.early_T is None or config.early_T >= 1, "early_T", "at least 1", config.early_T),
-            (
-                config.neuron not in TWINS or config.early_T in (None, 1),
-                "early_T",
-                f"1 with neuron={config.neuron}",
-                config.early_T,
-            ),
-            (0 <= config.early_part <= 1, "early_part", "in [0, 1]", config.early_part),
         ]
     for holds, name, expected, got in checks:
         require(holds, f"configuration field {name}", expected, got)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +13,13 @@ from torch import Tensor, nn
 from spiking_vq.checkpoint import LatentModel, atomic_write, build_denoiser, fingerprint, load_model
 from spiking_vq.config import AbsorbingConfig, Config, VQSVAEConfig
 from spiking_vq.data import load_dataset, mix_seed, to_unit
-from spiking_vq.diffusion.absorbing import ORDERS, AbsorbingDiffusion, Draw
-from spiking_vq.distributed import own_rows
+from spiking_vq.diffusion.absorbing import ORDERS, AbsorbingDiffusion
 from spiking_vq.errors import InputError, require
 from spiking_vq.models.vq_svae import VQSVAE
 from stages.denoiser import DenoiserStage
 from stages.run_folder import RunFolder
 
 TOKENIZE_BATCH = 256
-VALIDATION_BATCH = 256
 PICTURED = 64
 
 
@@ -61,43 +58,14 @@ class AbsorbingStage(DenoiserStage):
         config = replace(config, num_classes=data.num_classes)
         cache = Path(config.runs) / config.data / "tokens"
         vq_svae.to(config.device)
-        train, self.val_tokens = (
+        train, val = (
             cached_tokens(vq_svae, config.stage1_sha256, split.images, cache) for split in (data.train, data.val)
         )
         vq_svae.cpu()  # it is needed for pictures only, of one rank
-        super().__init__(config, build_denoiser(config), [train, data.train.labels])
-        self.val_labels = data.val.labels
+        diffusion = AbsorbingDiffusion(vq_svae.grid, vq_svae.codebook_size, config.loss)
+        rows = [train, data.train.labels], [val, data.val.labels]
+        super().__init__(config, build_denoiser(config), diffusion, *rows)
         self.frozen = [vq_svae]  # in a list, so that it is not a part of what is trained and checkpointed
-        self.diffusion = AbsorbingDiffusion(vq_svae.grid, vq_svae.codebook_size, config.loss)
-
-    def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """The diffusion's objective on token grids: drawn for the whole batch, computed for this rank's share."""
-        tokens, labels = batch
-        generator = self.on_device(generator)
-        drawn = Draw(*map(own_rows, self.diffusion.draw(tokens, generator)))
-        denoiser = self.told(self.model, own_rows(self.some_labels(labels, generator)))
-        early = self.global_step < self.config.early_part * self.total_steps
-        self.model.T = self.config.early_T if early and self.config.early_T else self.config.T
-        try:
-            return self.diffusion.loss_of(denoiser, drawn)
-        finally:
-            self.model.T = self.config.T
-
-    @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Cross-entropy in nats and accuracy a masked token over the validation split, the masks the same each time."""
-        model = self.trained.eval()
-        figures = []
-        generator = self.on_device(self.generator(3))
-        batches = zip(self.val_tokens.split(VALIDATION_BATCH), self.val_labels.split(VALIDATION_BATCH), strict=True)
-        with self.autocast():
-            for tokens, labels in batches:
-                denoiser = self.told(model, labels.to(self.device))
-                found = self.diffusion.loss(denoiser, tokens.to(self.device), generator)
-                figures.append([len(tokens), found["cross_entropy"].item(), found["accuracy"].item()])
-        count, cross_entropy, accuracy = torch.tensor(figures, dtype=torch.float64).T
-        weights = count / count.sum()
-        return {"cross_entropy": (weights @ cross_entropy).item(), "accuracy": (weights @ accuracy).item()}
 
     @torch.no_grad()
     def picture(self) -> Tensor:

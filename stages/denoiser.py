@@ -1,29 +1,91 @@
-"""What training the two diffusions has in common: labels that are told or not, noise on the device."""
+"""What training the two diffusions has in common: labels, fewer spiking steps at first, validation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from spiking_vq.config import DenoiserConfig
+from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
+from spiking_vq.diffusion.gaussian import GaussianDiffusion
+from spiking_vq.distributed import own_rows
 from stages.stage import Stage
+
+VALIDATION_BATCH = 128
 
 
 class DenoiserStage(Stage):
-    """A network of a diffusion being trained; its configuration is a `DenoiserConfig`."""
+    """The network of a diffusion being trained; validated by its figures, with the same times and noise each time.
 
-    def some_labels(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+    Args:
+        config: of the run, complete.
+        model: the network to train.
+        diffusion: what it is trained for.
+        train, val: examples and their labels; validation takes all that are given.
+    """
+
+    def __init__(
+        self,
+        config: DenoiserConfig,
+        model: nn.Module,
+        diffusion: AbsorbingDiffusion | GaussianDiffusion,
+        train: Sequence[Tensor],
+        val: Sequence[Tensor],
+    ) -> None:
+        super().__init__(config, model, train)
+        self.diffusion, self.val = diffusion, val
+
+    def prepared(self, examples: Tensor) -> Tensor:
+        """Examples as the diffusion takes them."""
+        return examples
+
+    def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """The diffusion's objective: drawn for the whole batch, computed for this rank's share."""
+        examples, labels = batch
+        generator = self.on_device(generator)
+        drawn = self.diffusion.draw(self.prepared(examples), generator)
+        drawn = type(drawn)(*map(own_rows, drawn))
+        labels = own_rows(self._some(labels, generator))
+        with self._steps_of_now():
+            return self.diffusion.loss_of(self._told(self.model, labels), drawn)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """The diffusion's figures in the mean over the validation examples."""
+        network, generator, figures = self.trained.eval(), self.on_device(self.generator(3)), []
+        batches = zip(*(rows.split(VALIDATION_BATCH) for rows in self.val), strict=True)
+        with self.autocast():
+            for examples, labels in batches:
+                denoiser = self._told(network, labels.to(self.device))
+                found = self.diffusion.loss(denoiser, self.prepared(examples.to(self.device)), generator)
+                figures.append({name: len(labels) * value.item() for name, value in found.items()})
+        return {name: sum(found[name] for found in figures) / len(self.val[0]) for name in figures[0]}
+
+    def on_device(self, generator: torch.Generator) -> torch.Generator:
+        """A generator where the network is, that follows from one on the CPU."""
+        return torch.Generator(self.device).manual_seed(generator.initial_seed())
+
+    def _some(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         """The labels [B], some of them, as often as `label_dropout` says, replaced by the one that means none."""
         if not self.config.conditional:
             return labels
         dropped = torch.rand(labels.shape, generator=generator, device=labels.device) < self.config.label_dropout
         return labels.masked_fill(dropped, self.config.num_classes)
 
-    def told(self, network: Callable[..., Tensor], labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def _told(self, network: nn.Module, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """The network as a denoiser that is told these labels, if it knows any."""
         return (lambda x, t: network(x, t, labels)) if self.config.conditional else network
 
-    def on_device(self, generator: torch.Generator) -> torch.Generator:
-        """A generator where the network is, that follows from one on the CPU."""
-        return torch.Generator(self.device).manual_seed(generator.initial_seed())
+    @contextmanager
+    def _steps_of_now(self) -> Iterator[None]:
+        """Inside the block the network takes `early_T` spiking steps, if it is early."""
+        config = self.config
+        early = config.early_T and self.global_step < config.early_part * self.total_steps
+        self.model.T = config.early_T if early else config.T
+        try:
+            yield
+        finally:
+            self.model.T = config.T
