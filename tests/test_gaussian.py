@@ -1,6 +1,7 @@
 """Gaussian diffusion: moments, posterior, objectives and samplers, with denoisers that are known in closed form."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -96,6 +97,8 @@ def test_predictions_give_back_images_and_noise(prediction):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("sample_steps", [1, 7, None])
 def test_a_perfect_denoiser_recovers_the_images(prediction, sampler, sample_steps):
+    if sampler == "dpm_solver":
+        pytest.importorskip("diffusers")
     diffusion = GaussianDiffusion(100, "linear", prediction)
     images = random_images(3)
     told = []
@@ -122,6 +125,30 @@ def test_samples_of_a_known_distribution(sampler, eta):
     samples = diffusion.sample(denoiser, list(range(20)), (1, 20, 20), **options)
     assert samples.mean().item() == pytest.approx(0.1, abs=0.02)
     assert samples.std().item() == pytest.approx(0.25, rel=0.05)
+
+
+def test_dpm_solver_follows_the_ode_closer_than_ddim():
+    """Of normal data the path from noise to image is known: twenty calls of second order against as many of first."""
+    pytest.importorskip("diffusers")
+    diffusion, seeds, shape = GaussianDiffusion(500), [1, 2, 3], (1, 20, 20)
+    denoiser = gaussian_denoiser(diffusion, 0.1, 0.25)
+    start, a = diffusion.prior(seeds, shape), diffusion.alpha_bars
+    spread = (a * 0.25**2 + 1 - a).sqrt()
+    errors = {}
+    for sampler in ("ddim", "dpm_solver"):
+        before_last = list(diffusion.trajectory(denoiser, seeds, shape, sampler=sampler, sample_steps=20))[-2]
+        t = before_last.t
+        exact = a[t].sqrt() * 0.1 + spread[t] / spread[-1] * (start - a[-1].sqrt() * 0.1)
+        errors[sampler] = (before_last.noisy - exact).abs().mean().item()
+        assert t == 25
+    assert errors["dpm_solver"] < 0.3 * errors["ddim"]
+
+
+def test_dpm_solver_without_diffusers_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    diffusion = GaussianDiffusion(20)
+    with pytest.raises(InputError, match="pip install diffusers"):
+        diffusion.sample(oracle(diffusion, random_images(1)), [0], SHAPE, sampler="dpm_solver")
 
 
 def test_ddim_with_eta_1_is_ddpm_small():

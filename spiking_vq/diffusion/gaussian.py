@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from spiking_vq.diffusion.dpm_solver import dpm_solver_states
 from spiking_vq.diffusion.times import normal_noise, stratified_times
 from spiking_vq.errors import InputError, require
 
@@ -43,7 +44,8 @@ def cosine_betas(diffusion_steps: int) -> Tensor:
 SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
 PREDICTIONS = ("noise", "v", "images")
 LOSSES = ("mse", "synaptic_current")
-SAMPLERS = ("ddpm_large", "ddpm_small", "ddim", "analytic")
+TRANSITIONS = ("ddpm_large", "ddpm_small", "ddim", "analytic")
+SAMPLERS = (*TRANSITIONS, "dpm_solver")
 
 
 class Draw(NamedTuple):
@@ -74,12 +76,10 @@ class State(NamedTuple):
     Attributes:
         t: time, in 0..N-1; 0 is the end.
         noisy: x_t.
-        images: the estimate of x_0 that led there.
     """
 
     t: int
     noisy: Tensor
-    images: Tensor
 
 
 class GaussianDiffusion:
@@ -236,7 +236,7 @@ class GaussianDiffusion:
 
         Args:
             t, s: times, 0 <= s < t <= N.
-            sampler: one of `SAMPLERS`.
+            sampler: one of `TRANSITIONS`.
             eta: of `ddim`, in [0, 1].
             noise_deficit: of `analytic`, 1 - G_t at t in 0..N, [N + 1].
         """
@@ -304,7 +304,7 @@ class GaussianDiffusion:
             denoiser: called `sample_steps` times with all images.
             seeds: one for each image.
             shape: (C, H, W) of an image.
-            sampler: one of `SAMPLERS`; see `transition`.
+            sampler: one of `SAMPLERS`; see `transition`, and `dpm_solver_states`, which clips nothing.
             sample_steps: number of calls, in 1..N; None means N.
             eta: of `ddim`, in [0, 1].
             noise_deficit: of `analytic`, [N + 1].
@@ -323,6 +323,9 @@ class GaussianDiffusion:
         noisy = normal_noise(shape, generators).to(device)
         if num_currents is not None:
             noisy = noisy.expand(num_currents, *noisy.shape)
+        if sampler == "dpm_solver":
+            yield from (State(t, noisy) for t, noisy in dpm_solver_states(self, denoiser, noisy, sample_steps))
+            return
         times = self.times(sample_steps)
         for time, next_time in zip(times, times[1:], strict=False):
             t = torch.full((len(seeds),), time, device=noisy.device)
@@ -333,7 +336,7 @@ class GaussianDiffusion:
             noisy = step.image * images + step.noisy * noisy
             if step.std:
                 noisy = noisy + step.std * normal_noise(shape, generators).to(noisy.device)
-            yield State(next_time, noisy, images)
+            yield State(next_time, noisy)
 
     def check_settings(self, sampler: str, sample_steps: int, eta: float, noise_deficit: Tensor | None) -> None:
         """Raise `InputError` if a setting of `trajectory` is out of its range."""
