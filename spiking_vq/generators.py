@@ -353,10 +353,17 @@ def load_generator(
         InputError: not such a file, or of a model that cannot generate.
     """
     model, config = load_model(path)
-    for generator in GENERATORS:
-        if isinstance(model, generator.kind):
-            return generator(model, config, device, precision, compile)
-    raise InputError(f"{path} is a {config.stage} model, which cannot generate: name a file of another stage")
+    if not isinstance(model, tuple(generator.kind for generator in GENERATORS)):
+        raise InputError(f"{path} is a {config.stage} model, which cannot generate: name a file of another stage")
+    return generator_of(model, config, device, precision, compile)
+
+
+def generator_of(
+    model: LatentModel | PixelModel, config: DenoiserConfig, *arguments: Any
+) -> LatentGenerator | PixelGenerator:
+    """The generator of this kind of model; the arguments are its constructor's."""
+    (kind,) = (generator for generator in GENERATORS if isinstance(model, generator.kind))
+    return kind(model, config, *arguments)
 
 
 def _chunks(n: int) -> Iterator[tuple[Tensor, int]]:

@@ -1,6 +1,7 @@
 """Train, sample and measure everything asked for: `python -m stages.all_runs data="mnist fmnist" presets="base"`.
 
-One command after another, as a person would give them; each resumes where it was, and what is done is skipped.
+One command after another, as a person would give them; each resumes where it was, and what is done is skipped. A preset
+of the continuous stage is named with it, as in `gaussian-base`.
 `precision=` is that of the measurements; presets say what they train with.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 from spiking_vq.config import load_config
 from spiking_vq.data import DATASETS
 from spiking_vq.errors import require
-from stages.command import parse_options, run_command
+from stages.command import parse_options, report_folder, run_command
 from stages.evaluate.protocols import PROTOCOLS
 from stages.steps import Step, classifier_step, run_steps
 from stages.train import preset_file
@@ -45,20 +46,23 @@ def steps(data: str, options: dict[str, Any]) -> Iterator[Step]:
     """What one data set takes, in order: the classifier, then each preset's two stages and measurements."""
     places = {name: options[name] for name in ("runs", "data_dir", "device")}
     yield from classifier_step(data, places)
-    runs, results, seed = Path(options["runs"]) / data, Path(options["results"]) / data, f"seed={options['seed']}"
+    runs, seed = Path(options["runs"]) / data, f"seed={options['seed']}"
     training = [f"{name}={place}" for name, place in places.items()]
-    for preset in options["presets"].split():
+    for name in options["presets"].split():
+        stages = ("gaussian",) if name.startswith("gaussian-") else ("vq_svae", "absorbing")
+        preset, last = name.removeprefix("gaussian-"), stages[-1]
         subject = [f"data={data}", f"preset={preset}", seed]
-        for stage in ("vq_svae", "absorbing"):
+        for stage in stages:
             model = runs / preset / stage / "model.safetensors"
             yield Step("stages.train", [stage, *subject, *training], model)
-        subject.append(f"results={options['results']}")
+        subject += [f"stage={last}", f"results={options['results']}"]
+        reports = report_folder(options["results"], last, data, preset)
         for protocol in options["protocols"].split():
             arguments = [*subject, *training, f"protocol={protocol}", f"precision={options['precision']}"]
-            yield Step("stages.evaluate", arguments, results / preset / f"{protocol}.json", model)
+            yield Step("stages.evaluate", arguments, reports / f"{protocol}.json", model)
         watching = [*subject, *(f"{name}={places[name]}" for name in ("runs", "device"))]
-        if load_config("absorbing", preset_file("absorbing", preset)).neuron == "lif":  # its twins stand beside it
-            yield Step("stages.energy", watching, results / preset / "energy.json", model)
+        if load_config(last, preset_file(last, preset)).neuron == "lif":  # its twins stand beside it
+            yield Step("stages.energy", watching, reports / "energy.json", model)
         yield Step("stages.portrait", watching, None)
 
 

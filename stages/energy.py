@@ -21,7 +21,7 @@ from spiking_vq.config import AbsorbingConfig, DenoiserConfig, SpikingConfig, tw
 from spiking_vq.data import mix_seed
 from spiking_vq.energy import PICOJOULES, LayerCost, count_operations, total
 from spiking_vq.errors import require
-from spiking_vq.generators import Generator, load_generator
+from spiking_vq.generators import Generator, generator_of, load_generator
 from stages.command import (
     MODEL,
     SAMPLER,
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> None:
     }
     for neuron in TWINS:
         twin = twin_config(config, neuron)
-        report[neuron] = generation_cost(type(generator)(build_model(twin), twin), settings, 1, seed)
+        report[neuron] = generation_cost(generator_of(build_model(twin), twin), settings, 1, seed)
     report["verdict"] = {neuron: verdict(report["spiking"], report[neuron], name) for neuron, name in TWINS.items()}
     print_report(report)
     out = report_folder(options["results"], config.stage, config.data, config.preset) / "energy.json"

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+
+
+def peak_memory_mb(device: str) -> float:
+    """The most memory this process held so far, in MB: tensors on a GPU; on a CPU all that is the process's."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere
 
 
 def describe_machine(device: str) -> dict[str, Any]:

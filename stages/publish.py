@@ -1,8 +1,8 @@
-"""Put a trained model among those that ship: `python -m stages.publish data=mnist preset=base [stage=classifier]`.
+"""Put a trained model among those that ship: `python -m stages.publish data=mnist preset=base [stage=gaussian]`.
 
 Writes `spiking_vq/zoo/<data>-<preset>-<stage>.safetensors`, its weights in bf16, and beside it a JSON file of how all
-in it was trained. Evaluate that very file (`CKPT=`), since rounding changed it. Of a generator, `sample_steps`, `order`
-and `temperature`, chosen on the validation split, become the file's own defaults.
+in it was trained. Evaluate that very file (`CKPT=`), since rounding changed it. Of a generator, settings of its
+sampler, chosen on the validation split, become the file's own defaults.
 """
 
 from __future__ import annotations
@@ -15,25 +15,23 @@ from pathlib import Path
 import torch
 
 from spiking_vq.checkpoint import atomic_write, load_model, save_model
-from spiking_vq.config import AbsorbingConfig
+from spiking_vq.config import DenoiserConfig
 from spiking_vq.errors import InputError, require
-from spiking_vq.generators import ZOO, LatentGenerator, find_model
-from stages.command import parse_options, run_command
+from spiking_vq.generators import ZOO, find_model, generator_of
+from stages.command import SAMPLER, parse_options, run_command
 
+SETTINGS = {name: kind for name, kind in SAMPLER.items() if name not in ("label", "guidance")}
 OPTIONS = {
     "data": "mnist",
     "preset": "base",
     "stage": "absorbing",
     "runs": "runs",
     "zoo": str(ZOO),
-    "sample_steps": int,
-    "order": str,
-    "temperature": float,
+    **SETTINGS,
 }
-TRAINED = {"absorbing": ("vq_svae", "absorbing"), "classifier": ("classifier",)}
+TRAINED = {"absorbing": ("vq_svae", "absorbing"), "gaussian": ("gaussian",), "classifier": ("classifier",)}
 """Stage of a file -> stages of what is in it."""
 
-SAMPLING = ("sample_steps", "order", "temperature")
 LARGEST = 6_000_000  # bytes; these files live in the repository
 
 
@@ -45,10 +43,10 @@ def main(arguments: list[str]) -> None:
     run = Path(options["runs"]) / options["data"] / options["preset"]
     source = find_model(stage, options["data"], options["preset"], ckpt=str(run / stage / "model.safetensors"))
     model, config = load_model(source)
-    chosen = {key: options[key] for key in SAMPLING if options[key] is not None}
-    if isinstance(config, AbsorbingConfig):
+    chosen = {key: options[key] for key in SETTINGS if options[key] is not None}
+    if isinstance(config, DenoiserConfig):
+        generator_of(model, config).sampling(**chosen)  # one out of range is found here
         config = replace(config, sample=replace(config.sample, **chosen))
-        LatentGenerator(model, config).sample(1)  # a default out of range is found here
     elif chosen:
         raise InputError(f"a {stage} does not sample: leave {', '.join(chosen)} out")
     target = Path(options["zoo"]) / f"{config.data}-{config.preset}-{stage}.safetensors"

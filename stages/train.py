@@ -25,7 +25,7 @@ from stages.absorbing import AbsorbingStage
 from stages.classifier import ClassifierStage
 from stages.command import can_compile, check_device, recorded_command, run_command
 from stages.gaussian import GaussianStage
-from stages.machine import describe_machine
+from stages.machine import describe_machine, peak_memory_mb
 from stages.run_folder import AtomicCheckpointIO, KeepRun, MetricsTable, RunBar, RunFolder
 from stages.stage import Stage
 from stages.vq_svae import VQSVAEStage
@@ -129,6 +129,7 @@ def summary(stage: Stage, keep: KeepRun, table: MetricsTable) -> dict[str, Any]:
         "steps": stage.total_steps,
         "images": stage.total_steps * config.train.batch_size,
         "seconds": keep.elapsed(),
+        "peak_memory_mb": peak_memory_mb(config.device),
         "loss": {str(step): loss for step, loss in logged[:: max(1, len(logged) // 20)]},
         "best": {"step": keep.best_step, stage.monitor: keep.best},
         "validation": {key: value for key, value in table.rows[keep.best_step].items() if key.startswith("val/")},

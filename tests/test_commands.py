@@ -202,7 +202,7 @@ MISTAKES = {
     "unknown stage to publish": (
         publish.main,
         ["data=digits", "runs={runs}", "stage=vq_svae"],
-        r"absorbing, classifier",
+        r"absorbing, gaussian, classifier",
     ),
     "no classifier": (
         evaluate.main,

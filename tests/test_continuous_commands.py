@@ -14,10 +14,12 @@ from spiking_vq.generators import load_generator
 from spiking_vq.models.spiking_unet import PostSumBlock, PreSpikeBlock
 from spiking_vq.neurons import LIF
 from stages import (
+    all_runs,
     analytic,
     energy,
     firing_rates,
     portrait,
+    publish,
     sample,
     spiking_report,
     threshold_sweep,
@@ -159,6 +161,30 @@ def test_analytic_is_for_images(runs, tmp_path, gaussian_config):
     save_model(tmp_path / "model.safetensors", build_model(gaussian_config), gaussian_config)
     with pytest.raises(InputError, match="currents are sampled by ddim"):
         analytic.main([f"ckpt={tmp_path / 'model.safetensors'}"])
+
+
+def test_a_published_model_has_its_own_settings(runs, tmp_path):
+    (runs / "digits/base/gaussian/training.json").write_text('{"steps": 3}')
+    zoo = f"zoo={tmp_path / 'zoo'}"
+    publish.main([*places(tmp_path, "runs"), zoo, "stage=gaussian", "sampler=ddpm_large", "sample_steps=4"])
+    settings = load_generator(tmp_path / "zoo/digits-base-gaussian.safetensors").sampling()
+    assert (settings["sampler"], settings["sample_steps"]) == ("ddpm_large", 4)
+    assert json.loads((tmp_path / "zoo/digits-base-gaussian.json").read_text())["training"] == {
+        "gaussian": {"steps": 3}
+    }
+    for wrong, told in (("order=random", "has no order"), ("sample_steps=11", r"in 1\.\.10")):
+        with pytest.raises(InputError, match=told):
+            publish.main([*places(tmp_path, "runs"), zoo, "stage=gaussian", wrong])
+
+
+def test_all_runs_takes_presets_of_both_pipelines(tmp_path):
+    options = all_runs.OPTIONS | {"presets": "gaussian-base", "protocols": "val", "results": str(tmp_path)}
+    steps = [step for step in all_runs.steps("mnist", options) if "classifier" not in step.arguments]
+    modules = [step.module.removeprefix("stages.") for step in steps]
+    assert modules == ["train", "evaluate", "energy", "portrait"]
+    assert steps[0].arguments[:3] == ["gaussian", "data=mnist", "preset=base"]
+    assert all("stage=gaussian" in step.arguments for step in steps[1:])
+    assert steps[1].leaves == tmp_path / "mnist/gaussian-base/val.json"
 
 
 def test_threshold_sweep_tells_mean_and_spread(runs, tmp_path, capsys):

@@ -22,7 +22,10 @@ from stages.compare.tables import COMPARED, TITLES, System, read_report, read_sy
 from stages.evaluate.protocols import PROTOCOLS
 from stages.markdown import table as markdown_table
 
-OPTIONS = {"results": "results", "presets": "base base-relu base-quantised paper"}
+OPTIONS = {
+    "results": "results",
+    "presets": "base base-relu base-quantised paper gaussian-base gaussian-sddpm gaussian-fsddim",
+}
 PICTURES = {
     "{protocol}-samples.png": "Generated images, not chosen",
     "{protocol}-reconstructions.png": "Test images, each row above its reconstructions by stage 1",
