@@ -72,7 +72,7 @@ portrait: $(VENV)/installed  ## a film strip of images emerging, and a raster of
 compare: $(VENV)/installed  ## all measurements side by side: results/comparison.md, .csv and report.html
 	$(RUN) -m stages.compare $(ARGS)
 
-all-runs: $(VENV)/installed  ## train and measure DATA="mnist fmnist" PRESETS="base paper", going on where it stopped
+all-runs: $(VENV)/installed  ## train and measure DATA="mnist fmnist" PRESETS="base gaussian-base", going on where it stopped
 	$(RUN) -m stages.all_runs data="$(DATA)" presets="$(PRESETS)" seed=$(SEED) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
 
 ablation: $(VENV)/installed  ## stage 1 with every encoding and spike generator, three seeds each, going on where it stopped
@@ -87,7 +87,7 @@ rates: $(VENV)/installed  ## mean firing rate of every layer
 spiking-report: $(VENV)/installed  ## every synapse that is fed by something else than spikes
 	$(RUN) -m stages.spiking_report $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
 
-analytic: $(VENV)/installed  ## estimate what sampler=analytic needs, into the model's file
+analytic: $(VENV)/installed  ## measure what sampler=analytic needs, into the model's file
 	$(RUN) -m stages.analytic $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
 
 threshold-sweep: $(VENV)/installed  ## samples with all firing thresholds shifted: mean and spread over seeds
@@ -101,7 +101,7 @@ $(VENV)/bench: $(VENV)/installed
 	@touch $@
 
 publish: $(VENV)/installed  ## put your run among the weights that ship (bf16, at most 6 MB)
-	$(RUN) -m stages.publish data=$(DATA) preset=$(PRESET) runs=$(RUNS) $(ARGS)
+	$(RUN) -m stages.publish stage=$(STAGE) data=$(DATA) preset=$(PRESET) runs=$(RUNS) $(ARGS)
 
 test: $(VENV)/installed  ## run the tests: no data, no GPU, a few minutes
 	$(RUN) -m pytest

@@ -116,13 +116,13 @@ class PixelModel(nn.Module):
 
     Attributes:
         unet: predicts what the diffusion asks for.
-        noise_deficit: [N + 1], what the `analytic` sampler needs; not numbers until it has been estimated.
+        image_error: [N + 1], what the `analytic` sampler needs; not numbers until it has been measured.
     """
 
     def __init__(self, unet: nn.Module, diffusion_steps: int) -> None:
         super().__init__()
         self.unet = unet
-        self.register_buffer("noise_deficit", torch.full((diffusion_steps + 1,), torch.nan))
+        self.register_buffer("image_error", torch.full((diffusion_steps + 1,), torch.nan))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -113,6 +113,7 @@ class TrainOptions:
         save_every: steps between writes of `last.ckpt`.
         grad_clip: largest norm of the gradient of all parameters together; 0 leaves it as it is.
         start_from: file of a trained model whose weights to start from, to fine-tune it; None starts anew.
+        start_from_sha256: fingerprint of these weights; filled in when training starts.
         compile: compile the kernels with `torch.compile` where there is a compiler (see `spiking_vq.compiling`), and
             use `spiking_vq.winograd`; else run them as they are.
     """
@@ -129,6 +130,7 @@ class TrainOptions:
     save_every: int = 100
     grad_clip: float = 0.0
     start_from: str | None = None
+    start_from_sha256: str | None = None
     compile: bool = False
 
 
@@ -228,8 +230,9 @@ class DenoiserConfig(SpikingConfig):
 
     Attributes:
         conditional: the network is told the label of an image, so that it can be asked for one.
-        label_dropout: how often in training it is told none, in [0, 1]; guidance needs it to know both.
-        num_classes: number of labels of the data; filled in when training starts.
+        label_dropout: how often in training it is told none, in (0, 1): sampling without a label, and guidance, need it
+            to know both.
+        num_classes: number of labels of the data, where the network is told; filled in when training starts.
         early_T: spiking steps in the first part of training, which cost so much less; None takes T from the start.
         early_part: how much of training that is, in [0, 1].
     """
@@ -309,7 +312,7 @@ STAGES: dict[str, type[Config]] = {
 _PLACES = ("data_dir", "runs", "device", "stage1", "strategy", "start_from")
 
 # Filled in when training starts.
-_DERIVED = ("vq_svae.", "stage1_sha256", "image_shape", "num_classes")
+_DERIVED = ("vq_svae.", "stage1_sha256", "train.start_from_sha256", "image_shape", "num_classes")
 
 
 def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -478,6 +481,7 @@ def _check_values(config: Config) -> None:
     ]
     if isinstance(config, SpikingConfig):
         checks += [
+            (not config.tsm or config.neuron == "lif", "tsm", f"false with neuron={config.neuron}", config.tsm),
             (config.T >= 1, "T", "at least 1", config.T),
             (config.neuron not in TWINS or config.T == 1, "T", f"1 with neuron={config.neuron}", config.T),
             (
@@ -489,7 +493,7 @@ def _check_values(config: Config) -> None:
         ]
     if isinstance(config, DenoiserConfig):
         checks += [
-            (0 <= config.label_dropout <= 1, "label_dropout", "in [0, 1]", config.label_dropout),
+            (0 < config.label_dropout < 1, "label_dropout", "between 0 and 1", config.label_dropout),
             (config.early_T is None or config.early_T >= 1, "early_T", "at least 1", config.early_T),
             (
                 config.neuron not in TWINS or config.early_T in (None, 1),

@@ -1,6 +1,7 @@
 """What several processes that train one network tell each other; a process by itself is the only rank.
 
-Every process, a rank, holds the same number of rows of the batch: rank 0 the first ones, rank 1 those after them.
+Every process, a rank, holds the same number of rows of the batch, of R ranks rank r the rows r, r + R, r + 2 R...: what
+is spread evenly over the batch, as diffusion times are, is spread evenly over each share of it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def rank() -> int:
 
 def own_rows(x: Tensor) -> Tensor:
     """This rank's rows of `x` [N, ...], `[N / ranks, ...]`; N divides."""
-    return x.chunk(num_ranks())[rank()]
+    return x[rank() :: num_ranks()]
 
 
 def stacked(x: Tensor) -> Tensor:
@@ -45,4 +46,4 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 def all_rows(x: Tensor) -> Tensor:
     """All ranks' rows of `x` [n, ...] in order, `[ranks * n, ...]`."""
-    return stacked(x).flatten(0, 1)
+    return stacked(x).transpose(0, 1).flatten(0, 1)

@@ -5,6 +5,10 @@ is the same at every step is computed once and held. Where a synapse's input is 
 accumulation for every connection it reaches, borders counted exactly; any other input costs a multiplication for every
 connection, zero or not, which is cheaper for numbers of few bits.
 
+Left out, as small beside these: activation functions, sums over time in read-outs, batch norms that stand by themselves
+(FSDDIM's bare shortcuts, SDDPM's head), and the sampler's own arithmetic, a few operations a pixel and call. An input
+that is spikes in part only counts as real numbers whole.
+
 Memory traffic is counted without reuse: every operation fetches its weight; what a spike adds to is read and written,
 while a multiplication reads its input and adds to a register, which is written once.
 """
@@ -104,7 +108,8 @@ def count_operations(model: nn.Module) -> Iterator[dict[str, LayerCost]]:
         for name, module in model.named_modules():
             if isinstance(module, LIF):
                 costs[name] = LayerCost("neuron", WORD)
-                module.observer = partial(_count_neuron, costs[name], bool((module.beta != 1).any()))
+                decays, scaled = bool((module.beta != 1).any()), module.scales is not None
+                module.observer = partial(_count_neuron, costs[name], decays, scaled)
                 stack.callback(setattr, module, "observer", None)
             for kinds, kind, count in COUNTERS:
                 if isinstance(module, kinds):
@@ -138,9 +143,13 @@ SUMMED = (
 )
 
 
-def _count_neuron(cost: LayerCost, decays: bool, spk: Tensor) -> None:
-    """A step of a neuron: its membrane is read, decays if it leaks, takes up the current, and is written back."""
+def _count_neuron(cost: LayerCost, decays: bool, scaled: bool, spk: Tensor) -> None:
+    """A step of a neuron: its membrane is read, decays if it leaks, takes up the current, and is written back.
+
+    A scale of the step's current is a multiplication more.
+    """
     slots = spk.numel()
+    cost.add(multiplies=slots if scaled else 0)
     cost.spikes += spk.sum(dtype=torch.float64).item()
     cost.slots += slots
     cost.add(**{"multiplies" if decays else "accumulates": slots}, state_bits=2 * WORD * slots)
@@ -207,6 +216,13 @@ def _count_sums(
     cost.add(accumulates=elements, state_bits=3 * WORD * elements)
 
 
+def _count_average(cost: LayerCost, bits: int, module: nn.AvgPool2d, inputs: tuple[Tensor], output: Tensor) -> None:
+    """Every input is added up, read and, of the mean, written."""
+    (x,) = inputs
+    cost.input_bits = WORD
+    cost.add(accumulates=x.numel(), multiplies=output.numel(), state_bits=WORD * (x.numel() + output.numel()))
+
+
 def _count_embedding(cost: LayerCost, bits: int, module: nn.Embedding, inputs: tuple[Tensor], output: Tensor) -> None:
     """A row is read for every index, and added to the current."""
     elements = output.numel()
@@ -218,6 +234,7 @@ COUNTERS = [
     ((nn.Conv2d, nn.ConvTranspose2d, nn.Linear), "synapse", _count_synapse),
     (SpikingResidual, "sum", partial(_count_sums, 1)),
     ((PreSpikeBlock, PostSumBlock), "sum", partial(_count_sums, 2)),  # the time's current and the shortcut
+    (nn.AvgPool2d, "sum", _count_average),
     (nn.Embedding, "embedding", _count_embedding),
 ]
 """Kinds of modules, what they are called, and the hook that counts them."""

@@ -291,12 +291,16 @@ class PixelGenerator(Generator):
         added to every neuron's threshold, `label`, `guidance`.
         """
         settings = self._in_force(given, asdict(self.config.sample))
-        diffusion = self.diffusion
-        settings["sample_steps"] = settings["sample_steps"] or diffusion.diffusion_steps
-        diffusion.check_settings(
-            settings["sampler"], settings["sample_steps"], settings["eta"], self.model.noise_deficit
-        )
-        return settings
+        diffusion, sampler = self.diffusion, settings["sampler"]
+        if settings["sample_steps"] is None:
+            settings["sample_steps"] = diffusion.diffusion_steps
+        if given.get("eta") is None and sampler != "ddim":  # the file's own is of the file's own sampler
+            settings["eta"] = 0.0
+        diffusion.check_settings(sampler, settings["sample_steps"], settings["eta"], self.model.image_error)
+        shift = settings["threshold_shift"]
+        require(self.config.neuron == "lif" or not shift, "threshold_shift", "0 without spikes", shift)
+        with shifted_thresholds(self.network, shift):  # one out of range is found here
+            return settings
 
     @torch.no_grad()
     def make_alone(self, seed: int, **settings: Any) -> Tensor:
@@ -305,23 +309,22 @@ class PixelGenerator(Generator):
         return as_images(last.noisy)
 
     def trajectory(self, seeds: Sequence[int], **settings: Any) -> Iterator[State]:
-        """The states of sampling one image for each seed, all at once; see `GaussianDiffusion.trajectory`.
+        """The states of sampling one image for each seed, all at once, by settings in force (`sampling` gives them).
 
-        Inside `torch.no_grad()` and, for another precision than fp32, autocast.
+        Autocast is the caller's.
         """
-        shift = settings.pop("threshold_shift", 0.0)
-        label, guidance = settings.pop("label", None), settings.pop("guidance", 1.0)
-        diffusion = self.diffusion
-        with shifted_thresholds(self.network, shift):
-            yield from diffusion.trajectory(
-                guided(self.network, label, guidance),
-                seeds,
-                self.model.image_shape,
-                noise_deficit=self.model.noise_deficit,
-                num_currents=self.config.T if diffusion.on_currents else None,
-                device=self.device,
-                **settings,
-            )
+        settings, diffusion = dict(settings), self.diffusion
+        network = with_shifted_thresholds(self.network, settings.pop("threshold_shift"))
+        return diffusion.trajectory(
+            guided(network, settings.pop("label", None), settings.pop("guidance", 1.0)),
+            seeds,
+            self.model.image_shape,
+            image_error=self.model.image_error,
+            num_currents=self.config.T if diffusion.on_currents else None,
+            device=self.device,
+            dtype=parameter_type(self.precision),
+            **settings,
+        )
 
     def _sample(
         self, n: int, seed: int, first: int, settings: dict[str, Any], progress: Callable[[int, int], None]
@@ -334,6 +337,16 @@ class PixelGenerator(Generator):
                 progress(int(rows[0]) + kept * done // steps, n)
             images.append(to_uint8(as_images(noisy))[:kept].cpu())
         return Samples(torch.cat(images))
+
+
+def with_shifted_thresholds(network: nn.Module, shift: float) -> Callable[..., Tensor]:
+    """The network, its neurons firing at their threshold plus `shift` in every call and nowhere else."""
+
+    def call(*inputs: Tensor) -> Tensor:
+        with shifted_thresholds(network, shift):
+            return network(*inputs)
+
+    return call if shift else network
 
 
 def as_images(noisy: Tensor) -> Tensor:

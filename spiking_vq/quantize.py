@@ -110,7 +110,7 @@ class VectorQuantizer(nn.Module):
         self.total.lerp_(sum_over_ranks(total), 1 - self.ema_decay)
         idle = (self.use < self.restart_below).nonzero().flatten()
         if len(idle):
-            rows = all_rows(rows)
+            rows = _rows(all_rows(z.to(self.codebook.dtype)))
             idle = idle[: len(rows)]
             # distinct places; rows of flat background are identical, so jitter keeps the restarted codes apart
             chosen = torch.randperm(len(rows), generator=generator)[: len(idle)].to(rows.device)

@@ -55,7 +55,7 @@ class AbsorbingStage(DenoiserStage):
             stage1_sha256=fingerprint(vq_svae),
         )
         data = load_dataset(config.data, config.data_dir, config.image_size)
-        config = replace(config, num_classes=data.num_classes)
+        config = replace(config, num_classes=data.num_classes if config.conditional else None)
         cache = Path(config.runs) / config.data / "tokens"
         vq_svae.to(config.device)
         train, val = (

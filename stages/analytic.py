@@ -1,7 +1,8 @@
-"""Estimate what the analytic sampler needs: `python -m stages.analytic data=mnist preset=base` (or `ckpt=FILE`).
+"""Measure what the analytic sampler needs: `python -m stages.analytic data=mnist preset=base` (or `ckpt=FILE`).
 
-The mean square of the predicted noise, at `times` diffusion times spread evenly over all, on `n` training images each;
-in between it is interpolated. The result is written into the model's file, so that it travels with the weights.
+The error of the network's estimates of an image, at `times` diffusion times spread evenly over all, on `n` training
+images each; in between it is interpolated. The result is written into the model's file, so that it travels with the
+weights. That changes the file's hash: reports on it are then of another file.
 
 Reference: Bao et al., Analytic-DPM, arXiv:2201.06503.
 """
@@ -12,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spiking_vq.checkpoint import save_model
+from spiking_vq.checkpoint import load_model, save_model
 from spiking_vq.data import load_dataset, mix_seed, to_unit
 from spiking_vq.diffusion.guidance import guided
 from spiking_vq.errors import require
-from spiking_vq.generators import PixelGenerator
+from spiking_vq.generators import CHUNK, ZOO, PixelGenerator
 from stages.command import MODEL, check_device, model_file, parse_options, run_command
 
 OPTIONS = {
@@ -31,32 +32,36 @@ OPTIONS = {
 
 
 def main(arguments: list[str]) -> None:
-    """Estimate, write."""
+    """Measure, write."""
     options = parse_options(arguments, OPTIONS)
     check_device(options["device"])
     for name in ("times", "n"):
         require(options[name] >= 1, name, "at least 1", options[name])
     path = model_file(options)
+    require(path.parent.resolve() != ZOO, "the model", "your own: what ships is not changed", path)
     generator = PixelGenerator.from_pretrained(path, options["device"])
     config = generator.config
     require(not generator.diffusion.on_currents, "the model", "one of images: currents are sampled by ddim", path)
     images = load_dataset(config.data, options["data_dir"], config.image_size).train.images
-    deficit = estimate(generator, images, options["times"], options["n"], options["seed"])
-    generator.model.noise_deficit.copy_(deficit)
-    save_model(path, generator.model, config)
-    print(f"wrote the noise that predictions lack into {path}: sample with sampler=analytic")
+    error = measure(generator, images, options["times"], options["n"], options["seed"])
+    model, _ = load_model(path)  # as it is in the file, whatever the generator made of it
+    model.image_error.copy_(error)
+    save_model(path, model, config)
+    print(f"wrote the error of its estimates into {path}: sample with sampler=analytic")
 
 
 @torch.no_grad()
-def estimate(generator: PixelGenerator, images: Tensor, num_times: int, n: int, seed: int) -> Tensor:
-    """1 - G_t at all times, [N + 1], from `num_times` of them on `n` of the uint8 images [M, C, H, W] each."""
+def measure(generator: PixelGenerator, images: Tensor, num_times: int, n: int, seed: int) -> Tensor:
+    """V_t at all times, [N + 1], from `num_times` of them on `n` of the uint8 images [M, C, H, W] each."""
     diffusion, randomness = generator.diffusion, torch.Generator(generator.device).manual_seed(mix_seed(seed))
     last = diffusion.diffusion_steps
     times = sorted({round(1 + (last - 1) * index / max(num_times - 1, 1)) for index in range(num_times)})
     rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
-    some = 2 * to_unit(images[rows]).to(generator.device) - 1
-    found = diffusion.noise_deficit(guided(generator.network, None), some, times, randomness)
-    return torch.from_numpy(np.interp(np.arange(last + 1), times, found.numpy()))
+    denoiser, total = guided(generator.network, None), 0
+    for some in rows.split(CHUNK):
+        batch = 2 * to_unit(images[some]).to(generator.device) - 1
+        total = total + len(some) * diffusion.image_error(denoiser, batch, times, randomness)
+    return torch.from_numpy(np.interp(np.arange(last + 1), [0, *times], [0.0, *(total / len(rows)).tolist()]))
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ SAMPLER = {
 LOADABLE = ("vq_svae", "absorbing", "gaussian")
 """Stages of models that commands take."""
 
-COMPILE_FROM = 500
-"""Images from which on sampling compiles first: beyond the break-even if the kernels are on disk already, about
-at it if they are not."""
+COMPILE_FROM = 10_000
+"""Images times calls of the network from which on sampling compiles first: beyond the break-even if the kernels are on
+disk already, about at it if they are not."""
 
 
 def run_command(main: Callable[[list[str]], None]) -> None:
@@ -136,6 +136,6 @@ def can_compile() -> bool:
     return True
 
 
-def worth_compiling(num_images: int) -> bool:
+def worth_compiling(num_images: int, settings: dict[str, Any]) -> bool:
     """Whether sampling so many images takes longer than what compiling saves on them, and compiling works."""
-    return num_images >= COMPILE_FROM and can_compile()
+    return num_images * settings["sample_steps"] >= COMPILE_FROM and can_compile()

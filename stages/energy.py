@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spiking_vq.checkpoint import atomic_write, build_model
+from spiking_vq.checkpoint import PixelModel, atomic_write, build_model
 from spiking_vq.config import AbsorbingConfig, DenoiserConfig, SpikingConfig, twin_bits
 from spiking_vq.data import mix_seed
 from spiking_vq.energy import PICOJOULES, LayerCost, count_operations, total
@@ -69,14 +69,22 @@ def main(arguments: list[str]) -> None:
         "spiking": generation_cost(generator, settings, n, seed),
     }
     for neuron in TWINS:
-        twin = twin_config(config, neuron)
-        report[neuron] = generation_cost(generator_of(build_model(twin), twin), settings, 1, seed)
+        report[neuron] = generation_cost(twin_of(generator, neuron), settings, 1, seed)
     report["verdict"] = {neuron: verdict(report["spiking"], report[neuron], name) for neuron, name in TWINS.items()}
     print_report(report)
     out = report_folder(options["results"], config.stage, config.data, config.preset) / "energy.json"
     with atomic_write(out) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     print(f"wrote {out}")
+
+
+def twin_of(generator: Generator, neuron: str) -> Generator:
+    """The same networks without spikes, untrained, which costs the same; what the sampler was told it keeps."""
+    config = twin_config(generator.config, neuron)
+    model = build_model(config)
+    if isinstance(model, PixelModel):
+        model.image_error.copy_(generator.model.image_error)
+    return generator_of(model, config, generator.device)
 
 
 def twin_config(config: DenoiserConfig, neuron: str) -> DenoiserConfig:

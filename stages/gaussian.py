@@ -30,8 +30,13 @@ class GaussianStage(DenoiserStage):
 
     def __init__(self, config: GaussianConfig) -> None:
         data = load_dataset(config.data, config.data_dir, config.image_size)
-        config = replace(config, image_shape=list(data.image_shape), num_classes=data.num_classes)
-        diffusion = GaussianDiffusion(**asdict(config.diffusion))
+        num_classes = data.num_classes if config.conditional else None
+        config = replace(config, image_shape=list(data.image_shape), num_classes=num_classes)
+        diffusion, sample = GaussianDiffusion(**asdict(config.diffusion)), config.sample
+        measured = torch.zeros(diffusion.diffusion_steps + 1)  # as it will be once `make analytic` has run
+        diffusion.check_settings(
+            sample.sampler, sample.sample_steps or diffusion.diffusion_steps, sample.eta, image_error=measured
+        )
         super().__init__(config, build_unet(config), diffusion, data.train, [rows[:VALIDATED] for rows in data.val])
 
     def prepared(self, examples: Tensor) -> Tensor:

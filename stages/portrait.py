@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.data import mix_seed, to_uint8
+from spiking_vq.diffusion.guidance import guided
 from spiking_vq.errors import require
 from spiking_vq.generators import Generator, LatentGenerator, PixelGenerator, as_images, load_generator
 from spiking_vq.neurons import LIF
@@ -70,7 +71,7 @@ def main(arguments: list[str]) -> None:
 @torch.no_grad()
 def pixel_film(generator: PixelGenerator, seed: int, settings: dict[str, Any]) -> Tensor:
     """One image being made: uint8 [FRAMES, C, H, W], from noise to the end."""
-    start = generator.diffusion.prior([seed], generator.model.image_shape)
+    start = generator.diffusion.prior([torch.Generator().manual_seed(seed)], generator.model.image_shape)
     states = [start, *(as_images(state.noisy).cpu() for state in generator.trajectory([seed], **settings))]
     return to_uint8(torch.cat([as_images(start), *evenly(states)[1:]]))
 
@@ -78,11 +79,15 @@ def pixel_film(generator: PixelGenerator, seed: int, settings: dict[str, Any]) -
 @torch.no_grad()
 def token_film(generator: LatentGenerator, seed: int, settings: dict[str, Any]) -> Tensor:
     """One image being made: uint8 [FRAMES, C, H, W], from nothing to the end."""
-    model, diffusion = generator.model, generator.diffusion
+    model, diffusion, settings = generator.model, generator.diffusion, dict(settings)
+    denoiser = guided(model.denoiser, settings.pop("label", None), settings.pop("guidance", 1.0))
     states: list[Tensor] = []
-    hook = model.denoiser.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0].clone()))
-    final = diffusion.sample(model.denoiser, [seed], device=generator.device, **settings)
-    hook.remove()
+
+    def watched(tokens: Tensor, t: Tensor) -> Tensor:
+        states.append(tokens.clone())
+        return denoiser(tokens, t)
+
+    final = diffusion.sample(watched, [seed], device=generator.device, **settings)
     states.append(final)
     grids = torch.cat(evenly(states))
     masked = grids == diffusion.mask_id

@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
 def _training(path: Path) -> dict:
     """What a run said of itself when it finished."""
     if not path.is_file():
-        raise InputError(f"no {path}: publish from the folder of two finished runs")
+        raise InputError(f"no {path}: publish from the folder of finished runs")
     return json.loads(path.read_text())
 
 

@@ -50,8 +50,9 @@ def main(arguments: list[str]) -> None:
     check_device(options["device"], options["devices"])
     require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
     path = model_file(options)
-    generator = load_generator(path, precision=options["precision"], compile=worth_compiling(options["n"]))
+    generator = load_generator(path, precision=options["precision"])
     sampling = sampler_settings(generator, options)
+    generator.compile = worth_compiling(options["n"], sampling)
     config = generator.config
     folder = "samples" if config.stage == "absorbing" else f"{config.stage}-samples"
     out = Path(options["out"] or Path(options["runs"]) / config.data / config.preset / folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from spiking_vq.checkpoint import load_model
+from spiking_vq.checkpoint import fingerprint, load_model
 from spiking_vq.config import Config
 from spiking_vq.data import BatchStream, mix_seed
 from spiking_vq.distributed import mean_over_ranks
@@ -42,7 +43,8 @@ class Stage(LightningModule):
             synchronise(model)
         train = config.train
         if train.start_from:
-            self._start_from(train.start_from)
+            found = self._start_from(train.start_from)
+            self.config = config = replace(config, train=replace(train, start_from_sha256=found))
         self.stream = BatchStream(tuple(rows), train.batch_size, 0, mix_seed(config.seed, 1))
         limits = [train.max_steps, train.max_epochs and train.max_epochs * self.stream.batches_per_epoch]
         if limits == [None, None]:
@@ -74,8 +76,11 @@ class Stage(LightningModule):
         """The network that is trained, of what `export` gives."""
         return exported
 
-    def _start_from(self, path: str) -> None:
+    def _start_from(self, path: str) -> str:
         """Take over the weights of a trained model; scales of the steps, which it may lack, stay 1.
+
+        Returns:
+            Fingerprint of the weights.
 
         Raises:
             InputError: it is another stage's, or its network another.
@@ -83,6 +88,8 @@ class Stage(LightningModule):
         exported, config = load_model(path)
         if config.stage != self.config.stage:
             raise InputError(f"train.start_from={path} is a {config.stage} model: name a {self.config.stage} one")
+        if getattr(config, "stage1_sha256", None) != getattr(self.config, "stage1_sha256", None):
+            raise InputError(f"train.start_from={path} knows another stage 1's tokens: name that one with stage1=")
         try:
             found = self.model.load_state_dict(self.part(exported).state_dict(), strict=False)
             missing = [name for name in found.missing_keys if name.split(".")[-1] != "scales"]
@@ -91,6 +98,7 @@ class Stage(LightningModule):
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"the weights in {path} do not fit this network: {reason}") from error
+        return fingerprint(self.part(exported))
 
     @property
     def trained(self) -> nn.Module:

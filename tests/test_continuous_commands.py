@@ -82,6 +82,28 @@ def test_evaluation(runs, tmp_path):
     assert guided["network_calls"] == 4  # with the label and without
 
 
+def test_evaluation_takes_no_model_for_another(runs, tmp_path):
+    arguments = [*places(tmp_path, "runs", "results", "data_dir"), "protocol=val", "features=classifier", "n=20"]
+    named = f"ckpt={runs / 'digits/base/gaussian/model.safetensors'}"
+    with pytest.raises(InputError, match="trained with stage=gaussian, not stage=absorbing: give stage=gaussian"):
+        evaluate.main([*arguments, named])
+    with pytest.raises(InputError, match="is a gaussian model, which has no stage 1"):
+        evaluate.main([*arguments, named, "only=reconstruction"])
+    with pytest.raises(InputError, match="only must be all or samples"):
+        evaluate.main([*arguments, "stage=gaussian", "only=reconstruction"])
+    assert not list((tmp_path / "results").rglob("*.json"))
+
+
+def test_portrait_of_a_label(runs, tmp_path, absorbing_config):
+    portrait.main(["stage=gaussian", *places(tmp_path, "runs", "results"), "n=1", "sample_steps=2", "label=3"])
+    config = replace(absorbing_config, data="digits", preset="base", conditional=True, num_classes=10)
+    config.vq_svae = replace(config.vq_svae, data="digits", preset="base")
+    save_model(tmp_path / "model.safetensors", build_model(config), config)
+    named = [f"ckpt={tmp_path / 'model.safetensors'}", f"results={tmp_path / 'results'}"]
+    portrait.main([*named, "n=1", "label=3", "guidance=2"])
+    assert (tmp_path / "results/digits/base/filmstrip.png").is_file()
+
+
 def test_portrait_and_rates(runs, tmp_path):
     folder = tmp_path / "results/digits/gaussian-base"
     portrait.main(["stage=gaussian", *places(tmp_path, "runs", "results"), "n=2", "sample_steps=5"])
@@ -98,14 +120,24 @@ def test_portrait_and_rates(runs, tmp_path):
 
 
 def test_energy_grows_with_the_calls(runs, tmp_path):
+    reports = {}
     for steps in (2, 4):
         energy.main(["stage=gaussian", *places(tmp_path, "runs", "results"), "n=1", f"sample_steps={steps}"])
-        report = read(tmp_path, "energy.json")
-        assert report["spiking"]["calls"] == report["relu"]["calls"] == steps
-        twin = report["relu"]  # without spikes every call costs the same
-        assert twin["image"]["multiplies"] == pytest.approx(steps * twin["call"]["multiplies"])
-        assert report["spiking"]["decoder"]["accumulates"] == 0
-    assert {"relu", "quantised"} == set(report["verdict"])
+        reports[steps] = read(tmp_path, "energy.json")
+        assert reports[steps]["spiking"]["calls"] == reports[steps]["relu"]["calls"] == steps
+        assert reports[steps]["spiking"]["decoder"]["accumulates"] == 0
+    few, many = (reports[steps]["relu"]["image"]["arithmetic_pj"] for steps in (2, 4))
+    assert many == pytest.approx(2 * few)  # without spikes every call costs the same
+    few, many = (reports[steps]["spiking"]["image"]["arithmetic_pj"] for steps in (2, 4))
+    assert 1.3 * few < many < 3 * few
+    assert {"relu", "quantised"} == set(reports[2]["verdict"])
+
+
+def test_energy_of_the_analytic_sampler(runs, tmp_path):
+    analytic.main([*places(tmp_path, "runs", "data_dir"), "times=4", "n=8"])
+    arguments = ["stage=gaussian", *places(tmp_path, "runs", "results"), "n=1", "sample_steps=2"]
+    energy.main([*arguments, "sampler=analytic"])
+    assert read(tmp_path, "energy.json")["sampler"]["sampler"] == "analytic"
 
 
 @pytest.mark.parametrize("kind", [PreSpikeBlock, PostSumBlock])
@@ -116,6 +148,15 @@ def test_sums_of_a_block_are_counted(kind):
     with energy.count_operations(torch.nn.ModuleDict({"block": block})) as costs:
         block(torch.ones(2, 1, 2, 5, 5), time)
     assert costs["block"].accumulates == 2 * (2 * 3 * 5 * 5)  # the time's current, and the two arms
+
+
+def test_averages_and_scales_are_counted():
+    pool, lif = torch.nn.AvgPool2d(2), LIF(beta=1.0, num_scales=3)
+    with energy.count_operations(torch.nn.ModuleDict({"pool": pool, "lif": lif})) as costs, torch.no_grad():
+        pool(torch.ones(1, 2, 4, 4))
+        lif(torch.ones(3, 1, 5))
+    assert (costs["pool"].accumulates, costs["pool"].multiplies) == (32, 8)
+    assert (costs["lif"].accumulates, costs["lif"].multiplies) == (15, 15)
 
 
 @pytest.mark.parametrize("stage", ["vq_svae", "absorbing", "gaussian"])
@@ -141,18 +182,21 @@ def test_purely_spiking_is_said_of_nothing_else():
     assert "2 of 7 synapses are fed by real numbers, 12.5%" in spiking_report.verdict(7, 2, 0.125)
 
 
-def test_what_the_analytic_sampler_needs_travels_with_the_weights(runs, tmp_path):
+def test_what_the_analytic_sampler_needs_travels_with_the_weights(runs, tmp_path, monkeypatch):
     path = runs / "digits/base/gaussian/model.safetensors"
     before = {name: value.clone() for name, value in load_model(path)[0].unet.state_dict().items()}
-    with pytest.raises(InputError, match="estimate it first"):
+    with pytest.raises(InputError, match="make analytic"):
         load_generator(path).sample(1, sampler="analytic")
     analytic.main([*places(tmp_path, "runs", "data_dir"), "times=4", "n=8"])
     generator = load_generator(path)
-    assert generator.model.noise_deficit.shape == (11,)
-    assert generator.model.noise_deficit.isfinite().all()
+    assert generator.model.image_error.shape == (11,)
+    assert generator.model.image_error.isfinite().all()
     assert generator.sample(1, sampler="analytic", sample_steps=5).images.shape == (1, 1, 12, 12)
     for name, value in generator.model.unet.state_dict().items():
         assert torch.equal(value, before[name])
+    monkeypatch.setattr(analytic, "ZOO", path.parent)
+    with pytest.raises(InputError, match="what ships is not changed"):
+        analytic.main([*places(tmp_path, "runs", "data_dir")])
 
 
 def test_analytic_is_for_images(runs, tmp_path, gaussian_config):
@@ -191,12 +235,21 @@ def test_threshold_sweep_tells_mean_and_spread(runs, tmp_path, capsys):
     arguments = [*places(tmp_path, "runs", "results", "data_dir"), "n=16", "seeds=2", "sample_steps=2"]
     threshold_sweep.main([*arguments, "shifts=-0.1 0"])
     report = read(tmp_path, "threshold_sweep.json")
-    assert [row["shift"] for row in report["rows"]] == [-0.1, 0.0]
+    assert [row["shift"] for row in report["rows"]] == [0.0, -0.1]
+    plain, shifted = report["rows"]
+    assert (plain["change"], plain["change_error"]) == (0, 0)
+    assert shifted["change"] == pytest.approx(shifted["mean"] - plain["mean"])
     for row in report["rows"]:
         assert row["mean"] == pytest.approx(sum(row["per_seed"]) / 2)
         assert row["std"] == pytest.approx(abs(row["per_seed"][0] - row["per_seed"][1]) / 2**0.5)
-    assert report["rows"][0]["per_seed"] != report["rows"][1]["per_seed"]
-    assert "threshold -0.100: classifier distance" in capsys.readouterr().out
-    for wrong, told in (("shifts=a", "shifts must be numbers"), ("seeds=1", "seeds must be at least 2")):
+    assert plain["per_seed"] != shifted["per_seed"]
+    assert "threshold -0.1: classifier distance" in capsys.readouterr().out
+    mistakes = {
+        "shifts=a": "shifts must be numbers",
+        "seeds=1": "seeds must be at least 2",
+        "shifts=-2": "threshold_shift must be greater than",
+        "threshold_shift=0.1": "unknown argument",
+    }
+    for wrong, told in mistakes.items():
         with pytest.raises(InputError, match=told):
             threshold_sweep.main([*arguments, wrong])

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from test_training import STAGE1, STAGE2, die_at
 from torch import distributed, multiprocessing
 
+from spiking_vq.diffusion.times import stratified_times
 from spiking_vq.distributed import all_rows, mean_over_ranks, num_ranks, own_rows, rank, sum_over_ranks
 from spiking_vq.errors import InputError
 from spiking_vq.layers import conv_norm, synchronise
@@ -100,20 +101,33 @@ def alone():
     return everything()
 
 
+def in_order(parts):
+    """The whole batch `[T, B, ...]` of the ranks' shares."""
+    return torch.stack(parts, dim=2).flatten(1, 2)
+
+
+def test_times_of_a_share_are_spread_over_all():
+    t = stratified_times(64, 1000, torch.device("cpu"), torch.Generator().manual_seed(0))
+    for share in (t[::2], t[1::2]):  # as `own_rows` has it
+        assert share.min() <= 32
+        assert share.max() > 968
+        assert share.sort().values.diff().max() <= 32
+
+
 def test_exchange(ranks, alone):
     rows = torch.arange(8.0).view(4, 2)
-    assert [found["own"].tolist() for found in ranks] == [rows[:2].tolist(), rows[2:].tolist()]
+    assert [found["own"].tolist() for found in ranks] == [rows[::2].tolist(), rows[1::2].tolist()]
     for found in ranks:
         assert torch.equal(found["all"], rows)
-        assert torch.equal(found["sum"], rows[:2] + rows[2:])
-        assert torch.equal(found["mean"], (rows[:2] + rows[2:]) / 2)
+        assert torch.equal(found["sum"], rows[::2] + rows[1::2])
+        assert torch.equal(found["mean"], (rows[::2] + rows[1::2]) / 2)
     assert all(torch.equal(alone[name], rows) for name in ("own", "all", "sum", "mean"))
 
 
 def test_synchronised_batch_norm_sees_the_whole_batch(ranks, alone):
     found, whole = [of["synchronised"] for of in ranks], alone["synchronised"]
     for name in ("spikes", "input"):
-        both = torch.cat([of[name] for of in found], dim=1)
+        both = in_order([of[name] for of in found])
         # the loss of a rank is the mean over its rows, so their gradients are ranks times those of the whole mean
         factor = 1 if name == "spikes" else RANKS
         torch.testing.assert_close(both, factor * whole[name], rtol=1e-10, atol=1e-14)
@@ -139,8 +153,8 @@ def test_codebooks_are_one(ranks, alone):
 
 
 def test_poisson_spikes_of_a_share_are_those_of_the_batch(ranks, alone):
-    assert torch.equal(torch.cat([of["poisson"] for of in ranks], dim=1), alone["poisson"])
-    assert not torch.equal(alone["poisson"][:, :2], alone["poisson"][:, 2:])
+    assert torch.equal(in_order([of["poisson"] for of in ranks]), alone["poisson"])
+    assert not torch.equal(alone["poisson"][:, ::2], alone["poisson"][:, 1::2])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

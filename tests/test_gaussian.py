@@ -2,7 +2,9 @@
 
 import math
 import sys
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,7 +48,7 @@ def test_schedules():
     f = [math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(1001)]
     assert cosine.alpha_bars[500].item() == pytest.approx(f[500] / f[0])
     assert cosine.betas.max() <= 0.999
-    for diffusion in (linear, cosine, GaussianDiffusion(10, "linear"), GaussianDiffusion(1, "cosine")):
+    for diffusion in (linear, cosine, GaussianDiffusion(20, "linear"), GaussianDiffusion(1, "cosine")):
         assert diffusion.alpha_bars[0] == 1
         assert (diffusion.alpha_bars.diff() < 0).all()
         assert diffusion.alpha_bars[-1] < 0.01
@@ -101,18 +103,15 @@ def test_a_perfect_denoiser_recovers_the_images(prediction, sampler, sample_step
         pytest.importorskip("diffusers")
     diffusion = GaussianDiffusion(100, "linear", prediction)
     images = random_images(3)
-    told = []
     found = diffusion.sample(
         oracle(diffusion, images),
         [5, 6, 7],
         SHAPE,
         sampler=sampler,
         sample_steps=sample_steps,
-        noise_deficit=torch.zeros(101),
-        progress=lambda *calls: told.append(calls),
+        image_error=torch.zeros(101),
     )
     torch.testing.assert_close(found.double(), images, atol=1e-4, rtol=0)
-    assert told == [(call, sample_steps or 100) for call in range(1, (sample_steps or 100) + 1)]
 
 
 @pytest.mark.parametrize(("sampler", "eta"), [("ddpm_small", 0.0), ("ddim", 0.0), ("ddim", 0.5), ("analytic", 0.0)])
@@ -120,8 +119,8 @@ def test_samples_of_a_known_distribution(sampler, eta):
     diffusion = GaussianDiffusion(500)
     denoiser = gaussian_denoiser(diffusion, 0.1, 0.25)
     a = diffusion.alpha_bars
-    power = (1 - a) / (a * 0.25**2 + 1 - a)  # of the best prediction of the noise
-    options = {"sampler": sampler, "eta": eta, "noise_deficit": 1 - power}
+    error = 0.25**2 * (1 - a) / (a * 0.25**2 + 1 - a)  # of the best estimate of an image
+    options = {"sampler": sampler, "eta": eta, "image_error": error}
     samples = diffusion.sample(denoiser, list(range(20)), (1, 20, 20), **options)
     assert samples.mean().item() == pytest.approx(0.1, abs=0.02)
     assert samples.std().item() == pytest.approx(0.25, rel=0.05)
@@ -132,7 +131,8 @@ def test_dpm_solver_follows_the_ode_closer_than_ddim():
     pytest.importorskip("diffusers")
     diffusion, seeds, shape = GaussianDiffusion(500), [1, 2, 3], (1, 20, 20)
     denoiser = gaussian_denoiser(diffusion, 0.1, 0.25)
-    start, a = diffusion.prior(seeds, shape), diffusion.alpha_bars
+    start = diffusion.prior([torch.Generator().manual_seed(seed) for seed in seeds], shape)
+    a = diffusion.alpha_bars
     spread = (a * 0.25**2 + 1 - a).sqrt()
     errors = {}
     for sampler in ("ddim", "dpm_solver"):
@@ -144,9 +144,26 @@ def test_dpm_solver_follows_the_ode_closer_than_ddim():
     assert errors["dpm_solver"] < 0.3 * errors["ddim"]
 
 
+def test_dpm_solver_is_called_at_our_times():
+    pytest.importorskip("diffusers")
+    diffusion, images = GaussianDiffusion(1000, "cosine", "v"), random_images(1)
+    for sample_steps in (1, 2, 7, 61, 333):
+        seen = []
+
+        def watched(noisy, t, seen=seen):
+            seen.append(t.item())
+            return oracle(diffusion, images)(noisy, t)
+
+        found = diffusion.sample(watched, [0], SHAPE, sampler="dpm_solver", sample_steps=sample_steps)
+        assert [*seen, 0] == diffusion.times(sample_steps)
+        torch.testing.assert_close(found.double(), images, atol=1e-3, rtol=0)
+    with pytest.raises(InputError, match="predict v"):
+        GaussianDiffusion(1000, "cosine", "noise").sample(watched, [0], SHAPE, sampler="dpm_solver")
+
+
 def test_dpm_solver_without_diffusers_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    diffusion = GaussianDiffusion(20)
+    diffusion = GaussianDiffusion(1000)
     with pytest.raises(InputError, match="pip install diffusers"):
         diffusion.sample(oracle(diffusion, random_images(1)), [0], SHAPE, sampler="dpm_solver")
 
@@ -164,30 +181,33 @@ def test_analytic_variance_is_that_of_the_reverse_process():
     """Of normal data the reverse process is normal, with a variance in closed form."""
     diffusion, std = GaussianDiffusion(), 0.5
     a = diffusion.alpha_bars
-    power = (1 - a) / (a * std**2 + 1 - a)
+    error = std**2 * (1 - a) / (a * std**2 + 1 - a)
     for t, s in ((1000, 900), (300, 200), (20, 10)):
         var_s, var_t = (a[time].item() * std**2 + 1 - a[time].item() for time in (s, t))
         covariance = (a[t] / a[s]).sqrt().item() * var_s
-        found = diffusion.transition(t, s, "analytic", noise_deficit=1 - power)
+        found = diffusion.transition(t, s, "analytic", image_error=error)
         assert found.std**2 == pytest.approx(var_s - covariance**2 / var_t)
 
 
-def test_noise_deficit_is_estimated():
-    diffusion = GaussianDiffusion()
-    images = 0.2 + 0.3 * torch.randn(4000, *SHAPE, generator=torch.Generator().manual_seed(0))
-    times = [1, 100, 700]
-    found = diffusion.noise_deficit(
-        gaussian_denoiser(diffusion, 0.2, 0.3), images, times, torch.Generator().manual_seed(1)
-    )
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_error_of_the_estimates_is_measured_and_bounds_the_noise(schedule):
+    diffusion = GaussianDiffusion(1000, schedule, "v")
+    images = (0.2 + 0.3 * torch.randn(400, *SHAPE, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
+    denoiser, times = gaussian_denoiser(diffusion, 0.2, 0.3), [1, 100, 700, 1000]
+    found = diffusion.image_error(denoiser, images, times, torch.Generator().manual_seed(1))
     a = diffusion.alpha_bars[times]
-    torch.testing.assert_close(found, 1 - (1 - a) / (a * 0.09 + 1 - a), rtol=0.03, atol=0.02)
+    torch.testing.assert_close(found, 0.09 * (1 - a) / (a * 0.09 + 1 - a), rtol=0.1, atol=1e-6)
+    table = torch.from_numpy(np.interp(np.arange(1001), [0, *times], [0, *found.tolist()]))
+    steps = diffusion.times(50)
+    stds = [diffusion.transition(t, s, "analytic", image_error=table).std for t, s in pairwise(steps)]
+    assert max(stds) < 1.1  # also where hardly anything of the image is left in the noise
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_mse_by_hand(prediction):
     diffusion = GaussianDiffusion(50, "linear", prediction)
     drawn = diffusion.draw(random_images(6), torch.Generator().manual_seed(0))
-    assert sorted(drawn.t.tolist()) != drawn.t.tolist() or len(set(drawn.t.tolist())) == 6
+    assert len(set(drawn.t.tolist())) == 6  # spread over all
     assert ((drawn.t >= 1) & (drawn.t <= 50)).all()
     scale = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     seen = []
@@ -220,7 +240,7 @@ def test_synaptic_current_loss_by_hand():
     noisy = diffusion.q_sample(*drawn)
     error = (1.5 * noisy - diffusion.target(*drawn)).square().mean((1, 2, 3))
     spread = 2 / 3 * noisy.square().mean((1, 2, 3))
-    weight = diffusion.current_weights()[drawn.t]
+    weight = diffusion.current_weights[drawn.t]
     assert figures["loss"].item() == pytest.approx((a * error + weight * spread).mean().item())
     assert figures["mse"].item() == pytest.approx(error.mean().item())
     assert figures["spread"].item() == pytest.approx(spread.mean().item())
@@ -241,11 +261,11 @@ def test_current_weights_are_what_a_prediction_does_to_the_next_state(prediction
         )
         effects.append((high - low).abs().item())
     expected = torch.tensor(effects, dtype=torch.float64)
-    torch.testing.assert_close(diffusion.current_weights(), expected / expected.max())
+    torch.testing.assert_close(diffusion.current_weights, expected / expected.max())
 
 
 def test_currents_that_do_not_differ_are_ordinary_ddim():
-    diffusion = GaussianDiffusion(100, "cosine", "v")
+    diffusion, on_currents = (GaussianDiffusion(100, "cosine", "v", loss) for loss in ("mse", "synaptic_current"))
     denoiser = gaussian_denoiser(diffusion, 0.1, 0.05)  # its estimates lie in [-1, 1], where nothing is clipped
     seeds, seen = [3, 4], []
 
@@ -254,22 +274,20 @@ def test_currents_that_do_not_differ_are_ordinary_ddim():
         return denoiser(noisy, t)
 
     plain = diffusion.sample(denoiser, seeds, SHAPE, sample_steps=100)
-    ours = diffusion.sample(currents, seeds, SHAPE, sample_steps=100, num_currents=3)
-    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+    ours = on_currents.sample(currents, seeds, SHAPE, sample_steps=100, num_currents=3)
+    torch.testing.assert_close(ours, plain.expand(3, -1, -1, -1, -1), atol=1e-5, rtol=0)
     assert {tuple(noisy.shape) for noisy in seen} == {(3, 2, *SHAPE)}
 
 
 def test_currents_are_decoded_at_the_end_only():
     """Steps that differ stay apart to the end: the mean of their separate recursions is what comes out."""
-    diffusion = GaussianDiffusion(10, "cosine", "images")
+    diffusion = GaussianDiffusion(10, "cosine", "images", "synaptic_current")
     steps = torch.tensor([-2.0, 1.0, 1.5]).view(3, 1, 1, 1, 1)  # beyond [-1, 1]: nothing is clipped on the way
     states = list(
         diffusion.trajectory(lambda noisy, t: steps.expand_as(noisy), [1], SHAPE, num_currents=3, sample_steps=10)
     )
     torch.testing.assert_close(states[-1].noisy, steps.expand(3, 1, *SHAPE))
     assert [state.t for state in states] == list(range(9, -1, -1))
-    sampled = diffusion.sample(lambda noisy, t: steps.expand_as(noisy), [1], SHAPE, num_currents=3)
-    torch.testing.assert_close(sampled, torch.full((1, *SHAPE), 0.5 / 3))
 
 
 def test_an_image_is_the_same_in_any_batch():
@@ -280,7 +298,8 @@ def test_an_image_is_the_same_in_any_batch():
     alone = diffusion.sample(denoiser, [3], SHAPE, **options)
     torch.testing.assert_close(together[2:], alone)
     assert not torch.allclose(together[0], together[1])
-    torch.testing.assert_close(diffusion.prior([3], SHAPE), diffusion.prior([1, 3], SHAPE)[1:])
+    one, two = ([torch.Generator().manual_seed(seed) for seed in seeds] for seeds in ([3], [1, 3]))
+    torch.testing.assert_close(diffusion.prior(one, SHAPE), diffusion.prior(two, SHAPE)[1:])
 
 
 def test_times_are_spread_evenly():
@@ -298,15 +317,29 @@ def test_times_are_spread_evenly():
         ({"sample_steps": 21}, r"in 1\.\.20; got 21"),
         ({"eta": 1.5}, r"eta must be in \[0, 1\]"),
         ({"sampler": "ddpm_large", "eta": 0.5}, "eta is ddim's"),
-        ({"sampler": "analytic"}, "estimate it first"),
-        ({"sampler": "analytic", "noise_deficit": torch.full((21,), torch.nan)}, "estimate it first"),
-        ({"sampler": "ddpm_small", "num_currents": 2}, "ddim with eta 0 on currents"),
+        ({"sampler": "analytic"}, "make analytic"),
+        ({"sampler": "analytic", "image_error": torch.full((21,), torch.nan)}, "make analytic"),
+        ({"num_currents": 2}, "num_currents must be T where"),
     ],
 )
 def test_settings_out_of_range(options, message):
     diffusion = GaussianDiffusion(20)
     with pytest.raises(InputError, match=message):
         diffusion.sample(oracle(diffusion, random_images(1)), [0], SHAPE, **options)
+
+
+def test_currents_are_sampled_by_ddim_alone():
+    diffusion = GaussianDiffusion(20, "linear", "v", "synaptic_current")
+    for options in ({"sampler": "ddpm_small"}, {"eta": 0.5}):
+        with pytest.raises(InputError, match="synaptic currents are sampled by ddim with eta 0"):
+            diffusion.sample(oracle(diffusion, random_images(1)), [0], SHAPE, num_currents=2, **options)
+
+
+def test_shapes_that_do_not_fit():
+    diffusion, images = GaussianDiffusion(20), random_images(3)
+    for t in (torch.tensor([1, 2]), torch.tensor(1)):
+        with pytest.raises(InputError, match="expected images"):
+            diffusion.q_sample(images, t.reshape(-1), images)
 
 
 @pytest.mark.parametrize(

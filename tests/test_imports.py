@@ -89,7 +89,21 @@ def test_diffusion_knows_torch_only():
         assert {name.split(".")[0] for name in imported(path)} & (LIBRARIES | {"spiking_vq"}) <= known
 
 
-@pytest.mark.parametrize("command", ["sample", "evaluate/__main__", "energy", "firing_rates", "recognise", "publish"])
+COMMANDS = (
+    "sample",
+    "evaluate/__main__",
+    "energy",
+    "firing_rates",
+    "spiking_report",
+    "portrait",
+    "analytic",
+    "threshold_sweep",
+    "recognise",
+    "publish",
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_commands_that_use_a_model_need_no_trainer(command):
     seen, todo = set(), [ROOT / f"stages/{command}.py"]
     while todo:

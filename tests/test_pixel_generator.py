@@ -66,11 +66,13 @@ def test_settings(generator, tmp_path, gaussian_config, pixel_model):
     [
         ({"temperature": 0.8}, "has no temperature: its settings are sample_steps, sampler, eta"),
         ({"sampler": "euler"}, "sampler must be one of"),
-        ({"sampler": "analytic"}, "estimate it first"),
+        ({"sampler": "analytic"}, "make analytic"),
         ({"sample_steps": 11}, r"in 1\.\.10"),
         ({"label": 10}, r"label must be in 0\.\.9; got 10"),
         ({"guidance": 2.0}, "label must be given where there is guidance"),
         ({"label": 1, "guidance": -1.0}, "guidance must be at least 0"),
+        ({"sample_steps": 0}, r"in 1\.\.10; got 0"),
+        ({"eta": 0.5, "sampler": "ddpm_large"}, "eta is ddim's"),
         ({"threshold_shift": -1.0}, "greater than -1, so that thresholds stay above 0"),
     ],
     ids=str,
@@ -116,6 +118,36 @@ def test_labels_and_guidance_change_what_is_made(kind, request, generator, laten
         assert not torch.equal(one, other)
 
 
+def test_settings_of_currents_and_twins(gaussian_config):
+    gaussian_config.neuron, gaussian_config.T = "relu", 1
+    twin = PixelGenerator(build_model(gaussian_config), gaussian_config)
+    with pytest.raises(InputError, match="threshold_shift must be 0 without spikes"):
+        twin.sampling(threshold_shift=0.1)
+    gaussian_config.model.unet, gaussian_config.diffusion.loss = "fsddim", "synaptic_current"
+    on_currents = PixelGenerator(build_model(gaussian_config), gaussian_config)
+    with pytest.raises(InputError, match="sampled by ddim"):
+        on_currents.sampling(sampler="ddpm_large")
+    gaussian_config.sample.eta = 0.5
+    with pytest.raises(InputError, match="sampled by ddim"):
+        on_currents.sampling()
+
+
+def test_a_default_eta_is_of_the_default_sampler(generator, gaussian_config):
+    gaussian_config.sample.eta = 0.5
+    assert generator.sampling()["eta"] == 0.5
+    assert generator.sampling(sampler="ddpm_small")["eta"] == 0.0
+
+
+def test_labels_on_currents(gaussian_config):
+    gaussian_config.model.unet, gaussian_config.diffusion.loss = "fsddim", "synaptic_current"
+    model = build_model(gaussian_config)
+    wake(model.unet, torch.randn(1, 16, 1, 12, 12), torch.arange(16) % 10 + 1)
+    model.unet.labels.weight.data *= 50
+    generator = PixelGenerator(model.eval(), gaussian_config)
+    one, two = (generator.sample(2, label=label, guidance=2.0).images for label in (1, 2))
+    assert not torch.equal(one, two)
+
+
 def test_guidance_by_hand():
     calls = []
 
@@ -143,3 +175,20 @@ def test_thresholds_are_shifted_and_put_back(generator):
     assert torch.equal(generator.sample(CHUNK).images, plain)
     with pytest.raises(InputError, match="threshold_shift"), shifted_thresholds(generator.model, -2.0):
         pass
+
+
+def test_thresholds_are_shifted_inside_calls_alone(generator):
+    """However sampling is interrupted or interleaved."""
+    layer = next(module for module in generator.model.modules() if isinstance(module, LIF))
+    before = layer.threshold.clone()
+    one, two = (generator.trajectory([1], **generator.sampling(threshold_shift=shift)) for shift in (0.3, -0.3))
+    for states in (one, two, one):
+        next(states)
+        assert torch.equal(layer.threshold, before)
+
+    def stop(done, of):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generator.sample(1, threshold_shift=0.3, progress=stop)
+    assert torch.equal(layer.threshold, before)

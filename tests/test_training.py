@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spiking_vq.checkpoint import load_model
+from spiking_vq.checkpoint import fingerprint, load_model
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.errors import InputError
 from spiking_vq.models.spiking_unet import UNETS
@@ -265,6 +265,7 @@ def test_fine_tuning_scales_of_the_steps_starts_from_the_trained_weights(unbroke
     tuned, config = load_model(tmp_path / "digits/base/gaussian/model.safetensors")
     assert config.tsm
     assert config.train.start_from is None  # a place, which does not travel
+    assert config.train.start_from_sha256 == fingerprint(trained.unet)
     assert any((value != 1).any() for name, value in tuned.unet.state_dict().items() if name in scales)
 
 
@@ -294,6 +295,7 @@ def test_labels_are_told_and_dropped(unbroken, tmp_path, monkeypatch):
     told = torch.cat([labels for training, labels in seen if training])
     assert set(told.tolist()) == set(range(11))
     assert (told == 10).double().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert load_model(unbroken / "absorbing/model.safetensors")[1].num_classes is None
     model, config = load_model(tmp_path / "digits/base/absorbing/model.safetensors")
     assert (config.conditional, config.num_classes) == (True, 10)
     assert model.denoiser.labels.weight.shape == (11, 8)

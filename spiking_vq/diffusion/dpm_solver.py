@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,15 +18,15 @@ PREDICTION_TYPES = {"noise": "epsilon", "v": "v_prediction", "images": "sample"}
 
 
 def dpm_solver_states(
-    diffusion: GaussianDiffusion, denoiser: Callable[[Tensor, Tensor], Tensor], noisy: Tensor, sample_steps: int
-) -> Iterator[tuple[int, Tensor]]:
-    """Second-order multistep DPM-Solver++ from time N to 0: yields the time in 0..N-1 and x_t after each call.
+    diffusion: GaussianDiffusion, denoiser: Callable[[Tensor, Tensor], Tensor], noisy: Tensor, times: Sequence[int]
+) -> Iterator[Tensor]:
+    """Second-order multistep DPM-Solver++: yields x_t after each call.
 
     Args:
         diffusion: its betas and prediction are used.
         denoiser: called once a step.
-        noisy: the state at time N, [B, C, H, W].
-        sample_steps: number of calls.
+        noisy: the state at the first time, [B, C, H, W].
+        times: from N down to 0.
 
     Raises:
         InputError: diffusers is not installed.
@@ -42,12 +42,10 @@ def dpm_solver_states(
         trained_betas=diffusion.betas.numpy(),
         prediction_type=PREDICTION_TYPES[diffusion.prediction],
         algorithm_type="dpmsolver++",
-        timestep_spacing="trailing",
         final_sigmas_type="zero",
     )
-    scheduler.set_timesteps(sample_steps)
-    times = [time + 1 for time in scheduler.timesteps.tolist()]  # theirs count from 0
-    for time, next_time in zip(times, [*times[1:], 0], strict=True):
-        prediction = denoiser(noisy, torch.full((len(noisy),), time, device=noisy.device))
-        noisy = scheduler.step(prediction.to(noisy.dtype), time - 1, noisy).prev_sample
-        yield next_time, noisy
+    scheduler.set_timesteps(timesteps=[t - 1 for t in times[:-1]])  # theirs count from 0
+    for t in times[:-1]:
+        prediction = denoiser(noisy, torch.full((len(noisy),), t, device=noisy.device))
+        noisy = scheduler.step(prediction.to(noisy.dtype), t - 1, noisy).prev_sample
+        yield noisy

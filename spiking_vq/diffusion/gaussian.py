@@ -8,15 +8,16 @@ noisy images' shape the prediction of the noise, of the images, or of v, a mixtu
 currents takes and gives `[T, B, C, H, W]`, one for each spiking step; the mean over T is the prediction.
 
 Reference: Ho et al., arXiv:2006.11239 (DDPM); Song et al., arXiv:2010.02502 (DDIM); Nichol and Dhariwal,
-arXiv:2102.09672 (cosine schedule); Salimans and Ho, arXiv:2202.00512 (v); Bao et al., arXiv:2201.06503 (Analytic-DPM);
-Watanabe et al., arXiv:2312.01742 (synaptic currents).
+arXiv:2102.09672 (cosine schedule); Salimans and Ho, arXiv:2202.00512 (v); Bao et al., arXiv:2201.06503 (Analytic-DPM)
+and arXiv:2206.07309 (its form for imperfect networks); Watanabe et al., arXiv:2312.01742 (synaptic currents).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +30,11 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 def linear_betas(diffusion_steps: int) -> Tensor:
-    """Evenly spaced from 1e-4 to 0.02 at N = 1000; other N scale both, so that a_N stays what it is. float64 [N]."""
+    """Evenly spaced from 1e-4 to 0.02 at N = 1000; float64 [N].
+
+    Other N, at least 20, scale both, so that a_N stays about what it is.
+    """
+    require(diffusion_steps >= 20, "diffusion_steps", "at least 20 with linear betas", diffusion_steps)
     scale = 1000 / diffusion_steps
     return torch.linspace(1e-4 * scale, min(0.02 * scale, 0.999), diffusion_steps, dtype=torch.float64)
 
@@ -94,6 +99,8 @@ class GaussianDiffusion:
     Attributes:
         betas: float64 [N]; betas[t - 1] is that of time t.
         alpha_bars: float64 [N + 1]; alpha_bars[t] is a_t.
+        current_weights: float64 [N + 1], by how much a prediction at time t enters the state at t - 1 of DDIM, scaled
+            to a maximum of 1; entry 0 is 0.
 
     Raises:
         InputError: an unknown name, or N < 1.
@@ -112,15 +119,16 @@ class GaussianDiffusion:
         self.diffusion_steps, self.prediction, self.objective = diffusion_steps, prediction, loss
         self.betas = SCHEDULES[schedule](diffusion_steps)
         self.alpha_bars = torch.cat([torch.ones(1, dtype=torch.float64), (1 - self.betas).cumprod(0)])
+        self.current_weights = self._current_weights()
 
     @property
     def on_currents(self) -> bool:
         """Whether the denoiser is one of synaptic currents."""
         return self.objective == "synaptic_current"
 
-    def prior(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-        """State at t = N: standard normal noise [B, *shape], float32 on the CPU, each image from its own seed."""
-        return normal_noise(shape, [torch.Generator().manual_seed(seed) for seed in seeds])
+    def prior(self, generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+        """State at t = N: standard normal noise [B, *shape], float32 on the CPU, each image from its own generator."""
+        return normal_noise(shape, generators)
 
     def q_sample(self, images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Forward process: x_t of images x_0 and noise, all [B, C, H, W], at times t int64 [B] in 0..N."""
@@ -184,32 +192,25 @@ class GaussianDiffusion:
         images, t, noise = drawn
         noisy, target = self.q_sample(images, t, noise), self.target(images, t, noise)
         if not self.on_currents:
-            loss = (denoiser(noisy, t) - target).square().mean()
+            loss = (denoiser(noisy, t).to(target.dtype) - target).square().mean()
             return {"loss": loss, "mse": loss.detach()}
-        currents = denoiser(noisy.unsqueeze(0), t)
+        currents = denoiser(noisy.unsqueeze(0), t).to(target.dtype)
         decoded = currents.mean(0)
         error = (decoded - target).square().mean((1, 2, 3))
         spread = (decoded - currents).square().mean((0, 2, 3, 4))
-        weight = self.current_weights()[t.cpu()].to(error)
-        alpha_bar = self.alpha_bars[t.cpu()].to(error)
+        weight, alpha_bar = (table.to(t.device)[t].to(error.dtype) for table in (self.current_weights, self.alpha_bars))
         return {
             "loss": (alpha_bar * error + weight * spread).mean(),
             "mse": error.detach().mean(),
             "spread": spread.detach().mean(),
         }
 
-    def current_weights(self) -> Tensor:
-        """By how much a prediction enters the next state of DDIM over N steps, scaled to a maximum of 1.
-
-        float64 [N + 1]; entry t is that of the step from t to t - 1, entry 0 is 0.
-        """
-        weights = [0.0]
-        for t in range(1, self.diffusion_steps + 1):
-            signal, spread = self.alpha_bars[t].sqrt().item(), (1 - self.alpha_bars[t]).sqrt().item()
-            of_prediction = {"noise": spread / signal, "v": spread, "images": 1.0}[self.prediction]
-            weights.append(abs(self.transition(t, t - 1, "ddim").image * of_prediction))
-        table = torch.tensor(weights, dtype=torch.float64)
-        return table / table.max()
+    def _current_weights(self) -> Tensor:
+        signal, spread = self.alpha_bars.sqrt(), (1 - self.alpha_bars).sqrt()
+        of_images = signal[:-1] - spread[:-1] / spread[1:] * signal[1:]  # what x_0 adds to the next state
+        of_prediction = {"noise": spread / signal, "v": spread, "images": torch.ones_like(signal)}[self.prediction][1:]
+        weights = torch.cat([torch.zeros(1, dtype=torch.float64), (of_images * of_prediction).abs()])
+        return weights / weights.max()
 
     def posterior(self, t: int, s: int) -> Transition:
         """`q(x_s | x_t, x_0)`, s < t: a normal distribution around `image * x_0 + noisy * x_t` with deviation `std`."""
@@ -222,15 +223,14 @@ class GaussianDiffusion:
         )
 
     def transition(
-        self, t: int, s: int, sampler: str, eta: float = 0.0, noise_deficit: Tensor | None = None
+        self, t: int, s: int, sampler: str, eta: float = 0.0, image_error: Tensor | None = None
     ) -> Transition:
         """A sampler's step from time t to s; the last step, to 0, adds no noise.
 
         - `ddpm_small`: the posterior itself;
         - `ddpm_large`: its mean, with variance `1 - a_t / a_s`, the beta of the step;
-        - `analytic`: its mean, with the variance that is best for the predictions at hand,
-          `small + image^2 (1 - a_t) / a_t (1 - G_t)`, G_t the mean square of a predicted noise (Bao et al., theorem 1);
-          what the prediction takes out of the noise is put back;
+        - `analytic`: its mean, with the variance that suits the network's estimates of x_0, `small + image^2 V_t`, V_t
+          their mean squared error a pixel: what an estimate leaves open is put back as noise;
         - `ddim`: deviation `eta` times the posterior's, and the mean that keeps x_s at its right level of noise: eta 1
           is `ddpm_small`, eta 0 deterministic.
 
@@ -238,7 +238,7 @@ class GaussianDiffusion:
             t, s: times, 0 <= s < t <= N.
             sampler: one of `TRANSITIONS`.
             eta: of `ddim`, in [0, 1].
-            noise_deficit: of `analytic`, 1 - G_t at t in 0..N, [N + 1].
+            image_error: of `analytic`, V_t at t in 0..N, [N + 1].
         """
         exact = self.posterior(t, s)
         at, as_ = (self.alpha_bars[time].item() for time in (t, s))
@@ -250,32 +250,43 @@ class GaussianDiffusion:
             return exact
         if sampler == "ddpm_large":
             return exact._replace(std=(1 - at / as_) ** 0.5)
-        missed = exact.image**2 * (1 - at) / at * noise_deficit[t].item()
-        return exact._replace(std=(exact.std**2 + max(missed, 0.0)) ** 0.5)
+        return exact._replace(std=(exact.std**2 + exact.image**2 * image_error[t].item()) ** 0.5)
 
     def times(self, sample_steps: int) -> list[int]:
         """The times of `sample_steps` calls, evenly spaced from N down, and 0 at the end."""
         return [round(self.diffusion_steps * (1 - call / sample_steps)) for call in range(sample_steps + 1)]
 
     @torch.no_grad()
-    def sample(
+    def p_sample(
         self,
         denoiser: Denoiser,
-        seeds: Sequence[int],
-        shape: Sequence[int],
+        noisy: Tensor,
+        t: int,
+        s: int,
+        generators: Sequence[torch.Generator],
         *,
-        progress: Callable[[int, int], None] | None = None,
-        **options: object,
+        sampler: str = "ddim",
+        eta: float = 0.0,
+        image_error: Tensor | None = None,
     ) -> Tensor:
-        """Generate an image [C, H, W] of `shape` for each seed, [B, C, H, W] in [-1, 1]; options as of `trajectory`.
+        """One step from time t to s: x_s of x_t, both [B, C, H, W], or both currents `[T, B, C, H, W]`.
 
-        `progress` is called as progress(calls_done, calls_total) after each call of the denoiser.
+        The estimate of x_0 is clipped to [-1, 1], but of currents it is not.
+
+        Args:
+            denoiser: called once.
+            noisy: x_t.
+            t, s: times, 0 <= s < t <= N.
+            generators: of the noise of each image, on the CPU.
+            sampler, eta, image_error: see `transition`.
         """
-        for done, state in enumerate(self.trajectory(denoiser, seeds, shape, **options), start=1):
-            if progress is not None:
-                progress(done, options.get("sample_steps") or self.diffusion_steps)
-            noisy = state.noisy
-        return (noisy.mean(0) if noisy.dim() > 1 + len(shape) else noisy).clamp(-1, 1)
+        times = torch.full((len(generators),), t, device=noisy.device)
+        images = self.to_images(denoiser(noisy, times).to(noisy.dtype), noisy, times)
+        if not self.on_currents:
+            images = images.clamp(-1, 1)
+        move = self.transition(t, s, sampler, eta, image_error)
+        moved = move.image * images + move.noisy * noisy
+        return moved + move.std * normal_noise(noisy.shape[-3:], generators).to(noisy) if move.std else moved
 
     @torch.no_grad()
     def trajectory(
@@ -287,15 +298,15 @@ class GaussianDiffusion:
         sampler: str = "ddim",
         sample_steps: int | None = None,
         eta: float = 0.0,
-        noise_deficit: Tensor | None = None,
+        image_error: Tensor | None = None,
         num_currents: int | None = None,
         device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Iterator[State]:
         """The states of sampling, one after each call of the denoiser, down to t = 0.
 
-        With `num_currents` the states are synaptic currents `[T, B, C, H, W]`, T copies of the noise to begin with, and
-        the recursion runs on each step's current by itself: nothing is decoded and nothing clipped on the way. Else the
-        estimate of x_0 is clipped to [-1, 1] in every step.
+        Where the denoiser works on currents, so do the states: `num_currents` copies of the noise to begin with; the
+        recursion runs on each step's current by itself, and nothing is decoded on the way.
 
         Each image draws its noise from its own seed on the CPU: it is the same in any batch and on any device, up to
         the rounding of the denoiser.
@@ -307,54 +318,56 @@ class GaussianDiffusion:
             sampler: one of `SAMPLERS`; see `transition`, and `dpm_solver_states`, which clips nothing.
             sample_steps: number of calls, in 1..N; None means N.
             eta: of `ddim`, in [0, 1].
-            noise_deficit: of `analytic`, [N + 1].
+            image_error: of `analytic`, [N + 1].
             num_currents: T of a denoiser of currents; None for one of images.
-            device: where to sample.
+            device, dtype: where to sample, and the type of the states.
 
         Raises:
-            InputError: an argument is out of its range.
+            InputError: at the first state, that an argument is out of its range.
         """
         sample_steps = self.diffusion_steps if sample_steps is None else sample_steps
-        self.check_settings(sampler, sample_steps, eta, noise_deficit)
-        require(
-            num_currents is None or (sampler, eta) == ("ddim", 0.0), "sampler", "ddim with eta 0 on currents", sampler
-        )
+        self.check_settings(sampler, sample_steps, eta, image_error)
+        fits = (num_currents is not None) == self.on_currents
+        require(fits, "num_currents", "T where the denoiser works on currents, else None", num_currents)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noisy = normal_noise(shape, generators).to(device)
+        noisy = self.prior(generators, shape).to(device, dtype)
         if num_currents is not None:
             noisy = noisy.expand(num_currents, *noisy.shape)
-        if sampler == "dpm_solver":
-            yield from (State(t, noisy) for t, noisy in dpm_solver_states(self, denoiser, noisy, sample_steps))
-            return
         times = self.times(sample_steps)
-        for time, next_time in zip(times, times[1:], strict=False):
-            t = torch.full((len(seeds),), time, device=noisy.device)
-            images = self.to_images(denoiser(noisy, t).to(noisy.dtype), noisy, t)
-            if num_currents is None:
-                images = images.clamp(-1, 1)
-            step = self.transition(time, next_time, sampler, eta, noise_deficit)
-            noisy = step.image * images + step.noisy * noisy
-            if step.std:
-                noisy = noisy + step.std * normal_noise(shape, generators).to(noisy.device)
-            yield State(next_time, noisy)
+        if sampler == "dpm_solver":
+            for state in zip(times[1:], dpm_solver_states(self, denoiser, noisy, times), strict=True):
+                yield State(*state)
+            return
+        for t, s in pairwise(times):
+            options = {"sampler": sampler, "eta": eta, "image_error": image_error}
+            noisy = self.p_sample(denoiser, noisy, t, s, generators, **options)
+            yield State(s, noisy)
 
-    def check_settings(self, sampler: str, sample_steps: int, eta: float, noise_deficit: Tensor | None) -> None:
+    def sample(self, denoiser: Denoiser, seeds: Sequence[int], shape: Sequence[int], **options: Any) -> Tensor:
+        """The end of a `trajectory`, whose arguments these are: x_0, or its currents."""
+        *_, last = self.trajectory(denoiser, seeds, shape, **options)
+        return last.noisy
+
+    def check_settings(self, sampler: str, sample_steps: int, eta: float, image_error: Tensor | None) -> None:
         """Raise `InputError` if a setting of `trajectory` is out of its range."""
         require(sampler in SAMPLERS, "sampler", f"one of {', '.join(SAMPLERS)}", repr(sampler))
-        require(
-            1 <= sample_steps <= self.diffusion_steps, "sample_steps", f"in 1..{self.diffusion_steps}", sample_steps
-        )
+        last = self.diffusion_steps
+        require(1 <= sample_steps <= last, "sample_steps", f"in 1..{last}", sample_steps)
         require(0 <= eta <= 1, "eta", "in [0, 1]", eta)
         if eta and sampler != "ddim":
-            raise InputError(f"eta is ddim's: leave it out with sampler={sampler}")
-        if sampler == "analytic" and (noise_deficit is None or noise_deficit.isnan().any()):
-            raise InputError("sampler=analytic needs the mean square of the predicted noise: estimate it first")
+            raise InputError(f"eta is ddim's, and must be 0 with sampler={sampler}; got {eta}")
+        if self.on_currents and (sampler, eta) != ("ddim", 0):
+            raise InputError(f"synaptic currents are sampled by ddim with eta 0; got sampler={sampler}, eta={eta}")
+        if sampler == "dpm_solver" and self.prediction == "noise" and self.alpha_bars[-1] < 1e-6:
+            raise InputError("dpm_solver with predicted noise needs some image at t = N: linear betas, or predict v")
+        if sampler == "analytic" and (image_error is None or image_error.isnan().any()):
+            raise InputError("sampler=analytic needs the error of the network's estimates: measure it, `make analytic`")
 
     @torch.no_grad()
-    def noise_deficit(
+    def image_error(
         self, denoiser: Denoiser, images: Tensor, times: Sequence[int], generator: torch.Generator | None = None
     ) -> Tensor:
-        """Estimate 1 - G_t, G_t the mean square of the predicted noise, for `transition`'s `analytic`.
+        """Estimate V_t, the mean squared error a pixel of the clipped estimate of x_0, for `transition`'s `analytic`.
 
         Args:
             denoiser: called once for each time with all images.
@@ -364,19 +377,19 @@ class GaussianDiffusion:
 
         Returns:
             float64 [len(times)], on the CPU.
-
-        Reference: Bao et al., arXiv:2201.06503, equation 8.
         """
-        deficits = []
+        errors = []
         for time in times:
             t = torch.full((len(images),), time, device=images.device)
             noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
             noisy = self.q_sample(images, t, noise)
-            found = self.to_noise(self.to_images(denoiser(noisy, t), noisy, t), noisy, t)
-            deficits.append(1 - found.double().square().mean())
-        return torch.stack(deficits).cpu()
+            found = self.to_images(denoiser(noisy, t).to(noisy.dtype), noisy, t).clamp(-1, 1)
+            errors.append((found - images).double().square().mean())
+        return torch.stack(errors).cpu()
 
     def _amounts(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """`sqrt(a_t)` and `sqrt(1 - a_t)`, [B, 1, 1, 1], which broadcast against `[T, B, C, H, W]` too."""
+        if like.dim() < 4 or len(t) != like.shape[-4]:
+            raise InputError(f"expected images [B, C, H, W] and times [B]; got {list(like.shape)} and {list(t.shape)}")
         alpha_bars = self.alpha_bars.to(t.device)[t].view(-1, 1, 1, 1)
         return alpha_bars.sqrt().to(like.dtype), (1 - alpha_bars).sqrt().to(like.dtype)

@@ -183,10 +183,11 @@ class SDDPMUNet(nn.Module):
         return self._read_out(x)
 
     def _read_out(self, x: Current) -> Tensor:
-        """The image [B, C, H, W] of currents `[T, B, C', H, W]`."""
-        active = F.silu(self.head_norm(x.value()).value())
-        images = at_each_step(self.head, active)
-        return decayed_sum(images + F.silu(self.smooth(images).value()))
+        """The image [B, C, H, W], fp32 at least, of currents `[T, B, C', H, W]`."""
+        with torch.autocast(x.x.device.type, enabled=False):
+            active = F.silu(self.head_norm(x.value().to(self.head.weight.dtype)).value())
+            images = at_each_step(self.head, active)
+            return decayed_sum(images + F.silu(self.smooth(images).value()))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -318,7 +319,8 @@ class FSDDIMUNet(nn.Module):
                 of_first_level += [x] if level == len(self.grow) else []
             x = at_each_step(self.grow[level], x) if level < len(self.grow) else self.top(x)
         x = self.last(torch.cat([x, skips.pop()], dim=2), time)
-        return at_each_step(self.head, torch.cat([x, *of_first_level], dim=2))
+        with torch.autocast(x.device.type, enabled=False):  # what is read out adds up from call to call
+            return at_each_step(self.head, torch.cat([x, *of_first_level], dim=2).to(dtype))
 
     def _time(self, t: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The time's currents `[T, B, E]`, and those of the labels."""

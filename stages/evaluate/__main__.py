@@ -128,6 +128,7 @@ def describe(model: Model | None, data: ImageData, protocol: Protocol, options: 
         "protocol": options["protocol"],
         "about": protocol.about,
         "resize": protocol.resize,
+        "image_shape": list(data.image_shape),
         "machine": describe_machine(options["device"]),
     }
     if model is None:

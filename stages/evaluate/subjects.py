@@ -90,21 +90,26 @@ def find_trained(options: dict[str, Any]) -> Model:
         InputError: there is no such file, or it was trained on other data or with another preset.
     """
     if options["only"] == "reconstruction":
+        require(options["stage"] != "gaussian", "only", "all or samples where there is no stage 1", options["only"])
         path = model_file(options | {"stage": "vq_svae"})
         model, config = load_model(path)
+        if config.stage not in ("vq_svae", "absorbing"):
+            raise InputError(f"{path} is a {config.stage} model, which has no stage 1")
         subject = Model(path, config, getattr(model, "vq_svae", model).to(options["device"]))
     else:
         path = model_file(options)
-        generator = load_generator(path, options["device"], options["precision"], compile=worth_compiling(GROUP))
+        generator = load_generator(path, options["device"], options["precision"])
+        settings = sampler_settings(generator, options)
+        generator.compile = worth_compiling(GROUP, settings)
         subject = Model(
             path,
             generator.config,
             getattr(generator.model, "vq_svae", None),
             generator,
-            sampler_settings(generator, options),
+            settings,
             Path(options["runs"]) / options["data"] / options["preset"] / "evaluation",
         )
-    for key in ("data", "preset"):
+    for key in ("data", "preset", *(["stage"] if subject.generator else [])):
         check_same(subject.config, key, options[key], path)
     return subject
 
