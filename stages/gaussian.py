@@ -12,6 +12,7 @@ from spiking_vq.config import GaussianConfig
 from spiking_vq.data import load_dataset, mix_seed, to_unit
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.generators import as_images
+from spiking_vq.precision import parameter_type
 from stages.denoiser import DenoiserStage
 
 VALIDATED = 1024  # images: enough to tell checkpoints apart, as times and noise are the same each time
@@ -41,7 +42,7 @@ class GaussianStage(DenoiserStage):
 
     def prepared(self, examples: Tensor) -> Tensor:
         """uint8 images [B, C, H, W] in [-1, 1]."""
-        return 2 * to_unit(examples) - 1
+        return 2 * to_unit(examples).to(parameter_type(self.config.precision)) - 1
 
     @torch.no_grad()
     def picture(self) -> Tensor:
@@ -54,6 +55,7 @@ class GaussianStage(DenoiserStage):
                 sample_steps=min(PICTURE_STEPS, self.diffusion.diffusion_steps),  # a picture, not a measurement
                 num_currents=self.config.T if self.diffusion.on_currents else None,
                 device=self.device,
+                dtype=parameter_type(self.config.precision),
             )
         return as_images(last.noisy).cpu()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import STAGE1, STAGE2, die_at
+from test_training import GAUSSIAN, STAGE1, STAGE2, die_at
 from torch import distributed, multiprocessing
 
 from spiking_vq.diffusion.times import stratified_times
@@ -174,28 +174,30 @@ def command(module, *arguments):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Both stages, by one process and by two; and what the latter printed."""
+    """All stages, by one process and by two; and what the latter printed."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     train.main([*STAGE1, *EXACT, f"runs={one}"])
     printed = command("train", *STAGE1, *EXACT, *TWO, f"runs={two}")
     stage1 = f"stage1={one / 'digits/base/vq_svae/model.safetensors'}"
     train.main([*STAGE2, *EXACT, stage1, f"runs={one}"])
     printed += command("train", *STAGE2, *EXACT, *TWO, stage1, f"runs={two}")
+    train.main([*GAUSSIAN, *EXACT, f"runs={one}"])
+    printed += command("train", *GAUSSIAN, *EXACT, *TWO, f"runs={two}")
     return one / "digits/base", two / "digits/base", printed
 
 
-@pytest.mark.parametrize("stage", ["vq_svae", "absorbing"])
+@pytest.mark.parametrize("stage", ["vq_svae", "absorbing", "gaussian"])
 def test_two_processes_train_the_same_weights_as_one(trained, stage):
     one, two, _ = trained
     weights, others = (load_file(run / stage / "model.safetensors") for run in (one, two))
     assert weights.keys() == others.keys()
     for name, weight in weights.items():
         assert weight.dtype == others[name].dtype
-        torch.testing.assert_close(weight, others[name], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(weight, others[name], rtol=1e-10, atol=1e-10, equal_nan=True)
     assert {weight.dtype for weight in weights.values()} >= {torch.float64}
 
 
-@pytest.mark.parametrize("stage", ["vq_svae", "absorbing"])
+@pytest.mark.parametrize("stage", ["vq_svae", "absorbing", "gaussian"])
 def test_one_process_writes_the_files(trained, stage):
     one, two, printed = trained
     names, others = ({path.relative_to(run) for path in (run / stage).rglob("*")} for run in (one, two))
@@ -206,10 +208,10 @@ def test_one_process_writes_the_files(trained, stage):
         with (run / stage / "metrics.csv").open(newline="") as file:
             tables.append([{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)])
     for row, other in zip(*tables, strict=True):
-        shared = {"step", "val/mse", "val/cross_entropy", "val/accuracy", "val/perplexity"} & row.keys()
+        shared = {"step", "val/mse", "val/cross_entropy", "val/accuracy", "val/perplexity", "val/loss"} & row.keys()
         assert {key: other[key] for key in shared} == pytest.approx({key: row[key] for key in shared}, rel=1e-6)
-    assert printed.count("wrote") == 2
-    assert printed.count("3 steps") == 2
+    assert printed.count("wrote") == 3
+    assert printed.count("3 steps") == 3
 
 
 def test_two_processes_resume_what_one_began(trained, tmp_path, monkeypatch):
