@@ -171,6 +171,7 @@ def test_validation_leaves_the_files_of_the_test_set_alone(tmp_path, data_dir, r
     )
     report = read(tmp_path, f"{stem}.json")
     assert set(report["metrics"]) == {"classifier_distance", "confidence", "class_imbalance"}
+    assert not {"likelihood", "reconstruction"} & set(report)
     assert report["counts"]["reference"] == 180
 
 

@@ -9,8 +9,8 @@ the reference itself would be paired with it, and could fall below the floor.
 
 `precision=bf16` is of sampling and of the Inception: about twice as fast, and FIDs are off by a relative 0.2 %.
 `features=classifier` leaves the Inception out: a minute, for tuning. `only=reconstruction` needs stage 1 alone;
-`only=samples` leaves it out. `n=` compares another number of images. Whatever departs from the usual stands in the
-files' names, as in `val-temperature=0.8.json`.
+`only=samples` leaves it and the likelihood out. `n=` compares another number of images. Whatever departs from the usual
+stands in the files' names, as in `val-temperature=0.8.json`.
 """
 
 from __future__ import annotations
@@ -200,7 +200,8 @@ def generation_report(
     report["images_per_second"] = model.sampled / model.seconds if model.sampled else None
     if isinstance(model.generator, LatentGenerator):
         write_picture(_beside(out, "inpainting"), completions(model.generator, held_out[:8], options["seed"]), 8)
-        report["likelihood"] = likelihood(model.generator, held_out[:LIKELIHOOD_IMAGES], options["seed"])
+        if options["only"] == "all":
+            report["likelihood"] = likelihood(model.generator, held_out[:LIKELIHOOD_IMAGES], options["seed"])
     return report
 
 
