@@ -52,4 +52,10 @@ def _compiled_kernel(function: Callable, plan: Hashable | None) -> Callable:
     own = FunctionType(
         run.__code__.replace(co_name=function.__name__), run.__globals__, function.__name__, (), run.__closure__
     )
-    return torch.compile(own, dynamic=True, fullgraph=True)
+    traced = torch.compile(own, dynamic=True, fullgraph=True)
+
+    def call(*tensors: Tensor | None) -> Any:
+        # Detached: what a tensor is a view of, and whether it asks for a gradient, would be guarded, and traced anew.
+        return traced(*(None if tensor is None else tensor.detach() for tensor in tensors))
+
+    return call

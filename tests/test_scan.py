@@ -260,6 +260,21 @@ def test_compiled_is_the_same_function_whatever_the_size(counted):
     assert sorted(counted) == ["backward_kernel", "forward_kernel", "norm_backward_kernel", "statistics"]
 
 
+def test_kernels_are_traced_once_whatever_their_tensors_are_views_of(counted):
+    """Torch would trace anew for a view of something else, or a tensor that asks for a gradient, and soon give up."""
+    norm, lif = a_norm(), LIF(0.7)
+    torch._dynamo.reset()
+    with compiled(), torch._dynamo.config.patch(error_on_recompile=True):
+        for size, train, shape in product((6, 9), (True, False), ("whole", "view", "part")):
+            x = torch.randn(T, B, C, size, size).double().requires_grad_(train)
+            views = {"view": x.flatten(0, 1).unflatten(0, (T, B)), "part": torch.cat([x, x], 1)[:, :B]}
+            norm.train(train)
+            with torch.set_grad_enabled(train):
+                spk = lif(norm(views.get(shape, x)))
+            if train:
+                (spk * torch.rand_like(spk)).sum().backward()
+
+
 def test_nothing_is_compiled_outside_the_block(counted):
     norm, lif, x = a_norm(), LIF(), torch.randn(SHAPE).double()
     with compiled():
