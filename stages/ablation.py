@@ -186,10 +186,14 @@ def _told(difference: dict[str, Any]) -> str:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Both tables, and what they are of."""
-    lines = ["# Encoding and spike generator", "", about(report), "", *table(shown_rows(report))]
-    lines += ["", ABOUT_DIFFERENCES, "", *table(shown_differences(report))]
-    return "\n".join(lines) + "\n"
+    """The report as a document."""
+    return "\n".join(["# Encoding and spike generator", "", *lines(report)]) + "\n"
+
+
+def lines(report: dict[str, Any]) -> list[str]:
+    """Both tables as Markdown, and what they are of."""
+    rows, changes = table(shown_rows(report)), table(shown_differences(report))
+    return [about(report), "", *rows, "", ABOUT_DIFFERENCES, "", *changes]
 
 
 def deviation(std: float | None) -> str:

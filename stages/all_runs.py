@@ -14,8 +14,9 @@ from typing import Any
 from spiking_vq.config import load_config
 from spiking_vq.data import DATASETS
 from spiking_vq.errors import require
-from stages.command import parse_options, report_folder, run_command
+from stages.command import parse_options, run_command
 from stages.evaluate.protocols import PROTOCOLS
+from stages.report import report_folder
 from stages.steps import Step, classifier_step, run_steps
 from stages.train import preset_file
 

@@ -90,11 +90,6 @@ def sampler_settings(generator: Generator, options: dict[str, Any]) -> dict[str,
     return generator.sampling(**{key: options[key] for key in SAMPLER})
 
 
-def report_folder(results: str, stage: str, data: str, preset: str) -> Path:
-    """Where reports on a model go: presets of the continuous stage have its name before theirs."""
-    return Path(results) / data / (f"{stage}-{preset}" if stage == "gaussian" else preset)
-
-
 def recorded_command(module: str, arguments: Sequence[str]) -> str:
     """The command line as a results file tells it; of an absolute path only the last part.
 

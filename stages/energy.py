@@ -8,15 +8,13 @@ Writes `<results>/<data>/<preset>/energy.json`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from spiking_vq.checkpoint import PixelModel, atomic_write, build_model
+from spiking_vq.checkpoint import PixelModel, build_model
 from spiking_vq.config import AbsorbingConfig, DenoiserConfig, SpikingConfig, twin_bits
 from spiking_vq.data import mix_seed
 from spiking_vq.energy import PICOJOULES, LayerCost, count_operations, total
@@ -28,11 +26,10 @@ from stages.command import (
     check_device,
     model_file,
     parse_options,
-    recorded_command,
-    report_folder,
     run_command,
     sampler_settings,
 )
+from stages.report import heading, write_report
 
 OPTIONS = {
     **MODEL,
@@ -57,11 +54,7 @@ def main(arguments: list[str]) -> None:
     require(config.neuron == "lif", "the model's neuron", "lif: its twin is counted beside it", config.neuron)
     settings = sampler_settings(generator, options)
     n, seed = options["n"], options["seed"]
-    report = {
-        "command": recorded_command("stages.energy", arguments),
-        "data": config.data,
-        "preset": config.preset,
-        "checkpoint": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+    report = heading("stages.energy", arguments, config, path) | {
         "images": n,
         "sampler": settings,
         "T": generator.num_steps,
@@ -72,10 +65,7 @@ def main(arguments: list[str]) -> None:
         report[neuron] = generation_cost(twin_of(generator, neuron), settings, 1, seed)
     report["verdict"] = {neuron: verdict(report["spiking"], report[neuron], name) for neuron, name in TWINS.items()}
     print_report(report)
-    out = report_folder(options["results"], config.stage, config.data, config.preset) / "energy.json"
-    with atomic_write(out) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"wrote {out}")
+    write_report(options["results"], "energy.json", report)
 
 
 def twin_of(generator: Generator, neuron: str) -> Generator:

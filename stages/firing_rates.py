@@ -6,27 +6,18 @@ Prints a table and writes `<results>/<data>/<preset>/firing_rates.json`.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from spiking_vq.activity import LayerActivity, record_activity
-from spiking_vq.checkpoint import atomic_write
 from spiking_vq.data import load_dataset, to_unit
 from spiking_vq.errors import require
 from spiking_vq.generators import CHUNK, Generator, LatentGenerator, load_generator
 from spiking_vq.models.vq_svae import VQSVAE
-from stages.command import (
-    MODEL,
-    check_device,
-    model_file,
-    parse_options,
-    recorded_command,
-    report_folder,
-    run_command,
-)
+from stages.command import MODEL, check_device, model_file, parse_options, run_command
+from stages.report import heading, write_report
 
 OPTIONS = {
     **MODEL,
@@ -44,14 +35,12 @@ def main(arguments: list[str]) -> None:
     check_device(options["device"])
     n, seed = options["n"], options["seed"]
     require(n >= 1 and n % CHUNK == 0, "n, the number of images,", f"a multiple of {CHUNK}, generated at once", n)
-    generator = load_generator(model_file(options), options["device"])
+    path = model_file(options)
+    generator = load_generator(path, options["device"])
     config = generator.config
     require(config.neuron == "lif", "the model's neuron", "lif, which fires", config.neuron)
     data = load_dataset(config.data, options["data_dir"], config.image_size)
-    report = {
-        "data": config.data,
-        "preset": config.preset,
-        "command": recorded_command("stages.firing_rates", arguments),
+    report = heading("stages.firing_rates", arguments, config, path) | {
         "images": n,
         "T": generator.num_steps,
         "firing_rate": firing_rates(generator, data.val.images[:n], seed),
@@ -60,10 +49,7 @@ def main(arguments: list[str]) -> None:
         print(part)
         for name, rate in rates.items():
             print(f"  {name:<24} {rate:.4f}")
-    out = report_folder(options["results"], config.stage, config.data, config.preset) / "firing_rates.json"
-    with atomic_write(out) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"wrote {out}")
+    write_report(options["results"], "firing_rates.json", report)
 
 
 def firing_rates(generator: Generator, images: Tensor, seed: int, **sampling: Any) -> dict[str, dict[str, float]]:

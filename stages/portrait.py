@@ -28,11 +28,11 @@ from stages.command import (
     check_device,
     model_file,
     parse_options,
-    report_folder,
     run_command,
     sampler_settings,
 )
 from stages.evaluate.pictures import write_picture
+from stages.report import report_folder
 
 OPTIONS = {
     **MODEL,

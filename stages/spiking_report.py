@@ -7,17 +7,16 @@ is `vq_svae`, `absorbing` or `gaussian`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 import torch
 
-from spiking_vq.checkpoint import atomic_write, load_model
+from spiking_vq.checkpoint import load_model
+from spiking_vq.config import Config
 from spiking_vq.data import load_dataset, mix_seed, to_unit
 from spiking_vq.energy import LayerCost, count_operations
 from spiking_vq.errors import require
-from spiking_vq.generators import load_generator
+from spiking_vq.generators import Generator, load_generator
 from spiking_vq.models.vq_svae import VQSVAE
 from stages.command import (
     MODEL,
@@ -25,11 +24,10 @@ from stages.command import (
     check_device,
     model_file,
     parse_options,
-    recorded_command,
-    report_folder,
     run_command,
     sampler_settings,
 )
+from stages.report import heading, write_report
 
 OPTIONS = {
     **MODEL,
@@ -49,22 +47,14 @@ def main(arguments: list[str]) -> None:
     require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
     path = model_file(options)
     model, config = load_model(path)
-    costs = watch_stage1(model, config.data, config.image_size, options) if isinstance(model, VQSVAE) else {}
-    if not costs:
-        generator = load_generator(path, options["device"])
-        settings = sampler_settings(generator, options)
-        with count_operations(generator.model) as costs:
-            for index in range(options["n"]):
-                generator.make_alone(mix_seed(options["seed"], index), **settings)
+    if isinstance(model, VQSVAE):
+        costs = watch_stage1(model, config, options)
+    else:
+        costs = watch_generation(load_generator(path, options["device"]), options)
     synapses = {name: cost for name, cost in costs.items() if cost.kind == "synapse" and cost.slots}
     real = {name: cost for name, cost in synapses.items() if cost.input_bits > 1}
     operations = sum(map(work, synapses.values()))
-    report = {
-        "command": recorded_command("stages.spiking_report", arguments),
-        "stage": config.stage,
-        "data": config.data,
-        "preset": config.preset,
-        "checkpoint": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+    report = heading("stages.spiking_report", arguments, config, path) | {
         "images": options["n"],
         "synapses": len(synapses),
         "real_valued": {name: {"share_of_operations": work(cost) / operations} for name, cost in real.items()},
@@ -73,20 +63,26 @@ def main(arguments: list[str]) -> None:
     for name, cost in real.items():
         print(f"  {name:48} {work(cost) / operations:8.2%} of the operations")
     print(report["verdict"])
-    out = report_folder(options["results"], config.stage, config.data, config.preset) / "spiking_report.json"
-    with atomic_write(out) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"wrote {out}")
+    write_report(options["results"], "spiking_report.json", report)
 
 
 @torch.no_grad()
-def watch_stage1(model: VQSVAE, data: str, image_size: int | None, options: dict[str, Any]) -> dict[str, LayerCost]:
+def watch_stage1(model: VQSVAE, config: Config, options: dict[str, Any]) -> dict[str, LayerCost]:
     """What the layers of stage 1 do while it encodes and decodes validation images."""
-    images = load_dataset(data, options["data_dir"], image_size).val.images[: options["n"]]
+    images = load_dataset(config.data, options["data_dir"], config.image_size).val.images[: options["n"]]
     model = model.to(options["device"])
     with count_operations(model) as costs:
         tokens = model.tokenize(to_unit(images).to(options["device"]))
         model.decode(tokens, torch.Generator().manual_seed(options["seed"]))
+    return costs
+
+
+def watch_generation(generator: Generator, options: dict[str, Any]) -> dict[str, LayerCost]:
+    """What all layers do while images are made."""
+    settings = sampler_settings(generator, options)
+    with count_operations(generator.model) as costs:
+        for index in range(options["n"]):
+            generator.make_alone(mix_seed(options["seed"], index), **settings)
     return costs
 
 

@@ -10,14 +10,11 @@ Reference: Cao et al., arXiv:2306.17046, section 4.3.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from statistics import fmean, stdev
 from typing import Any
 
 from tqdm import tqdm
 
-from spiking_vq.checkpoint import atomic_write
 from spiking_vq.data import load_dataset
 from spiking_vq.errors import InputError, require
 from spiking_vq.generators import PixelGenerator, find_model
@@ -27,13 +24,12 @@ from stages.command import (
     check_device,
     model_file,
     parse_options,
-    recorded_command,
-    report_folder,
     run_command,
     worth_compiling,
 )
 from stages.evaluate.examiner import ClassifierMeasures
 from stages.machine import describe_machine
+from stages.report import heading, write_report
 
 OPTIONS = {
     **MODEL,
@@ -94,21 +90,14 @@ def main(arguments: list[str]) -> None:
             }
         )
         print(row_told(rows[-1]))
-    report = {
-        "command": recorded_command("stages.threshold_sweep", arguments),
-        "data": config.data,
-        "preset": config.preset,
-        "checkpoint": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+    report = heading("stages.threshold_sweep", arguments, config, path) | {
         "images": options["n"],
         "sampler": settings,
         "about": "Frechet distance in the classifier's features to the validation images, over the seeds",
         "machine": describe_machine(options["device"]),
         "rows": rows,
     }
-    out = report_folder(options["results"], config.stage, config.data, config.preset) / "threshold_sweep.json"
-    with atomic_write(out) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"wrote {out}")
+    write_report(options["results"], "threshold_sweep.json", report)
 
 
 def row_told(row: dict[str, Any]) -> str:

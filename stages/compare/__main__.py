@@ -14,6 +14,7 @@ from typing import Any
 
 from spiking_vq.checkpoint import atomic_write
 from stages.ablation import ABOUT_DIFFERENCES, about, shown_differences, shown_rows
+from stages.ablation import lines as ablation_lines
 from stages.command import parse_options, run_command
 from stages.compare import page
 from stages.compare.pictures import firing_rates, quality_by_calls
@@ -89,9 +90,7 @@ def markdown(tables: dict[str, list[dict[str, str]]], systems: list[System], abl
             lines += [told, ""]
         lines += markdown_table(rows)
     for ablation in ablations:
-        lines += ["", f"## {ABLATION.format(TITLES[ablation['data']])}", "", about(ablation), ""]
-        lines += [*markdown_table(shown_rows(ablation)), "", ABOUT_DIFFERENCES, ""]
-        lines += markdown_table(shown_differences(ablation))
+        lines += ["", f"## {ABLATION.format(TITLES[ablation['data']])}", "", *ablation_lines(ablation)]
     return "\n".join(lines) + "\n"
 
 

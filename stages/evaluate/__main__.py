@@ -35,7 +35,6 @@ from stages.command import (
     check_device,
     parse_options,
     recorded_command,
-    report_folder,
     run_command,
 )
 from stages.evaluate.examiner import NETWORKS, Examiner
@@ -45,6 +44,7 @@ from stages.evaluate.protocols import PROTOCOLS, Protocol
 from stages.evaluate.subjects import Model, find_trained, read_folder
 from stages.firing_rates import firing_rates, stage1_rates
 from stages.machine import describe_machine
+from stages.report import identity, report_folder
 
 OPTIONS = {
     **MODEL,
@@ -136,7 +136,7 @@ def describe(model: Model | None, data: ImageData, protocol: Protocol, options: 
     config, vq_svae, generator = model.config, model.vq_svae, model.generator
     report |= {
         "stage": config.stage,
-        "checkpoint": {"file": model.path.name, "sha256": model.sha256, "config_sha256": config_hash(config)},
+        "checkpoint": identity(model.path) | {"config_sha256": config_hash(config)},
         "neuron": config.neuron,
         "T": generator.num_steps if generator else {"vq_svae": config.T},
     }
