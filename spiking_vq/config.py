@@ -77,6 +77,7 @@ class UNetOptions:
     width: int = 128
     multipliers: list[int] = field(default_factory=lambda: [1, 2, 2, 4])
     num_blocks: int = 2
+    patch_size: int = 1
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 Trains stage 1 with every encoding (`rate`, `psp`, `both`) and every spike generator (`adaptive`, `poisson`, `repeat`),
 with several seeds, briefly and with few spiking steps, and measures reconstructions: mean and spread over the seeds,
-and what the paper's own choice changes, all else being equal. The same command goes on where it stopped. Writes
-`<results>/<data>/ablation.json` and `.md`.
+and what the paper's own choice changes, all else being equal. `jobs=2` runs two at a time. The same command goes on
+where it stopped. Writes `<results>/<data>/ablation.json` and `.md`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from stages.command import parse_options, recorded_command, run_command
 from stages.evaluate.protocols import PROTOCOLS
 from stages.machine import describe_machine
 from stages.markdown import table
-from stages.steps import Step, classifier_step, run_steps
+from stages.steps import Step, classifier_step, run_chains, run_steps
 
 OPTIONS = {
     "data": "mnist",
     "preset": "paper",
     "T": 4,
-    "epochs": 3,
+    "epochs": 2,
     "seeds": 3,
+    "jobs": 1,
     "protocol": "n1280-test",
     "device": "cpu",
     "precision": "fp32",
@@ -63,7 +64,8 @@ def main(arguments: list[str]) -> None:
     require(options["protocol"] in PROTOCOLS, "protocol", f"one of {', '.join(PROTOCOLS)}", repr(options["protocol"]))
     cells = {cell: [steps(*cell, seed, options) for seed in range(options["seeds"])] for cell in combinations()}
     classifier = classifier_step(options["data"], {name: options[name] for name in ("runs", "data_dir", "device")})
-    run_steps([*classifier, *(step for runs in cells.values() for pair in runs for step in pair)])
+    run_steps(classifier)
+    run_chains([pair for runs in cells.values() for pair in runs], options["jobs"], Path(options["runs"]) / "ablation")
     rows = [
         {"encoding": encoding, "spike_generator": generator}
         | {name: spread([figure(pair[-1].leaves, *where) for pair in runs]) for name, where in MEASURED.items()}

@@ -20,6 +20,9 @@ from spiking_vq.errors import InputError
 from spiking_vq.layers import synchronise
 from spiking_vq.precision import autocast, parameter_type
 
+ADDED = ("scales", "labels.weight")
+"""What fine-tuning may add to a trained network: scales of the steps, or labels."""
+
 
 class Stage(LightningModule):
     """A network being trained. A stage adds what a batch is, its loss, its validation and its picture.
@@ -77,7 +80,7 @@ class Stage(LightningModule):
         return exported
 
     def _start_from(self, path: str) -> str:
-        """Take over the weights of a trained model; scales of the steps, which it may lack, stay 1.
+        """Take over the weights of a trained model; what it may lack, `ADDED`, stays as it begins.
 
         Returns:
             Fingerprint of the weights.
@@ -92,7 +95,7 @@ class Stage(LightningModule):
             raise InputError(f"train.start_from={path} knows another stage 1's tokens: name that one with stage1=")
         try:
             found = self.model.load_state_dict(self.part(exported).state_dict(), strict=False)
-            missing = [name for name in found.missing_keys if name.split(".")[-1] != "scales"]
+            missing = [name for name in found.missing_keys if not name.endswith(ADDED)]
             if missing or found.unexpected_keys:
                 raise RuntimeError(f"{len(missing)} weights are missing, {len(found.unexpected_keys)} unknown")
         except RuntimeError as error:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from spiking_vq.errors import InputError
 from stages import ablation, steps
 
 
@@ -14,7 +15,7 @@ def commands(monkeypatch):
     """All commands that were run; each leaves a report that follows from its network and seed."""
     ran = []
 
-    def run(command):
+    def run(command, env=None, stdout=None, stderr=None):
         given = dict(text.split("=", 1) for text in command[3:] if "=" in text)
         ran.append(command[2:])
         if command[2] == "stages.evaluate":
@@ -33,6 +34,8 @@ def commands(monkeypatch):
             leaves, report = steps.Path(f"{given['runs']}/{given['data']}/{preset}/{stage}/model.safetensors"), {}
         leaves.parent.mkdir(parents=True, exist_ok=True)
         leaves.write_text(json.dumps(report))
+        if stdout:
+            stdout.write(f"on {env['OMP_NUM_THREADS']} threads")
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(steps.subprocess, "run", run)
@@ -70,3 +73,20 @@ def test_the_networks_differ_in_what_the_table_says(tmp_path, commands):
     for command in trained:
         assert {"T=2", "preset=paper", "seed=0", "precision=bf16"} <= set(command)
     assert len({tuple(text for text in command if text.startswith("model.")) for command in trained}) == 9
+
+
+def test_side_by_side_on_a_share_of_the_cores(tmp_path, commands, monkeypatch):
+    monkeypatch.setattr(steps.os, "cpu_count", lambda: 4)
+    places = [f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"]
+    ablation.main(["seeds=1", "jobs=2", *places])
+    assert len(commands) == 9 * 2
+    logs = sorted((tmp_path / "runs/ablation").glob("*.log"))
+    assert len(logs) == 9 * 2
+    assert {log.read_text() for log in logs} == {"on 2 threads"}
+
+
+def test_a_command_that_fails_names_its_output(tmp_path, commands, monkeypatch):
+    monkeypatch.setattr(steps.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
+    places = [f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"]
+    with pytest.raises(InputError, match=r"exit code 1.*It printed .*001\.log"):
+        ablation.main(["seeds=1", "jobs=2", *places])

@@ -111,6 +111,22 @@ def test_currents_may_differ_from_step_to_step():
     assert changed[2] > 0
 
 
+@pytest.mark.parametrize("kind", UNETS)
+@torch.no_grad()
+def test_patches_are_channels(kind):
+    """2 x 2 pixels of one channel are one position of four, the same way in and out."""
+    neuron, t = IF if kind == "sddpm" else LEAKY, torch.tensor([3, 700])
+    on_patches = UNETS[kind]((1, 8, 8), 3, neuron, patch_size=2, **SMALL)
+    on_channels = UNETS[kind]((4, 4, 4), 3, neuron, **SMALL)
+    on_channels.load_state_dict(on_patches.state_dict())
+    noisy = torch.randn(*((1,) if kind == "fsddim" else ()), 2, 1, 8, 8)
+    corners = torch.stack([noisy[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=-3).squeeze(-4)
+    found, expected = on_patches(noisy, t), on_channels(corners, t)
+    assert found.shape[-3:] == (1, 8, 8)
+    for channel, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        torch.testing.assert_close(found[..., 0, i::2, j::2], expected[..., channel, :, :])
+
+
 @torch.no_grad()
 def test_blocks_add_currents_before_a_neuron():
     torch.manual_seed(0)
@@ -150,6 +166,8 @@ def test_sinusoid():
     ("options", "message"),
     [
         ({"image_shape": (1, 9, 8)}, "multiples of 2.*9x8"),
+        ({"image_shape": (1, 8, 6), "patch_size": 2}, "multiples of 4.*8x6"),
+        ({"patch_size": 0}, "patch_size"),
         ({"T": 0}, "T, the number"),
         ({"width": 5}, "even"),
         ({"multipliers": ()}, "multipliers"),

@@ -269,6 +269,18 @@ def test_fine_tuning_scales_of_the_steps_starts_from_the_trained_weights(unbroke
     assert any((value != 1).any() for name, value in tuned.unet.state_dict().items() if name in scales)
 
 
+def test_fine_tuning_adds_labels(unbroken, tmp_path):
+    trained = load_model(unbroken / "absorbing/model.safetensors")[0].denoiser.state_dict()
+    start = f"train.start_from={unbroken / 'absorbing/model.safetensors'}"
+    stage1 = f"stage1={unbroken / 'vq_svae/model.safetensors'}"
+    train.main([*STAGE2, "conditional=true", "train.lr=1e-9", start, stage1, f"runs={tmp_path}"])
+    told = load_model(tmp_path / "digits/base/absorbing/model.safetensors")[0].denoiser.state_dict()
+    assert set(told) - set(trained) == {"labels.weight"}
+    for name, value in trained.items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(told[name], value, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

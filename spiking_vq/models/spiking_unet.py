@@ -39,20 +39,25 @@ def sinusoid(t: Tensor, num_features: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :num_features].float()
 
 
-def check_sizes(image_shape: Sequence[int], T: int, width: int, multipliers: Sequence[int], num_blocks: int) -> None:
+def check_sizes(
+    image_shape: Sequence[int], T: int, width: int, multipliers: Sequence[int], num_blocks: int, patch_size: int
+) -> None:
     """Raise `InputError` unless a U-Net of these sizes can be built."""
     require(T >= 1, "T, the number of spiking steps,", "at least 1", T)
     require(width >= 2 and width % 2 == 0, "width", "even, at least 2", width)
     require(num_blocks >= 1, "num_blocks", "at least 1", num_blocks)
+    require(patch_size >= 1, "patch_size", "at least 1", patch_size)
     require(
         len(multipliers) >= 1 and min(multipliers) >= 1, "multipliers", "at least one, each at least 1", multipliers
     )
     _, height, width = image_shape
-    divisor = 2 ** (len(multipliers) - 1)
+    halvings = len(multipliers) - 1
+    divisor = patch_size * 2**halvings
     if height % divisor or width % divisor:
         raise InputError(
-            f"image height and width must be multiples of {divisor}, as {len(multipliers)} levels halve them"
-            f" {len(multipliers) - 1} times; got {height}x{width}. Set image_size, or fewer multipliers."
+            f"image height and width must be multiples of {divisor}, as patches are {patch_size}x{patch_size} pixels"
+            f" and {len(multipliers)} levels halve them {halvings} times; got {height}x{width}. Set image_size,"
+            " patch_size, or fewer multipliers."
         )
 
 
@@ -109,6 +114,7 @@ class SDDPMUNet(nn.Module):
         multipliers: of each level's width.
         num_blocks: blocks a level going down.
         num_classes: labels it is told; None for none.
+        patch_size: side of the square of pixels that is one position of the first level; as published, 1.
 
     Raises:
         InputError: sizes that do not fit.
@@ -125,11 +131,12 @@ class SDDPMUNet(nn.Module):
         multipliers: Sequence[int] = (1, 2, 2, 4),
         num_blocks: int = 2,
         num_classes: int | None = None,
+        patch_size: int = 1,
     ) -> None:
         super().__init__()
-        check_sizes(image_shape, T, width, multipliers, num_blocks)
-        self.image_shape, self.T, self.width = tuple(image_shape), T, width
-        num_channels, num_features = image_shape[0], 4 * width
+        check_sizes(image_shape, T, width, multipliers, num_blocks, patch_size)
+        self.image_shape, self.T, self.width, self.patch_size = tuple(image_shape), T, width, patch_size
+        num_channels, num_features = image_shape[0] * patch_size**2, 4 * width
         widths = [width * factor for factor in multipliers]
 
         def block(in_channels: int, out_channels: int) -> PreSpikeBlock:
@@ -168,7 +175,8 @@ class SDDPMUNet(nn.Module):
         if self.labels is not None:
             time = time + self.labels(labels, len(t))
         time = F.silu(time)
-        x = self.entry(direct_coding(self.stem(noisy.to(dtype).unsqueeze(0)), self.T))
+        patches = F.pixel_unshuffle(noisy.to(dtype), self.patch_size)
+        x = self.entry(direct_coding(self.stem(patches.unsqueeze(0)), self.T))
         skips = [x]
         for layer in self.down:
             x = layer(x, time) if isinstance(layer, PreSpikeBlock) else layer(x)
@@ -180,10 +188,10 @@ class SDDPMUNet(nn.Module):
                 x = layer(torch.cat([x.value(), skips.pop().value()], dim=2), time)
             else:
                 x = layer(x)
-        return self._read_out(x)
+        return F.pixel_shuffle(self._read_out(x), self.patch_size)
 
     def _read_out(self, x: Current) -> Tensor:
-        """The image [B, C, H, W], fp32 at least, of currents `[T, B, C', H, W]`."""
+        """The patches [B, C, H, W], fp32 at least, of currents `[T, B, C', H, W]`."""
         with torch.autocast(x.x.device.type, enabled=False):
             active = F.silu(self.head_norm(x.value().to(self.head.weight.dtype)).value())
             images = at_each_step(self.head, active)
@@ -244,6 +252,7 @@ class FSDDIMUNet(nn.Module):
         threshold: of these neurons, to which the batch norms scale.
         width, multipliers, num_blocks: channels of the first level; of each level's output; blocks a level, both ways.
         num_classes: labels it is told; None for none.
+        patch_size: side of the square of pixels that is one position of the first level; as published, 1.
 
     Raises:
         InputError: sizes that do not fit.
@@ -261,11 +270,12 @@ class FSDDIMUNet(nn.Module):
         multipliers: Sequence[int] = (1, 2, 3, 4),
         num_blocks: int = 2,
         num_classes: int | None = None,
+        patch_size: int = 1,
     ) -> None:
         super().__init__()
-        check_sizes(image_shape, T, width, multipliers, num_blocks)
-        self.image_shape, self.T, self.width = tuple(image_shape), T, width
-        num_channels, num_features = image_shape[0], 4 * width
+        check_sizes(image_shape, T, width, multipliers, num_blocks, patch_size)
+        self.image_shape, self.T, self.width, self.patch_size = tuple(image_shape), T, width, patch_size
+        num_channels, num_features = image_shape[0] * patch_size**2, 4 * width
         widths = [width, *(width * factor for factor in multipliers)]
 
         def block(in_channels: int, out_channels: int) -> PostSumBlock:
@@ -302,7 +312,7 @@ class FSDDIMUNet(nn.Module):
         """Currents `[T, B, C, H, W]` of the noisy ones `[T, B, C, H, W]`, or `[1, ...]` if the same at every step."""
         dtype = self.head.weight.dtype
         time = self._time(t, labels, dtype)
-        x = at_each_step(self.stem, noisy.to(dtype))
+        x = at_each_step(self.stem, F.pixel_unshuffle(noisy.to(dtype), self.patch_size))
         x = x.expand(self.T, *x.shape[1:])
         skips, of_first_level = [x], [x]
         for level, blocks in enumerate(self.down):
@@ -320,7 +330,8 @@ class FSDDIMUNet(nn.Module):
             x = at_each_step(self.grow[level], x) if level < len(self.grow) else self.top(x)
         x = self.last(torch.cat([x, skips.pop()], dim=2), time)
         with torch.autocast(x.device.type, enabled=False):  # what is read out adds up from call to call
-            return at_each_step(self.head, torch.cat([x, *of_first_level], dim=2).to(dtype))
+            patches = at_each_step(self.head, torch.cat([x, *of_first_level], dim=2).to(dtype))
+        return F.pixel_shuffle(patches, self.patch_size)
 
     def _time(self, t: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The time's currents `[T, B, E]`, and those of the labels."""
