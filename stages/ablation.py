@@ -23,6 +23,7 @@ from stages.command import parse_options, recorded_command, run_command
 from stages.evaluate.protocols import PROTOCOLS
 from stages.machine import describe_machine
 from stages.markdown import table
+from stages.report import evaluation_name
 from stages.steps import Step, classifier_step, run_chains, run_steps
 
 OPTIONS = {
@@ -101,13 +102,14 @@ def steps(encoding: str, generator: str, seed: int, options: dict[str, Any]) -> 
     network = [f"T={options['T']}", f"model.encoding={encoding}", f"model.spike_generator={generator}"]
     length = [f"train.max_epochs={options['epochs']}"]
     model = runs / data / preset / "vq_svae" / "model.safetensors"
-    measure = [*subject, "only=reconstruction", f"protocol={options['protocol']}", f"seed={seed}"]
+    wanted = {"only": "reconstruction", "protocol": options["protocol"]}
+    measure = [*subject, *(f"{name}={value}" for name, value in wanted.items()), f"seed={seed}"]
     return (
         Step("stages.train", ["vq_svae", *subject, *network, *length, f"seed={seed}", f"runs={runs}"], model),
         Step(
             "stages.evaluate",
             [*measure, f"ckpt={model}", f"runs={options['runs']}", f"results={runs / 'results'}"],
-            runs / "results" / data / preset / f"{options['protocol']}-reconstruction.json",
+            runs / "results" / data / preset / evaluation_name(wanted),
             model,
         ),
     )

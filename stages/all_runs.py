@@ -16,7 +16,7 @@ from spiking_vq.data import DATASETS
 from spiking_vq.errors import require
 from stages.command import parse_options, run_command
 from stages.evaluate.protocols import PROTOCOLS
-from stages.report import report_folder
+from stages.report import evaluation_name, report_folder
 from stages.steps import Step, classifier_step, run_steps
 from stages.train import preset_file
 
@@ -60,7 +60,7 @@ def steps(data: str, options: dict[str, Any]) -> Iterator[Step]:
         reports = report_folder(options["results"], last, data, preset)
         for protocol in options["protocols"].split():
             arguments = [*subject, *training, f"protocol={protocol}", f"precision={options['precision']}"]
-            yield Step("stages.evaluate", arguments, reports / f"{protocol}.json", model)
+            yield Step("stages.evaluate", arguments, reports / evaluation_name({"protocol": protocol}), model)
         watching = [*subject, *(f"{name}={places[name]}" for name in ("runs", "device"))]
         if load_config(last, preset_file(last, preset)).neuron == "lif":  # its twins stand beside it
             yield Step("stages.energy", watching, reports / "energy.json", model)

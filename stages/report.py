@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.config import Config
-from stages.command import recorded_command
+from stages.command import SAMPLER, recorded_command
 
 
 def heading(module: str, arguments: Sequence[str], config: Config, path: Path) -> dict[str, Any]:
@@ -39,6 +39,14 @@ def identity(path: Path) -> dict[str, str]:
 def report_folder(results: str, stage: str, data: str, preset: str) -> Path:
     """Where reports on a model go: presets of the continuous stage have its name before theirs."""
     return Path(results) / data / (f"{stage}-{preset}" if stage == "gaussian" else preset)
+
+
+def evaluation_name(options: Mapping[str, Any]) -> str:
+    """Name of the report that `stages.evaluate` leaves with options: the protocol, and what departs from usual."""
+    usual = {"only": "all", "features": "all"}
+    told = [options[name] for name, value in usual.items() if options.get(name, value) != value]
+    settings = [f"{name}={options[name]}" for name in ("n", *SAMPLER) if options.get(name) is not None]
+    return "-".join([options["protocol"], *told, *settings]) + ".json"
 
 
 def write_report(results: str, name: str, report: dict[str, Any]) -> None:

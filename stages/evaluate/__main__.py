@@ -44,7 +44,7 @@ from stages.evaluate.protocols import PROTOCOLS, Protocol
 from stages.evaluate.subjects import Model, find_trained, read_folder
 from stages.firing_rates import firing_rates, stage1_rates
 from stages.machine import describe_machine
-from stages.report import identity, report_folder
+from stages.report import evaluation_name, identity, report_folder
 
 OPTIONS = {
     **MODEL,
@@ -63,7 +63,6 @@ OPTIONS = {
     "results": "results",
 }
 ONLY = ("all", "reconstruction", "samples")
-USUAL = ("n", *SAMPLER)
 
 # Images in the official training and test files.
 OFFICIAL = {
@@ -83,7 +82,7 @@ def main(arguments: list[str]) -> None:
     for name, known in (("only", ONLY), ("features", NETWORKS), ("protocol", PROTOCOLS)):
         require(options[name] in known, name, f"one of {', '.join(known)}", repr(options[name]))
     require(options["n"] is None or options["n"] >= 10, "n, the number of images,", "at least 10", options["n"])
-    path = _folder(options) / f"{_file_name(options)}.json"
+    path = _folder(options) / evaluation_name(options)
     with atomic_write(path) as temporary:  # opened first: a place that cannot be written to is found before the work
         started = time.monotonic()
         report = {"command": recorded_command("stages.evaluate", arguments)} | evaluate(options, path.with_suffix(""))
@@ -261,13 +260,6 @@ def _folder(options: dict[str, Any]) -> Path:
 
 def _beside(out: Path, what: str) -> Path:
     return out.with_name(f"{out.name}-{what}.png")
-
-
-def _file_name(options: dict[str, Any]) -> str:
-    """The protocol, and what departs from its usual."""
-    told = [options[name] for name, usual in (("only", "all"), ("features", "all")) if options[name] != usual]
-    settings = [f"{name}={options[name]}" for name in USUAL if options[name] is not None]
-    return "-".join([options["protocol"], *told, *settings])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,124 @@
+"""Where quality is lost: `python -m stages.decompose data=mnist preset=base [features=all]` (or `ckpt=FILE`).
+
+Measures on the validation split, step by step from real images to those of few calls: real training images, the
+floor; stage 1's reconstructions of them; images of one token a call, at temperature 1 the network's own distribution;
+images in fewer calls. What lies between two rows is what that step costs. Discrete models only. The same command goes
+on where it stopped. Writes `<results>/<data>/<preset>/decomposition.json` and `.md`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from spiking_vq.checkpoint import atomic_write
+from spiking_vq.errors import InputError, require
+from spiking_vq.generators import LatentGenerator, load_generator
+from stages.command import MODEL, check_device, model_file, parse_options, run_command
+from stages.evaluate.examiner import NETWORKS
+from stages.machine import describe_machine
+from stages.markdown import table
+from stages.report import evaluation_name, heading, report_folder, write_report
+from stages.steps import Step, run_steps
+
+OPTIONS = {
+    **MODEL,
+    "calls": "16 8",
+    "features": "classifier",
+    "seed": 0,
+    "device": "cpu",
+    "precision": "fp32",
+    "data_dir": "data",
+    "results": "results",
+}
+MEASURED = {"FID": ("fid", 1), "KID x 1000": ("kid", 1000), "classifier distance": ("classifier_distance", 1)}
+"""Column -> the figure's name in an evaluation, and a factor."""
+
+
+def main(arguments: list[str]) -> None:
+    """Measure what has not been measured, then tell it step by step."""
+    options = parse_options(arguments, OPTIONS)
+    check_device(options["device"])
+    require(options["features"] in NETWORKS, "features", f"one of {', '.join(NETWORKS)}", repr(options["features"]))
+    path = model_file(options)
+    generator = load_generator(path)
+    if not isinstance(generator, LatentGenerator):
+        raise InputError(f"{path} is a {generator.config.stage} model: only those on tokens have steps to decompose")
+    config, calls = generator.config, numbers_of_calls(options["calls"], generator.diffusion.diffusion_steps)
+    options |= {"data": config.data, "preset": config.preset, "ckpt": path}
+    steps = {name: step(settings, options) for name, settings in samplings(calls)}
+    stage1 = step({"only": "reconstruction"}, options)
+    run_steps([stage1, *steps.values()])
+    found = json.loads(stage1.leaves.read_text())
+    rows = [
+        row("real, of the training split: the floor", found["floor"]),
+        row("these, reconstructed by stage 1", found["reconstruction"]),
+        *(row(f"generated, {name}", json.loads(done.leaves.read_text())["metrics"]) for name, done in steps.items()),
+    ]
+    report = heading("stages.decompose", arguments, config, path) | {
+        "about": found["about"],
+        "precision": options["precision"],
+        "machine": describe_machine(options["device"]),
+        "rows": rows,
+    }
+    write_report(options["results"], "decomposition.json", report)
+    with atomic_write(folder_of(options) / "decomposition.md") as temporary:
+        temporary.write_text(markdown(report))
+    print("\n" + markdown(report))
+
+
+def numbers_of_calls(told: str, num_tokens: int) -> list[int]:
+    """The numbers in a text such as `16 8`, after the number of tokens.
+
+    Raises:
+        InputError: not numbers, or none below the number of tokens.
+    """
+    words = told.split()
+    expected = f"numbers in 1..{num_tokens - 1}"
+    require(all(word.isdecimal() and 0 < int(word) < num_tokens for word in words), "calls", expected, repr(told))
+    return [num_tokens, *map(int, words)]
+
+
+def samplings(calls: list[int]) -> list[tuple[str, dict[str, Any]]]:
+    """Name and sampler settings of each way to generate; the settings not told are the model's own."""
+    one_a_call = {"sample_steps": calls[0]}
+    return [
+        (f"one token a call ({calls[0]} calls), temperature 1", one_a_call | {"temperature": 1.0}),
+        (f"one token a call ({calls[0]} calls)", one_a_call),
+        *((f"{number} calls", {"sample_steps": number}) for number in calls[1:]),
+    ]
+
+
+def step(settings: dict[str, Any], options: dict[str, Any]) -> Step:
+    """The measurement of one way to make images, and the report that it leaves."""
+    wanted = {"protocol": "val", "only": "samples", "features": options["features"]} | settings
+    same = ("ckpt", "data", "preset", "seed", "device", "precision", "data_dir", "results")
+    arguments = [f"{name}={value}" for name, value in ({name: options[name] for name in same} | wanted).items()]
+    return Step("stages.evaluate", arguments, folder_of(options) / evaluation_name(wanted), options["ckpt"])
+
+
+def folder_of(options: dict[str, Any]) -> Path:
+    """Where the reports on the model go."""
+    return report_folder(options["results"], "absorbing", options["data"], options["preset"])
+
+
+def row(images: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table: of which images, and those of the figures that it shows, means where there are several."""
+    means = {key: value["mean"] if isinstance(value, dict) else value for key, value in figures.items()}
+    shown = {name: factor * means[key] for name, (key, factor) in MEASURED.items() if key in means}
+    return {"images": images} | shown
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a document."""
+    rows = [
+        {name: value if isinstance(value, str) else f"{value:.3g}" for name, value in row.items()}
+        for row in report["rows"]
+    ]
+    title = f"# {report['data']}, {report['preset']}: from real images to generated ones"
+    return "\n".join([title, "", f"{report['about']}; {report['precision']}.", "", *table(rows)]) + "\n"
+
+
+if __name__ == "__main__":
+    run_command(main)
