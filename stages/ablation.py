@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
@@ -56,6 +57,9 @@ CHOICES = (
     ("spike_generator", "adaptive", "repeat"),
 )
 """Switch, the paper's choice, what it is compared with."""
+
+OTHERS = {"encoding": tuple(SPIKE_GENERATORS), "spike_generator": ENCODINGS}
+"""Switch -> options of the other one."""
 
 
 def main(arguments: list[str]) -> None:
@@ -124,27 +128,30 @@ def figure(path: Path, keys: tuple[str, ...], factor: float) -> float:
 
 
 def differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each of the paper's choices changes: over all pairs of networks that differ in it alone, the seed being the
-    same, the mean difference, its standard error, and in how many pairs it is below 0.
+    """What each of the paper's choices changes: the mean difference between networks that differ in it alone, the seed
+    being the same, its standard error, and in how many pairs it is below 0; over all pairs, then of those with each
+    option of the other switch.
     """
     return [
-        {"choice": choice, "instead_of": other}
-        | {name: _difference(_pairs(rows, switch, choice, other, name)) for name in MEASURED}
+        {"choice": choice, "instead_of": other, "beside": beside[0] if len(beside) == 1 else "any"}
+        | {name: _difference(_pairs(rows, switch, choice, other, beside, name)) for name in MEASURED}
         for switch, choice, other in CHOICES
+        for beside in (OTHERS[switch], *((option,) for option in OTHERS[switch]))
     ]
 
 
-def _pairs(rows: list[dict[str, Any]], switch: str, choice: str, other: str, name: str) -> list[tuple[float, float]]:
+def _pairs(
+    rows: list[dict[str, Any]], switch: str, choice: str, other: str, beside: Sequence[str], name: str
+) -> list[tuple[float, float]]:
     """A figure of each network with a choice, beside that of the network that differs in this choice alone."""
     rest = "spike_generator" if switch == "encoding" else "encoding"
-    theirs = {row[rest]: row[name]["per_seed"] for row in rows if row[switch] == other}
-    ours = {row[rest]: row[name]["per_seed"] for row in rows if row[switch] == choice}
-    return [pair for key in ours for pair in zip(ours[key], theirs[key], strict=True)]
+    theirs, ours = ({row[rest]: row[name]["per_seed"] for row in rows if row[switch] == of} for of in (other, choice))
+    return [pair for key in beside for pair in zip(ours[key], theirs[key], strict=True)]
 
 
 def _difference(pairs: list[tuple[float, float]]) -> dict[str, Any]:
     values = [ours - theirs for ours, theirs in pairs]
-    error = stdev(values) / math.sqrt(len(values))
+    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return {"mean": fmean(values), "error": error, "below_0": sum(value < 0 for value in values), "pairs": len(values)}
 
 
@@ -163,8 +170,8 @@ def about(report: dict[str, Any]) -> str:
 
 
 ABOUT_DIFFERENCES = (
-    "What the paper's choices change: mean difference ± its standard error over the pairs of networks that differ in"
-    " nothing else, and in how many of them it is below 0."
+    "What the paper's choices change, beside each option of the other switch: mean difference ± its standard error over"
+    " the pairs of networks that differ in nothing else, and in how many of them it is below 0."
 )
 
 
@@ -180,13 +187,15 @@ def shown_rows(report: dict[str, Any]) -> list[dict[str, str]]:
 def shown_differences(report: dict[str, Any]) -> list[dict[str, str]]:
     """What each choice changes, as text."""
     return [
-        {"choice": f"{row['choice']}, not {row['instead_of']}"} | {name: _told(row[name]) for name in MEASURED}
+        {"choice": f"{row['choice']}, not {row['instead_of']}", "beside": row["beside"]}
+        | {name: _told(row[name]) for name in MEASURED}
         for row in report["differences"]
     ]
 
 
 def _told(difference: dict[str, Any]) -> str:
-    return "{mean:+.2g} ± {error:.1g} ({below_0} of {pairs})".format(**difference)
+    error = "" if difference["error"] is None else f" ± {difference['error']:.2g}"
+    return "{mean:+.2g}{told} ({below_0} of {pairs})".format(told=error, **difference)
 
 
 def markdown(report: dict[str, Any]) -> str:

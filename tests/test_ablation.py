@@ -55,11 +55,11 @@ def test_all_nine_with_their_spread(tmp_path, commands, capsys):
     assert first["MSE x 1000"]["mean"] == pytest.approx(4)
     table = (tmp_path / "results/mnist/ablation.md").read_text()
     assert "| rate | adaptive | 4 ± 0 | 19 ± 1 |" in table
-    both, _, adaptive, _ = report["differences"]
-    assert (both["choice"], both["instead_of"], adaptive["instead_of"]) == ("both", "rate", "poisson")
-    assert both["FID"] == {"mean": 20, "error": 0, "below_0": 0, "pairs": 9}
-    assert adaptive["FID"]["mean"] == 1  # as its name is longer
-    assert "| adaptive, not poisson | +0 ± 0 (0 of 9) | +1 ± 0 (0 of 9) |" in table
+    changes = {(row["choice"], row["instead_of"], row["beside"]): row["FID"] for row in report["differences"]}
+    assert len(changes) == 4 * 4
+    assert changes["both", "rate", "any"] == {"mean": 20, "error": 0, "below_0": 0, "pairs": 9}
+    assert changes["adaptive", "poisson", "psp"] == {"mean": 1, "error": 0, "below_0": 0, "pairs": 3}  # a longer name
+    assert "| adaptive, not poisson | any | +0 ± 0 (0 of 9) | +1 ± 0 (0 of 9) |" in table
     assert "| rate | adaptive |" in capsys.readouterr().out
     done = len(commands)
     ablation.main(arguments)

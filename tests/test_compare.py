@@ -57,7 +57,7 @@ def results(tmp_path):
     ablation = {
         **{"data": "mnist", "preset": "paper", "T": 4, "epochs": 3, "precision": "fp32", "seeds": 3, "about": "so"},
         "rows": [{"encoding": "psp", "spike_generator": "repeat"} | dict.fromkeys(MEASURED, spread)],
-        "differences": [{"choice": "both", "instead_of": "psp"} | dict.fromkeys(MEASURED, change)],
+        "differences": [{"choice": "both", "beside": "any", "instead_of": "psp"} | dict.fromkeys(MEASURED, change)],
     }
     write(tmp_path / "mnist" / "ablation.json", ablation)
     return tmp_path
@@ -86,7 +86,7 @@ def test_tables_say_what_was_measured_published_and_not_run(results, capsys):
     text = (results / "comparison.md").read_text()
     assert "KMNIST here is a stand-in of 9,000 images." in text
     assert "| psp | repeat | 1.5 ± 0.25 |" in text
-    assert "| both, not psp | -0.5 ± 0.1 (8 of 9) |" in text
+    assert "| both, not psp | any | -0.5 ± 0.1 (8 of 9) |" in text
     assert text in capsys.readouterr().out
 
 
