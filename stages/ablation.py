@@ -100,7 +100,8 @@ def combinations() -> list[tuple[str, str]]:
 def steps(encoding: str, generator: str, seed: int, options: dict[str, Any]) -> tuple[Step, Step]:
     """Training and measurement of one network."""
     data, preset = options["data"], options["preset"]
-    runs = Path(options["runs"]) / "ablation" / f"{encoding}-{generator}-{seed}"
+    settings = f"T={options['T']}-epochs={options['epochs']}-{options['precision']}"
+    runs = Path(options["runs"]) / "ablation" / settings / f"{encoding}-{generator}-{seed}"
     subject = [f"data={data}", f"preset={preset}"]
     subject += [f"{name}={options[name]}" for name in ("data_dir", "device", "precision")]
     network = [f"T={options['T']}", f"model.encoding={encoding}", f"model.spike_generator={generator}"]

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from spiking_vq.errors import InputError, require
 from spiking_vq.generators import ZOO
+from stages.command import recorded_command
 
 
 class Step(NamedTuple):
@@ -24,7 +25,8 @@ class Step(NamedTuple):
         module: to be run.
         arguments: its own.
         leaves: the file, after which the command need not be run again; None runs it every time.
-        of: the model that the file is a report on, and of which it has to tell the hash; None if it is no report.
+        of: the model that the file is a report on, of which it has to tell the hash, and this very command; None if it
+            is no report.
     """
 
     module: str
@@ -33,12 +35,14 @@ class Step(NamedTuple):
     of: Path | None = None
 
     def is_done(self) -> bool:
-        """Whether the file is there, and of the model that is there now."""
+        """Whether the file is there, by this command, and of the model that is there now."""
         if self.leaves is None or not self.leaves.is_file():
             return False
         if self.of is None:
             return True
         report = json.loads(self.leaves.read_text())
+        if report["command"] != recorded_command(self.module, self.arguments):
+            return False
         return self.of.is_file() and report["checkpoint"]["sha256"] == hashlib.sha256(self.of.read_bytes()).hexdigest()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from spiking_vq.errors import InputError
 from stages import ablation, steps
+from stages.command import recorded_command
 
 
 @pytest.fixture
@@ -19,9 +20,10 @@ def commands(monkeypatch):
         given = dict(text.split("=", 1) for text in command[3:] if "=" in text)
         ran.append(command[2:])
         if command[2] == "stages.evaluate":
-            encoding, generator, seed = given["results"].split("ablation/")[1].split("/")[0].split("-")
+            encoding, generator, seed = given["results"].split("/")[-2].split("-")
             fid = {"rate": 10, "psp": 20, "both": 30}[encoding] + len(generator) + int(seed)
             report = {
+                "command": recorded_command(command[2], command[3:]),
                 "checkpoint": {"sha256": hashlib.sha256(steps.Path(given["ckpt"]).read_bytes()).hexdigest()},
                 "stage1": {"mse": 0.004, "perplexity": 50.0},
                 "reconstruction": {"fid": fid, "classifier_distance": 1.0},
@@ -64,6 +66,8 @@ def test_all_nine_with_their_spread(tmp_path, commands, capsys):
     done = len(commands)
     ablation.main(arguments)
     assert len(commands) == done  # nothing is run again
+    ablation.main([*arguments, "epochs=4"])
+    assert len(commands) == 2 * done  # nothing that was trained otherwise is taken for it
 
 
 def test_the_networks_differ_in_what_the_table_says(tmp_path, commands):

@@ -11,6 +11,7 @@ import pytest
 from spiking_vq.checkpoint import save_model
 from spiking_vq.errors import InputError
 from stages import decompose, steps
+from stages.command import recorded_command
 from stages.report import evaluation_name
 
 
@@ -25,6 +26,7 @@ def commands(monkeypatch):
         ran.append(given)
         calls, temperature = int(given.get("sample_steps", 0)), float(given.get("temperature", 0.5))
         report = {
+            "command": recorded_command(command[2], command[3:]),
             "checkpoint": {"sha256": hashlib.sha256(Path(given["ckpt"]).read_bytes()).hexdigest()},
             "about": "invented",
             "floor": {"classifier_distance": 0.1},
@@ -60,6 +62,8 @@ def test_from_the_floor_to_few_calls(tmp_path, commands, model, capsys):
     assert table in capsys.readouterr().out
     decompose.main(arguments)
     assert len(commands) == 5  # nothing is run again
+    decompose.main([*arguments, "seed=1"])
+    assert len(commands) == 10  # of another seed nothing was measured
 
 
 @pytest.mark.parametrize("calls", ["9", "0", "four"])
