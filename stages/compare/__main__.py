@@ -41,7 +41,8 @@ TUNING = re.compile(r"val-(samples-)?classifier-sample_steps=\d+\.json")
 ABLATION = "{}: encoding and spike generator"
 NOTES = [
     "FID, KID and classifier distance: mean ± standard deviation over the seeds, in brackets the floor, the same figure"
-    " of real training images. A model cannot be expected below it. All but FIDs are of the first protocol run.",
+    " of real training images. A model cannot be expected below it. All but FIDs and images / s are of the first"
+    " protocol run; images / s is the fastest run's.",
     "T and firing rate: stage 1 + stage 2, or the U-Net's. Parameters: of all networks. uJ / image: all calls and the"
     " decoder, where there is one, arithmetic alone, then with memory accesses; 45 nm.",
     "Images are compared at the size the model makes: gaussian-sddpm and gaussian-fsddim make 32 x 32 of all data.",
