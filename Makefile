@@ -23,7 +23,7 @@ EVALUATE := images=$(IMAGES) protocol=$(PROTOCOL) inception=$(INCEPTION)
 FIND := stage=$(STAGE) data=$(DATA) preset=$(PRESET) runs=$(RUNS) ckpt=$(CKPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait compare all-runs ablation decompose analytic threshold-sweep bench publish test lint format clean
+.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait compare all-runs ablation decompose analytic labels threshold-sweep bench publish test lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ spiking-report: $(VENV)/installed  ## every synapse that is fed by something els
 
 analytic: $(VENV)/installed  ## measure what sampler=analytic needs, into the model's file
 	$(RUN) -m stages.analytic $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
+
+labels: $(VENV)/installed  ## ask a network trained with ARGS=conditional=true for every label; the classifier reads what comes
+	$(RUN) -m stages.labels $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
 
 threshold-sweep: $(VENV)/installed  ## samples with all firing thresholds shifted: mean and spread over seeds
 	$(RUN) -m stages.threshold_sweep $(FIND) data_dir=$(DATA_DIR) $(ARGS)

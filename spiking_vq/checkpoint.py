@@ -32,6 +32,7 @@ from spiking_vq.config import (
 )
 from spiking_vq.errors import InputError, require
 from spiking_vq.layers import NeuronFactory
+from spiking_vq.models.adversary import PatchAdversary
 from spiking_vq.models.classifier import Classifier
 from spiking_vq.models.spiking_unet import UNETS
 from spiking_vq.models.token_denoiser import DENOISERS
@@ -52,6 +53,15 @@ def build_vq_svae(config: VQSVAEConfig) -> VQSVAE:
     """The stage-1 network of a configuration whose `image_shape` is known, freshly initialised."""
     require(config.image_shape is not None, "image_shape", "known before a network is built", None)
     return VQSVAE(config.image_shape, config.T, build_neurons(config), **asdict(config.model))
+
+
+def build_adversary(config: VQSVAEConfig) -> PatchAdversary | None:
+    """What a stage 1 is trained against, if anything, freshly initialised."""
+    options = config.adversary
+    if not options.weight:
+        return None
+    adversary = PatchAdversary(config.image_shape[0], options.channels, options.weight)
+    return adversary.to(parameter_type(config.precision))
 
 
 def build_denoiser(config: AbsorbingConfig) -> nn.Module:

@@ -61,6 +61,22 @@ class VQSVAEOptions:
 
 
 @dataclass
+class AdversaryOptions:
+    """What stage 1 is trained against; see `spiking_vq.models.adversary.PatchAdversary`.
+
+    Attributes:
+        weight: how strongly it pulls at the autoencoder, as a multiple of what the reconstruction error does; 0 for no
+            adversary.
+        channels: of its convolutions.
+        lr: its peak learning rate; schedule and warm-up are the autoencoder's.
+    """
+
+    weight: float = 0.0
+    channels: list[int] = field(default_factory=lambda: [32, 64])
+    lr: float = 5e-4
+
+
+@dataclass
 class DenoiserOptions:
     """Stage 2's network; see `spiking_vq.models.token_denoiser`."""
 
@@ -251,6 +267,7 @@ class VQSVAEConfig(SpikingConfig):
 
     stage: str = "vq_svae"
     model: VQSVAEOptions = field(default_factory=VQSVAEOptions)
+    adversary: AdversaryOptions = field(default_factory=AdversaryOptions)
 
 
 @dataclass
@@ -491,6 +508,12 @@ def _check_values(config: Config) -> None:
                 "in 1..16 with neuron=quantised, and left out otherwise",
                 config.activation_bits,
             ),
+        ]
+    if isinstance(config, VQSVAEConfig):
+        adversary = config.adversary
+        checks += [
+            (adversary.weight >= 0, "adversary.weight", "at least 0", adversary.weight),
+            (adversary.lr > 0, "adversary.lr", "greater than 0", adversary.lr),
         ]
     if isinstance(config, DenoiserConfig):
         checks += [

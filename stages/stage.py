@@ -137,10 +137,14 @@ class Stage(LightningModule):
         if self.ema is not None:
             self.ema.update_parameters(self.model)
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained, as an optimiser takes it; by default with the configuration's learning rate."""
+        return [{"params": list(self.model.parameters())}]
+
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW, warm-up, then constant or cosine."""
         train = self.config.train
-        optimizer = torch.optim.AdamW(self.model.parameters(), train.lr, weight_decay=train.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(self.parameter_groups(), train.lr, weight_decay=train.weight_decay, fused=True)
 
         def factor(step: int) -> float:
             warmup = min(1.0, (step + 1) / (train.warmup_steps + 1))

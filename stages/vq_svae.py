@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spiking_vq.checkpoint import build_vq_svae
+from spiking_vq.checkpoint import build_adversary, build_vq_svae
 from spiking_vq.config import VQSVAEConfig
 from spiking_vq.data import ImageData, load_dataset, to_unit
 from spiking_vq.distributed import own_rows
@@ -35,11 +36,19 @@ class VQSVAEStage(Stage):
         model = build_vq_svae(config)
         model.data_variance.fill_(self.data.variance)
         super().__init__(config, model, [self.data.train.images])
+        self.adversary = build_adversary(self.config)
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The paper's loss of uint8 images."""
         (images,) = batch
-        return self.model.loss(to_unit(own_rows(images)), generator)
+        return self.model.loss(to_unit(own_rows(images)), generator, self.adversary)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The adversary learns at a rate of its own."""
+        groups = super().parameter_groups()
+        if self.adversary is not None:
+            groups.append({"params": list(self.adversary.parameters()), "lr": self.config.adversary.lr})
+        return groups
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

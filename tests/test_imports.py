@@ -98,6 +98,7 @@ COMMANDS = (
     "portrait",
     "analytic",
     "threshold_sweep",
+    "labels",
     "recognise",
     "publish",
 )

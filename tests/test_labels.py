@@ -1,12 +1,13 @@
 """Networks that are told labels, trained for a moment on small digits: a classifier reads what was asked for."""
 
-import pytest
-import torch
+import json
 
-from spiking_vq.checkpoint import load_model
-from spiking_vq.data import to_unit
-from spiking_vq.generators import load_generator
-from stages import train
+import pytest
+from PIL import Image
+
+from spiking_vq.errors import InputError
+from stages import labels, train
+from stages.report import report_folder
 
 COMMON = [
     "preset=base",
@@ -36,20 +37,27 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", ["absorbing", "gaussian"])
-def test_the_classifier_agrees_with_the_label(folder, stage):
-    classifier, _ = load_model(folder / "classifier/model.safetensors")
-    generator = load_generator(folder / stage / "model.safetensors")
+def test_the_classifier_agrees_with_the_label(folder, stage, tmp_path):
+    calls = ["sample_steps=10"] if stage == "gaussian" else []
+    models = [f"ckpt={folder / stage}/model.safetensors", f"classifier={folder}/classifier/model.safetensors"]
+    labels.main([*models, *calls, "strengths=1 2", "n=16", "seed=1", f"results={tmp_path}"])
+    out = report_folder(tmp_path, stage, "digits", "base")
+    labelled, strongly = json.loads((out / "labels.json").read_text())["rows"]
+    assert (labelled["guidance"], strongly["guidance"]) == (1, 2)
+    assert labelled["agreement"] > 0.3  # by chance, 0.1
+    assert strongly["agreement"] > 0.6
+    for row in (labelled, strongly):
+        assert sum(row["agreement_per_label"]) / 10 == pytest.approx(row["agreement"])
+    assert Image.open(out / "labels.png").size == (10 * (8 + 2) + 2, 10 * (8 + 2) + 2)
 
-    @torch.no_grad()
-    def agreement(guidance):
-        """Share of images that the classifier reads as the label they were made of, over all ten."""
-        calls = 10 if stage == "gaussian" else None
-        agree = []
-        for label in range(10):
-            images = generator.sample(16, seed=1, label=label, guidance=guidance, sample_steps=calls).images
-            agree.append(classifier(to_unit(images)).argmax(1) == label)
-        return torch.cat(agree).float().mean().item()
 
-    labelled, strongly = agreement(1.0), agreement(2.0)
-    assert labelled > 0.3  # by chance, 0.1
-    assert strongly > 0.6
+@pytest.mark.parametrize(("arguments", "told"), [(["strengths=1 x"], "numbers"), (["strengths=-1"], "at least 0")])
+def test_strengths_are_numbers(folder, tmp_path, arguments, told):
+    models = [f"ckpt={folder}/absorbing/model.safetensors", f"classifier={folder}/classifier/model.safetensors"]
+    with pytest.raises(InputError, match=told):
+        labels.main([*models, *arguments, "n=1", f"results={tmp_path}"])
+
+
+def test_a_network_that_knows_no_labels_is_told_so(tmp_path):
+    with pytest.raises(InputError, match="conditional=true"):
+        labels.main(["data=mnist", "n=1", f"runs={tmp_path}", f"results={tmp_path}"])

@@ -325,15 +325,22 @@ def test_the_published_continuous_networks_train(tmp_path):
 
 
 @pytest.mark.parametrize("died_at", [4, 6])
-def test_resumed_bf16_run_equals_the_unbroken_one(tmp_path, monkeypatch, died_at):
-    arguments = [*STAGE1, "precision=bf16"]
+def test_resumed_bf16_run_against_an_adversary_equals_the_unbroken_one(tmp_path, monkeypatch, died_at):
+    arguments = [*STAGE1, "precision=bf16", "adversary.weight=0.5"]
     train.main([*arguments, f"runs={tmp_path / 'unbroken'}"])
     with monkeypatch.context() as patch:
         die_at(patch, died_at)
         with pytest.raises(RuntimeError, match="killed"):
             train.main([*arguments, f"runs={tmp_path / 'resumed'}"])
     train.main([*arguments, f"runs={tmp_path / 'resumed'}"])
-    assert_same_run(*(tmp_path / name / "digits/base/vq_svae" for name in ("unbroken", "resumed")))
+    folders = [tmp_path / name / "digits/base/vq_svae" for name in ("unbroken", "resumed")]
+    assert_same_run(*folders)
+    states = [torch.load(folder / "last.ckpt", weights_only=True)["state_dict"] for folder in folders]
+    against = [name for name in states[0] if name.startswith("adversary.")]
+    assert len(against) == 6
+    for name in against:
+        torch.testing.assert_close(*(state[name] for state in states), rtol=0, atol=0)
+    assert not set(against) & load_file(folders[0] / "model.safetensors").keys()
 
 
 def test_the_last_preset_counts(tmp_path):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from spiking_vq.errors import InputError, require
 from spiking_vq.layers import MembraneReadout, NeuronFactory, SpikingResidual, conv_norm, direct_coding, up_conv_norm
 from spiking_vq.metrics.codebook import perplexity
+from spiking_vq.models.adversary import PatchAdversary
 from spiking_vq.neurons import decayed_sum, firing_rate, psp_trace
 from spiking_vq.quantize import SPIKE_GENERATORS, Quantized, VectorQuantizer
 
@@ -219,7 +220,9 @@ class VQSVAE(nn.Module):
         generated = self.spike_generator(quantized.vectors, generator)
         return self.decode_spikes(generated), quantized, encoded, generated
 
-    def loss(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def loss(
+        self, images: Tensor, generator: torch.Generator | None = None, adversary: PatchAdversary | None = None
+    ) -> dict[str, Tensor]:
         """The paper's loss; while training, also one step of the codebook's moving averages.
 
         `MSE(x', x) / Var(train) + [MSE(q, sg z) + c MSE(z, sg q)] + [mean((PSP(s_q) - PSP(sg s_z))^2) +
@@ -230,17 +233,24 @@ class VQSVAE(nn.Module):
         Args:
             images: [B, C, H, W] in [0, 1].
             generator: source of what is random (Poisson spikes, code restarts), on CPU.
+            adversary: to be trained against, and trained by the same loss.
 
         Returns:
             `loss` (scalar, with gradient), and detached: `mse` in units of [0, 1] images, `quantizer`, `psp`,
-            `perplexity` of the batch's tokens (1..K), `restarts`.
+            `perplexity` of the batch's tokens (1..K), `restarts`; with an adversary, its own loss as `adversary`.
         """
         potential, quantized, encoded, generated = self(images, generator)
         images = images.to(potential.dtype)
-        mse = F.mse_loss(self.reconstruct(potential), images - 0.5)
+        made, real = self.reconstruct(potential), images - 0.5
+        mse = F.mse_loss(made, real)
         error = mse / self.data_variance
         if self.cross_entropy:
             error = error + self.cross_entropy * F.binary_cross_entropy_with_logits(potential, images)
+        against = {}
+        if adversary is not None:
+            loss = adversary(made, real)
+            error = error + adversary.pull(made, error, at=potential) + loss
+            against["adversary"] = loss.detach()
         psp_z, psp_q = psp_trace(encoded), psp_trace(generated)
         psp = F.mse_loss(psp_q, psp_z.detach()) + self.quantizer.commitment_cost * F.mse_loss(psp_z, psp_q.detach())
         restarts = 0
@@ -255,4 +265,4 @@ class VQSVAE(nn.Module):
             "psp": psp.detach(),
             "perplexity": perplexity(quantized.tokens, self.codebook_size),
             "restarts": mse.new_tensor(float(restarts)),
-        }
+        } | against

@@ -32,6 +32,7 @@ PICTURES = {
     "{protocol}-reconstructions.png": "Test images, each row above its reconstructions by stage 1",
     "{protocol}-neighbours.png": "First column: generated; then the seven nearest training images",
     "{protocol}-inpainting.png": "First column: test images; then completions of their upper halves",
+    "labels.png": "Asked for: one row a label, with guidance, of a network that was trained to know labels",
     "filmstrip.png": "Images emerging from the first call to the last; grey: still masked",
     "raster.png": "Spikes of some neurons of every layer while one image is made",
 }

@@ -89,7 +89,7 @@ class ClassifierMeasures:
         mean probability of the most probable class; `class_imbalance`, the total variation distance between the shares
         of the classes among the images and the reference, 0 for the same shares.
         """
-        (ours, ours_p), (real, real_p) = self._read(images), self._read(reference)
+        (ours, ours_p), (real, real_p) = self.read(images), self.read(reference)
         shares = [F.one_hot(p.argmax(1), p.shape[1]).double().mean(0) for p in (ours_p, real_p)]
         return {
             "classifier_distance": fid(ours, real),
@@ -98,7 +98,7 @@ class ClassifierMeasures:
         }
 
     @torch.no_grad()
-    def _read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features [N, D] and probabilities [N, num_classes], on the CPU."""
         rows = []
         for batch in images.split(CLASSIFIER_BATCH):

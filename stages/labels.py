@@ -1,0 +1,123 @@
+"""Does a network make what it is asked for? `python -m stages.labels data=mnist preset=base runs=runs/labelled` (or
+`ckpt=FILE`).
+
+Asks one that was trained with `conditional=true` for the same number of images of every label, with several strengths
+of guidance (`strengths="1 1.5"`), and lets the classifier read them: how often it agrees, and how far the images are
+from the validation images. Writes `labels.json` and, with the last strength, `labels.png`, one row a label, into
+`<results>/<data>/<preset>`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from spiking_vq.data import load_dataset
+from spiking_vq.errors import InputError, require
+from spiking_vq.generators import find_model, load_generator
+from stages.command import (
+    MODEL,
+    SAMPLER,
+    check_device,
+    model_file,
+    parse_options,
+    run_command,
+    worth_compiling,
+)
+from stages.evaluate.examiner import ClassifierMeasures
+from stages.evaluate.pictures import write_picture
+from stages.machine import describe_machine
+from stages.report import heading, report_folder, write_report
+
+OPTIONS = {
+    **MODEL,
+    **{name: kind for name, kind in SAMPLER.items() if name not in ("label", "guidance")},
+    "strengths": "1 1.5",
+    "n": 100,
+    "seed": 0,
+    "classifier": str,
+    "device": "cpu",
+    "precision": "fp32",
+    "data_dir": "data",
+    "results": "results",
+}
+PICTURED = 10
+
+
+def main(arguments: list[str]) -> None:
+    """Ask, read, print, write."""
+    options = parse_options(arguments, OPTIONS)
+    check_device(options["device"])
+    n, seed = options["n"], options["seed"]
+    require(n >= 1, "n, the number of images of each label,", "at least 1", n)
+    strengths = read_strengths(options["strengths"])
+    path = model_file(options)
+    generator = load_generator(path, options["device"], options["precision"])
+    config = generator.config
+    given = {name: options[name] for name in SAMPLER if name in options}
+    settings = generator.sampling(label=0, guidance=strengths[0], **given)
+    generator.compile = worth_compiling(n, settings)
+    data = load_dataset(config.data, options["data_dir"], config.image_size)
+    judge = find_model("classifier", config.data, "base", options["runs"], options["classifier"])
+    measures = ClassifierMeasures(judge, data, options["device"])
+    labels = torch.arange(config.num_classes)
+
+    def asked_for(guidance: float) -> Tensor:
+        """Images, those of one label after those of another: uint8 [num_classes * n, C, H, W]."""
+        bar = tqdm(labels.tolist(), desc=f"guidance {guidance:g}", unit="label")
+        told = settings | {"guidance": guidance}
+        return torch.cat([generator.sample(n, seed, **told | {"label": label}).images for label in bar])
+
+    rows: list[dict[str, Any]] = []
+    for guidance in strengths:
+        images = asked_for(guidance)
+        _, probabilities = measures.read(images)
+        agrees = (probabilities.argmax(1) == labels.repeat_interleave(n)).float()
+        found = measures(images, data.val.images, "")
+        rows.append(
+            {
+                "guidance": guidance,
+                "agreement": agrees.mean().item(),
+                "agreement_per_label": agrees.view(-1, n).mean(1).tolist(),
+                "classifier_distance": found["classifier_distance"],
+                "confidence": found["confidence"],
+            }
+        )
+        print(
+            f"guidance {guidance:g}: the classifier agrees with {rows[-1]['agreement']:.1%} of the labels,"
+            f" classifier distance {found['classifier_distance']:.3g}"
+        )
+    report = heading("stages.labels", arguments, config, path) | {
+        "images_per_label": n,
+        "seed": seed,
+        "sampler": {name: value for name, value in settings.items() if name not in ("label", "guidance")},
+        "classifier": measures.described,
+        "reference": "the validation images, for the classifier distance",
+        "machine": describe_machine(options["device"]),
+        "rows": rows,
+    }
+    write_report(options["results"], "labels.json", report)
+    picture = report_folder(options["results"], config.stage, config.data, config.preset) / "labels.png"
+    write_picture(picture, images.view(len(labels), n, *images.shape[1:])[:, :PICTURED].flatten(0, 1), min(n, PICTURED))
+    print(f"wrote {picture}")
+
+
+def read_strengths(text: str) -> list[float]:
+    """The numbers of a string such as `"1 1.5"`.
+
+    Raises:
+        InputError: not numbers, or none.
+    """
+    try:
+        strengths = [float(part) for part in text.split()]
+    except ValueError as error:
+        raise InputError(f'strengths must be numbers such as "1 1.5"; got {text!r}') from error
+    require(len(strengths) >= 1 and min(strengths) >= 0, "strengths", "at least one number of at least 0", repr(text))
+    return strengths
+
+
+if __name__ == "__main__":
+    run_command(main)
