@@ -76,6 +76,7 @@ def test_tables_say_what_was_measured_published_and_not_run(results, capsys):
     assert base["FID test-10k"] == "14.4 ± 1 (1.5)"
     assert base["FID n1280-test"] == "20 ± 2 (1.5)"
     assert base["FID train-50k"] == "not run"
+    assert base["protocol of what follows"] == "test-10k"
     assert base["KID x 1000"] == "10 ± 1 (1.5e+03)"
     assert base["precision / recall"] == "0.70 / 0.60"
     assert base["parameters"] == "1,200,000"

@@ -19,7 +19,7 @@ from stages.command import parse_options, run_command
 from stages.compare import page
 from stages.compare.pictures import firing_rates, quality_by_calls
 from stages.compare.published import PUBLISHED
-from stages.compare.tables import COMPARED, TITLES, System, read_report, read_systems, table
+from stages.compare.tables import COMPARED, TITLES, System, in_two, read_report, read_systems, table
 from stages.evaluate.protocols import PROTOCOLS
 from stages.markdown import table as markdown_table
 
@@ -42,8 +42,8 @@ TUNING = re.compile(r"val-(samples-)?classifier-sample_steps=\d+\.json")
 ABLATION = "{}: encoding and spike generator"
 NOTES = [
     "FID, KID and classifier distance: mean ± standard deviation over the seeds, in brackets the floor, the same figure"
-    " of real training images. A model cannot be expected below it. All but FIDs and images / s are of the first"
-    " protocol run; images / s is the fastest run's.",
+    " of real training images. A model cannot be expected below it. What stands right of the FIDs is of the first"
+    " protocol run, which is named there: compare it within that protocol only. Images / s is the fastest run's.",
     "T and firing rate: stage 1 + stage 2, or the U-Net's. Parameters: of all networks. uJ / image: all calls and the"
     " decoder, where there is one, arithmetic alone, then with memory accesses; 45 nm.",
     "Images are compared at the size the model makes: gaussian-sddpm and gaussian-fsddim make 32 x 32 of all data.",
@@ -84,13 +84,16 @@ def stand_ins(data: str, systems: list[System]) -> str:
 
 
 def markdown(tables: dict[str, list[dict[str, str]]], systems: list[System], ablations: list[dict[str, Any]]) -> str:
-    """A table for each data set, then the ablations."""
+    """The tables of each data set, then the ablations."""
     lines = ["# Comparison", "", *(f"- {text}" for text in NOTES + protocols())]
     for data, rows in tables.items():
         lines += ["", f"## {TITLES[data]}", ""]
         if told := stand_ins(data, systems):
             lines += [told, ""]
-        lines += markdown_table(rows)
+        quality, cost = in_two(rows)
+        lines += markdown_table(quality)
+        if cost:
+            lines += ["", *markdown_table(cost)]
     for ablation in ablations:
         lines += ["", f"## {ABLATION.format(TITLES[ablation['data']])}", "", *ablation_lines(ablation)]
     return "\n".join(lines) + "\n"
@@ -109,7 +112,7 @@ def report(tables: dict[str, list[dict[str, str]]], systems: list[System], ablat
     """Tables, pictures and charts on one page."""
     parts = [page.items(NOTES), page.heading("Protocols", 3), page.items(protocols())]
     for data, rows in tables.items():
-        parts += [page.heading(TITLES[data]), page.table(rows)]
+        parts += [page.heading(TITLES[data]), *(page.table(part) for part in in_two(rows) if part)]
         if told := stand_ins(data, systems):
             parts.append(page.paragraph(told))
         ours = [system for system in systems if system.data == data]

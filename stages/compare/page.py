@@ -7,13 +7,13 @@ from html import escape
 from pathlib import Path
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 80rem; margin: 2rem auto;
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 88rem; margin: 2rem auto;
   padding: 0 1rem; }
 h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 3rem; border-bottom: 1px solid #ccc; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 12px; white-space: nowrap; }
 th { white-space: normal; vertical-align: bottom; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e4e4e4; }
+th, td { padding: .25rem .45rem; text-align: right; border-bottom: 1px solid #e4e4e4; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 td.none { color: #999; }
 figure { display: inline-block; margin: .5rem 1rem .5rem 0; vertical-align: top; max-width: 100%; }

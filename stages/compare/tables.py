@@ -21,24 +21,20 @@ TITLES = {
     "cifar10": "CIFAR-10",
 }
 COMPARED = ("test-10k", "n1280-test", "fsddim-10k", "train-50k")
-COLUMNS = (
+QUALITY = (
     "system",
     *(f"FID {name}" for name in COMPARED),
     "published FID",
+    "protocol of what follows",
     "KID x 1000",
     "classifier distance",
     "precision / recall",
     "bits / image",
     "reconstruction MSE",
     "reconstruction FID",
-    "T",
-    "calls",
-    "parameters",
-    "firing rate",
-    "uJ / image",
-    "with memory",
-    "images / s",
 )
+COST = ("T", "calls", "parameters", "firing rate", "uJ / image", "with memory", "images / s")
+COLUMNS = QUALITY + COST
 
 
 @dataclass
@@ -110,6 +106,15 @@ def table(data: str, systems: list[System], presets: list[str]) -> list[dict[str
     return rows
 
 
+def in_two(rows: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """A table as two that fit a page: quality, and the cost of those of which any is known."""
+    known = [row for row in rows if {row[name] for name in COST} - {NOT_RUN, ""}]
+    return tuple(
+        [{name: row[name] for name in names} for row in part]
+        for part, names in ((rows, QUALITY), (known, ("system", *COST)))
+    )
+
+
 def system_row(preset: str, system: System | None, energy: dict[str, float]) -> dict[str, str]:
     """One of ours; what was not run says so."""
     row = dict.fromkeys(COLUMNS, NOT_RUN) | {"system": f"ours, {preset}", "published FID": ""}
@@ -123,6 +128,7 @@ def system_row(preset: str, system: System | None, energy: dict[str, float]) -> 
             row[f"FID {name}"] = beside_floor(report, "fid")
     head = system.headline
     row |= {
+        "protocol of what follows": head.get("protocol", ""),
         "KID x 1000": beside_floor(head, "kid", 1000),
         "classifier distance": beside_floor(head, "classifier_distance"),
         "precision / recall": " / ".join(f"{mean(head, name):.2f}" for name in ("precision", "recall")),
