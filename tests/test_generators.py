@@ -12,7 +12,7 @@ from spiking_vq.config import SampleOptions
 from spiking_vq.data import to_uint8
 from spiking_vq.diffusion.absorbing import ORDERS
 from spiking_vq.errors import InputError
-from spiking_vq.generators import LatentGenerator, find_model
+from spiking_vq.generators import LatentGenerator, find_model, load_generator
 
 CHUNK = 4
 
@@ -274,7 +274,7 @@ def test_what_ships_loads_and_works(path):
         model, config = load_model(path)
         assert model(torch.rand(2, *config.image_shape)).shape == (2, config.num_classes)
     else:
-        samples = LatentGenerator.from_pretrained(path).sample(1, sample_steps=4)
+        samples = load_generator(path).sample(1, sample_steps=4)
         assert samples.images.float().std() > 10
 
 
