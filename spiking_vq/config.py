@@ -277,7 +277,8 @@ class AbsorbingConfig(DenoiserConfig):
     Attributes:
         loss: objective of the diffusion, `elbo`, `reweighted` or `masked_ce`.
         sample: defaults of the sampler.
-        stage1: file of the frozen stage 1; None takes the one in the run folder of the same data and preset.
+        stage1: file of the frozen stage 1, or one of a stage 2 that holds it; None takes that of `train.start_from`, or
+            else the one in the run folder of the same data and preset.
         stage1_sha256: fingerprint of its weights; filled in when training starts.
         vq_svae: its configuration; likewise.
     """

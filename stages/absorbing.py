@@ -33,15 +33,18 @@ class AbsorbingStage(DenoiserStage):
     monitor = "cross_entropy"
 
     def __init__(self, config: AbsorbingConfig) -> None:
-        path = Path(config.stage1 or RunFolder(replace(VQSVAEConfig(), **_place(config))).model)
+        own = RunFolder(replace(VQSVAEConfig(), **_place(config))).model
+        path = Path(config.stage1 or config.train.start_from or own)
         if not path.is_file():
             raise InputError(
                 f"stage 2 needs a finished stage 1, and there is no {path}: run `make stage1 DATA={config.data}"
                 f" PRESET={config.preset}` first, or name another file with stage1=PATH"
             )
         vq_svae, stage1 = load_model(path)
+        if isinstance(vq_svae, LatentModel):
+            vq_svae, stage1 = vq_svae.vq_svae, stage1.vq_svae
         if not isinstance(vq_svae, VQSVAE):
-            raise InputError(f"{path} is a {stage1.stage} model: stage1= must name a vq_svae one")
+            raise InputError(f"{path} is a {stage1.stage} model: stage1= must name a vq_svae one, or one that holds it")
         if stage1.data != config.data:
             raise InputError(f"{path} was trained on {stage1.data}, not on {config.data}: use DATA={stage1.data}")
         sizes = f"left out, or stage 1's {stage1.image_size or 'own'}"
@@ -89,6 +92,11 @@ class AbsorbingStage(DenoiserStage):
     def part(self, exported: LatentModel) -> nn.Module:
         """The denoiser."""
         return exported.denoiser
+
+    def check_start(self, exported: LatentModel) -> None:
+        """A denoiser knows the tokens of its own stage 1 only."""
+        if fingerprint(exported.vq_svae) != self.config.stage1_sha256:
+            raise InputError("it knows another stage 1's tokens: leave stage1= out, as the file holds its own")
 
 
 def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor, folder: Path) -> Tensor:

@@ -79,6 +79,9 @@ class Stage(LightningModule):
         """The network that is trained, of what `export` gives."""
         return exported
 
+    def check_start(self, exported: nn.Module) -> None:
+        """Raise `InputError` if a stage's file that fine-tuning is to start from is of no use here."""
+
     def _start_from(self, path: str) -> str:
         """Take over the weights of a trained model; what it may lack, `ADDED`, stays as it begins.
 
@@ -91,8 +94,7 @@ class Stage(LightningModule):
         exported, config = load_model(path)
         if config.stage != self.config.stage:
             raise InputError(f"train.start_from={path} is a {config.stage} model: name a {self.config.stage} one")
-        if getattr(config, "stage1_sha256", None) != getattr(self.config, "stage1_sha256", None):
-            raise InputError(f"train.start_from={path} knows another stage 1's tokens: name that one with stage1=")
+        self.check_start(exported)
         try:
             found = self.model.load_state_dict(self.part(exported).state_dict(), strict=False)
             missing = [name for name in found.missing_keys if not name.endswith(ADDED)]

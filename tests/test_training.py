@@ -272,8 +272,7 @@ def test_fine_tuning_scales_of_the_steps_starts_from_the_trained_weights(unbroke
 def test_fine_tuning_adds_labels(unbroken, tmp_path):
     trained = load_model(unbroken / "absorbing/model.safetensors")[0].denoiser.state_dict()
     start = f"train.start_from={unbroken / 'absorbing/model.safetensors'}"
-    stage1 = f"stage1={unbroken / 'vq_svae/model.safetensors'}"
-    train.main([*STAGE2, "conditional=true", "train.lr=1e-9", start, stage1, f"runs={tmp_path}"])
+    train.main([*STAGE2, "conditional=true", "train.lr=1e-9", start, f"runs={tmp_path}"])  # which holds its stage 1
     told = load_model(tmp_path / "digits/base/absorbing/model.safetensors")[0].denoiser.state_dict()
     assert set(told) - set(trained) == {"labels.weight"}
     for name, value in trained.items():
@@ -292,6 +291,14 @@ def test_fine_tuning_adds_labels(unbroken, tmp_path):
 def test_weights_of_another_network_are_refused(unbroken, tmp_path, arguments, told):
     with pytest.raises(InputError, match=told):
         train.main([*arguments, f"train.start_from={unbroken / 'gaussian/model.safetensors'}", f"runs={tmp_path}"])
+
+
+def test_fine_tuning_keeps_to_its_stage_1(unbroken, tmp_path):
+    train.main([*STAGE1, "seed=1", f"runs={tmp_path}"])
+    start = f"train.start_from={unbroken / 'absorbing/model.safetensors'}"
+    other = f"stage1={tmp_path / 'digits/base/vq_svae/model.safetensors'}"
+    with pytest.raises(InputError, match="another stage 1's tokens"):
+        train.main([*STAGE2, start, other, f"runs={tmp_path}"])
 
 
 def test_labels_are_told_and_dropped(unbroken, tmp_path, monkeypatch):
