@@ -186,6 +186,7 @@ class GaussianSampleOptions:
     sample_steps: int | None = None
     sampler: str = "ddim"
     eta: float = 0.0
+    contrast: float = 1.0
     threshold_shift: float = 0.0
 
 
@@ -511,11 +512,7 @@ def _check_values(config: Config) -> None:
             ),
         ]
     if isinstance(config, VQSVAEConfig):
-        adversary = config.adversary
-        checks += [
-            (adversary.weight >= 0, "adversary.weight", "at least 0", adversary.weight),
-            (adversary.lr > 0, "adversary.lr", "greater than 0", adversary.lr),
-        ]
+        checks.append((config.adversary.lr > 0, "adversary.lr", "greater than 0", config.adversary.lr))
     if isinstance(config, DenoiserConfig):
         checks += [
             (0 < config.label_dropout < 1, "label_dropout", "between 0 and 1", config.label_dropout),
@@ -536,6 +533,7 @@ def _check_values(config: Config) -> None:
             (diffusion.diffusion_steps >= 1, "diffusion.diffusion_steps", "at least 1", diffusion.diffusion_steps),
             (steps is None or steps >= 1, "sample.sample_steps", "at least 1", steps),
             (0 <= sample.eta <= 1, "sample.eta", "in [0, 1]", sample.eta),
+            (sample.contrast > 0, "sample.contrast", "greater than 0", sample.contrast),
         ]
     if isinstance(config, AbsorbingConfig):
         sample = config.sample

@@ -15,7 +15,7 @@ from spiking_vq.compiling import compiled
 from spiking_vq.config import DenoiserConfig
 from spiking_vq.data import mix_seed, to_uint8, to_unit
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
-from spiking_vq.diffusion.gaussian import GaussianDiffusion, State
+from spiking_vq.diffusion.gaussian import PLAIN, GaussianDiffusion, State
 from spiking_vq.diffusion.guidance import guided
 from spiking_vq.errors import InputError, require
 from spiking_vq.neurons import shifted_thresholds
@@ -287,8 +287,8 @@ class PixelGenerator(Generator):
         return GaussianDiffusion(**asdict(self.config.diffusion))
 
     def sampling(self, **given: Any) -> dict[str, Any]:
-        """Settings: `sampler`, `sample_steps` and `eta` of `GaussianDiffusion.trajectory`, `threshold_shift`, which is
-        added to every neuron's threshold, `label`, `guidance`.
+        """Settings: `sampler`, `sample_steps`, `eta` and `contrast` of `GaussianDiffusion.trajectory`,
+        `threshold_shift`, which is added to every neuron's threshold, `label`, `guidance`.
         """
         settings = self._in_force(given, asdict(self.config.sample))
         diffusion, sampler = self.diffusion, settings["sampler"]
@@ -296,7 +296,11 @@ class PixelGenerator(Generator):
             settings["sample_steps"] = diffusion.diffusion_steps
         if given.get("eta") is None and sampler != "ddim":  # the file's own is of the file's own sampler
             settings["eta"] = 0.0
-        diffusion.check_settings(sampler, settings["sample_steps"], settings["eta"], self.model.image_error)
+        if given.get("contrast") is None and sampler in PLAIN:
+            settings["contrast"] = 1.0
+        diffusion.check_settings(
+            sampler, settings["sample_steps"], settings["eta"], self.model.image_error, settings["contrast"]
+        )
         shift = settings["threshold_shift"]
         require(self.config.neuron == "lif" or not shift, "threshold_shift", "0 without spikes", shift)
         with shifted_thresholds(self.network, shift):  # one out of range is found here

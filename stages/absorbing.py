@@ -96,7 +96,10 @@ class AbsorbingStage(DenoiserStage):
     def check_start(self, exported: LatentModel) -> None:
         """A denoiser knows the tokens of its own stage 1 only."""
         if fingerprint(exported.vq_svae) != self.config.stage1_sha256:
-            raise InputError("it knows another stage 1's tokens: leave stage1= out, as the file holds its own")
+            raise InputError(
+                f"train.start_from={self.config.train.start_from} knows other tokens than those of"
+                f" stage1={self.config.stage1}: leave stage1= out, as the file holds its own stage 1"
+            )
 
 
 def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor, folder: Path) -> Tensor:

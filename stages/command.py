@@ -23,6 +23,7 @@ SAMPLER = {
     "temperature": float,
     "sampler": str,
     "eta": float,
+    "contrast": float,
     "threshold_shift": float,
     "label": int,
     "guidance": float,
@@ -83,6 +84,23 @@ def model_file(options: dict[str, Any]) -> Path:
     """The file that the options in `MODEL` name; see `find_model`."""
     require(options["stage"] in LOADABLE, "stage", f"one of {', '.join(LOADABLE)}", repr(options["stage"]))
     return find_model(**{key: options[key] for key in MODEL})
+
+
+def read_numbers(name: str, text: str, example: str) -> list[float]:
+    """The numbers of an option that takes several, such as `"1 1.5"`.
+
+    Args:
+        name: of the option.
+        text: as it was given.
+        example: for the error.
+
+    Raises:
+        InputError: not numbers.
+    """
+    try:
+        return [float(part) for part in text.split()]
+    except ValueError as error:
+        raise InputError(f'{name} must be numbers such as "{example}"; got {text!r}') from error
 
 
 def sampler_settings(generator: Generator, options: dict[str, Any]) -> dict[str, Any]:

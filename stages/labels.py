@@ -16,15 +16,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spiking_vq.data import load_dataset
-from spiking_vq.errors import InputError, require
-from spiking_vq.generators import find_model, load_generator
+from spiking_vq.errors import require
+from spiking_vq.generators import load_generator
 from stages.command import (
     MODEL,
     SAMPLER,
     check_device,
     model_file,
     parse_options,
+    read_numbers,
     run_command,
+    sampler_settings,
     worth_compiling,
 )
 from stages.evaluate.examiner import ClassifierMeasures
@@ -53,16 +55,15 @@ def main(arguments: list[str]) -> None:
     check_device(options["device"])
     n, seed = options["n"], options["seed"]
     require(n >= 1, "n, the number of images of each label,", "at least 1", n)
-    strengths = read_strengths(options["strengths"])
+    strengths = read_numbers("strengths", options["strengths"], "1 1.5")
+    require(len(strengths) >= 1, "strengths", "at least one number", repr(options["strengths"]))
     path = model_file(options)
     generator = load_generator(path, options["device"], options["precision"])
     config = generator.config
-    given = {name: options[name] for name in SAMPLER if name in options}
-    settings = generator.sampling(label=0, guidance=strengths[0], **given)
+    settings = sampler_settings(generator, options | {"label": 0, "guidance": min(strengths)})
     generator.compile = worth_compiling(n, settings)
     data = load_dataset(config.data, options["data_dir"], config.image_size)
-    judge = find_model("classifier", config.data, "base", options["runs"], options["classifier"])
-    measures = ClassifierMeasures(judge, data, options["device"])
+    measures = ClassifierMeasures.of(data, options)
     labels = torch.arange(config.num_classes)
 
     def asked_for(guidance: float) -> Tensor:
@@ -103,20 +104,6 @@ def main(arguments: list[str]) -> None:
     picture = report_folder(options["results"], config.stage, config.data, config.preset) / "labels.png"
     write_picture(picture, images.view(len(labels), n, *images.shape[1:])[:, :PICTURED].flatten(0, 1), min(n, PICTURED))
     print(f"wrote {picture}")
-
-
-def read_strengths(text: str) -> list[float]:
-    """The numbers of a string such as `"1 1.5"`.
-
-    Raises:
-        InputError: not numbers, or none.
-    """
-    try:
-        strengths = [float(part) for part in text.split()]
-    except ValueError as error:
-        raise InputError(f'strengths must be numbers such as "1 1.5"; got {text!r}') from error
-    require(len(strengths) >= 1 and min(strengths) >= 0, "strengths", "at least one number of at least 0", repr(text))
-    return strengths
 
 
 if __name__ == "__main__":

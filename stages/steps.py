@@ -41,7 +41,7 @@ class Step(NamedTuple):
         if self.of is None:
             return True
         report = json.loads(self.leaves.read_text())
-        if report["command"] != recorded_command(self.module, self.arguments):
+        if report.get("command") != recorded_command(self.module, self.arguments):
             return False
         return self.of.is_file() and report["checkpoint"]["sha256"] == hashlib.sha256(self.of.read_bytes()).hexdigest()
 

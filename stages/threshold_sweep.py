@@ -16,15 +16,17 @@ from typing import Any
 from tqdm import tqdm
 
 from spiking_vq.data import load_dataset
-from spiking_vq.errors import InputError, require
-from spiking_vq.generators import PixelGenerator, find_model
+from spiking_vq.errors import require
+from spiking_vq.generators import PixelGenerator
 from stages.command import (
     MODEL,
     SAMPLER,
     check_device,
     model_file,
     parse_options,
+    read_numbers,
     run_command,
+    sampler_settings,
     worth_compiling,
 )
 from stages.evaluate.examiner import ClassifierMeasures
@@ -52,17 +54,16 @@ def main(arguments: list[str]) -> None:
     check_device(options["device"])
     require(options["seeds"] >= 2, "seeds", "at least 2, as the spread over them is the point", options["seeds"])
     require(options["n"] >= 10, "n, the number of images,", "at least 10", options["n"])
-    shifts = read_shifts(options["shifts"])
+    shifts = [shift for shift in read_numbers("shifts", options["shifts"], "-0.003 0.003") if shift]
     path = model_file(options)
     generator = PixelGenerator.from_pretrained(path, options["device"], options["precision"])
     config = generator.config
-    settings = generator.sampling(**{name: options[name] for name in SAMPLER if name in options})
+    settings = sampler_settings(generator, options | {"threshold_shift": None})
     for shift in shifts:
         generator.sampling(threshold_shift=shift)  # one out of range is found before the work
     generator.compile = worth_compiling(options["n"], settings)
     data = load_dataset(config.data, options["data_dir"], config.image_size)
-    judge = find_model("classifier", config.data, "base", options["runs"], options["classifier"])
-    measures = ClassifierMeasures(judge, data, options["device"])
+    measures = ClassifierMeasures.of(data, options)
 
     def distance(shift: float, seed: int) -> float:
         with tqdm(total=options["n"], desc=f"shift {shift:g}, seed {seed}", unit="image") as bar:
@@ -104,18 +105,6 @@ def row_told(row: dict[str, Any]) -> str:
     """A line of the table."""
     distance = f"threshold {row['shift']:+g}: classifier distance {row['mean']:.3f} ± {row['std']:.2g}"
     return distance + (f", change {row['change']:+.3f} ± {row['change_error']:.2g}" if row["shift"] else "")
-
-
-def read_shifts(text: str) -> list[float]:
-    """The numbers of a string such as `"-0.003 0.003"`, but for 0, which is measured anyhow.
-
-    Raises:
-        InputError: not numbers.
-    """
-    try:
-        return [shift for part in text.split() if (shift := float(part))]
-    except ValueError as error:
-        raise InputError(f'shifts must be numbers such as "-0.003 0.003"; got {text!r}') from error
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ def test_an_image_made_alone_is_the_same(gaussian_config, unet):
 
 
 def test_settings(generator, tmp_path, gaussian_config, pixel_model):
-    assert generator.sampling() == {"sample_steps": 10, "sampler": "ddim", "eta": 0.0, "threshold_shift": 0.0}
+    neutral = {"eta": 0.0, "contrast": 1.0, "threshold_shift": 0.0}
+    assert generator.sampling() == {"sample_steps": 10, "sampler": "ddim"} | neutral
     assert generator.sampling(sampler="ddpm_large", sample_steps=3, eta=None)["sample_steps"] == 3
     gaussian_config.sample.sample_steps = 4
     save_model(tmp_path / "model.safetensors", pixel_model, gaussian_config)
@@ -132,10 +133,14 @@ def test_settings_of_currents_and_twins(gaussian_config):
         on_currents.sampling()
 
 
-def test_a_default_eta_is_of_the_default_sampler(generator, gaussian_config):
-    gaussian_config.sample.eta = 0.5
+def test_defaults_are_of_samplers_that_know_them(generator, gaussian_config):
+    gaussian_config.sample.eta, gaussian_config.sample.contrast = 0.5, 1.1
     assert generator.sampling()["eta"] == 0.5
-    assert generator.sampling(sampler="ddpm_small")["eta"] == 0.0
+    assert generator.sampling(sampler="ddpm_small") == generator.sampling() | {"sampler": "ddpm_small", "eta": 0.0}
+    generator.model.image_error.fill_(0.1)
+    assert generator.sampling(sampler="analytic")["contrast"] == 1.0
+    with pytest.raises(InputError, match="contrast must be 1"):
+        generator.sampling(sampler="analytic", contrast=1.1)
 
 
 def test_labels_on_currents(gaussian_config):

@@ -297,7 +297,7 @@ def test_fine_tuning_keeps_to_its_stage_1(unbroken, tmp_path):
     train.main([*STAGE1, "seed=1", f"runs={tmp_path}"])
     start = f"train.start_from={unbroken / 'absorbing/model.safetensors'}"
     other = f"stage1={tmp_path / 'digits/base/vq_svae/model.safetensors'}"
-    with pytest.raises(InputError, match="another stage 1's tokens"):
+    with pytest.raises(InputError, match="knows other tokens than those of stage1="):
         train.main([*STAGE2, start, other, f"runs={tmp_path}"])
 
 

@@ -84,6 +84,12 @@ class ClassifierMeasures:
         self.model, self.device = model.to(device), device
         self.described = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
+    @classmethod
+    def of(cls, data: ImageData, options: dict[str, Any]) -> ClassifierMeasures:
+        """By the classifier that the options `classifier` and `runs` name for this data, else the one that ships."""
+        path = find_model("classifier", data.name, "base", options["runs"], options["classifier"])
+        return cls(path, data, options["device"])
+
     def __call__(self, images: Tensor, reference: Tensor, title: str) -> dict[str, float]:
         """Of uint8 images [N, C, H, W]: `classifier_distance`, the Frechet distance of its features; `confidence`, the
         mean probability of the most probable class; `class_imbalance`, the total variation distance between the shares
@@ -129,8 +135,7 @@ class Examiner:
         if options["features"] == "all":
             weights, precision = options["inception"], options["precision"]
             self.networks["inception"] = InceptionMeasures(weights, data.root, protocol.resize, precision, device)
-        path = find_model("classifier", data.name, "base", options["runs"], options["classifier"])
-        self.networks["classifier"] = ClassifierMeasures(path, data, device)
+        self.networks["classifier"] = ClassifierMeasures.of(data, options)
 
     def __call__(self, images: Tensor, title: str) -> dict[str, float | None]:
         """All figures of uint8 images [N, C, H, W]."""
