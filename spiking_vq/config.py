@@ -180,7 +180,8 @@ class SampleOptions:
 class GaussianSampleOptions:
     """Defaults of `sample`, which travel with the weights; see `GaussianDiffusion.trajectory`.
 
-    `threshold_shift` is added to every neuron's threshold while sampling (threshold guidance).
+    The images are multiplied about mid-grey by `contrast`; `threshold_shift` is added to every neuron's threshold while
+    sampling (threshold guidance).
     """
 
     sample_steps: int | None = None

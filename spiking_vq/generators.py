@@ -15,7 +15,7 @@ from spiking_vq.compiling import compiled
 from spiking_vq.config import DenoiserConfig
 from spiking_vq.data import mix_seed, to_uint8, to_unit
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
-from spiking_vq.diffusion.gaussian import PLAIN, GaussianDiffusion, State
+from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.diffusion.guidance import guided
 from spiking_vq.errors import InputError, require
 from spiking_vq.neurons import shifted_thresholds
@@ -287,8 +287,9 @@ class PixelGenerator(Generator):
         return GaussianDiffusion(**asdict(self.config.diffusion))
 
     def sampling(self, **given: Any) -> dict[str, Any]:
-        """Settings: `sampler`, `sample_steps`, `eta` and `contrast` of `GaussianDiffusion.trajectory`,
-        `threshold_shift`, which is added to every neuron's threshold, `label`, `guidance`.
+        """Settings: `sampler`, `sample_steps` and `eta` of `GaussianDiffusion.trajectory`; `contrast`, by which the
+        images are multiplied about mid-grey; `threshold_shift`, which is added to every neuron's threshold; `label`,
+        `guidance`.
         """
         settings = self._in_force(given, asdict(self.config.sample))
         diffusion, sampler = self.diffusion, settings["sampler"]
@@ -296,11 +297,8 @@ class PixelGenerator(Generator):
             settings["sample_steps"] = diffusion.diffusion_steps
         if given.get("eta") is None and sampler != "ddim":  # the file's own is of the file's own sampler
             settings["eta"] = 0.0
-        if given.get("contrast") is None and sampler in PLAIN:
-            settings["contrast"] = 1.0
-        diffusion.check_settings(
-            sampler, settings["sample_steps"], settings["eta"], self.model.image_error, settings["contrast"]
-        )
+        diffusion.check_settings(sampler, settings["sample_steps"], settings["eta"], self.model.image_error)
+        require(settings["contrast"] > 0, "contrast", "greater than 0", settings["contrast"])
         shift = settings["threshold_shift"]
         require(self.config.neuron == "lif" or not shift, "threshold_shift", "0 without spikes", shift)
         with shifted_thresholds(self.network, shift):  # one out of range is found here
@@ -309,17 +307,18 @@ class PixelGenerator(Generator):
     @torch.no_grad()
     def make_alone(self, seed: int, **settings: Any) -> Tensor:
         """See `Generator.make_alone`."""
-        *_, last = self.trajectory([seed], **settings)
-        return as_images(last.noisy)
+        *_, images = self.trajectory([seed], **settings)
+        return images
 
-    def trajectory(self, seeds: Sequence[int], **settings: Any) -> Iterator[State]:
-        """The states of sampling one image for each seed, all at once, by settings in force (`sampling` gives them).
+    def trajectory(self, seeds: Sequence[int], **settings: Any) -> Iterator[Tensor]:
+        """The images so far after each call, [B, C, H, W] in [0, 1], one for each seed, all at once.
 
-        Autocast is the caller's.
+        The settings are those in force (`sampling` gives them). Autocast is the caller's.
         """
         settings, diffusion = dict(settings), self.diffusion
         network = with_shifted_thresholds(self.network, settings.pop("threshold_shift"))
-        return diffusion.trajectory(
+        contrast = settings.pop("contrast")
+        states = diffusion.trajectory(
             guided(network, settings.pop("label", None), settings.pop("guidance", 1.0)),
             seeds,
             self.model.image_shape,
@@ -329,18 +328,20 @@ class PixelGenerator(Generator):
             dtype=parameter_type(self.precision),
             **settings,
         )
+        for state in states:
+            yield as_images(state.noisy, contrast)
 
     def _sample(
         self, n: int, seed: int, first: int, settings: dict[str, Any], progress: Callable[[int, int], None]
     ) -> Samples:
-        images, steps = [], settings["sample_steps"]
+        finished, steps = [], settings["sample_steps"]
         for rows, kept in _chunks(n):
             seeds = [mix_seed(seed, first + row) for row in rows.tolist()]
-            for done, state in enumerate(self.trajectory(seeds, **settings), start=1):
-                noisy = state.noisy
+            for done, so_far in enumerate(self.trajectory(seeds, **settings), start=1):
+                images = so_far
                 progress(int(rows[0]) + kept * done // steps, n)
-            images.append(to_uint8(as_images(noisy))[:kept].cpu())
-        return Samples(torch.cat(images))
+            finished.append(to_uint8(images)[:kept].cpu())
+        return Samples(torch.cat(finished))
 
 
 def with_shifted_thresholds(network: nn.Module, shift: float) -> Callable[..., Tensor]:
@@ -353,9 +354,13 @@ def with_shifted_thresholds(network: nn.Module, shift: float) -> Callable[..., T
     return call if shift else network
 
 
-def as_images(noisy: Tensor) -> Tensor:
-    """Images [B, C, H, W] in [0, 1] of a state of sampling in [-1, 1], or of its currents `[T, B, C, H, W]`."""
-    return ((noisy.mean(0) if noisy.dim() == 5 else noisy).clamp(-1, 1) + 1) / 2
+def as_images(noisy: Tensor, contrast: float = 1.0) -> Tensor:
+    """Images [B, C, H, W] in [0, 1] of a state of sampling in [-1, 1], or of its currents `[T, B, C, H, W]`.
+
+    Above 1, `contrast` takes what is nearly black or white for black or white.
+    """
+    decoded = noisy.mean(0) if noisy.dim() == 5 else noisy
+    return ((contrast * decoded).clamp(-1, 1) + 1) / 2
 
 
 GENERATORS = (LatentGenerator, PixelGenerator)

@@ -36,11 +36,7 @@ class GaussianStage(DenoiserStage):
         diffusion, sample = GaussianDiffusion(**asdict(config.diffusion)), config.sample
         measured = torch.zeros(diffusion.diffusion_steps + 1)  # as it will be once `make analytic` has run
         diffusion.check_settings(
-            sample.sampler,
-            sample.sample_steps or diffusion.diffusion_steps,
-            sample.eta,
-            image_error=measured,
-            contrast=sample.contrast,
+            sample.sampler, sample.sample_steps or diffusion.diffusion_steps, sample.eta, image_error=measured
         )
         super().__init__(config, build_unet(config), diffusion, data.train, [rows[:VALIDATED] for rows in data.val])
 
@@ -57,12 +53,11 @@ class GaussianStage(DenoiserStage):
                 [mix_seed(self.config.seed, 4, index) for index in range(PICTURED)],
                 self.config.image_shape,
                 sample_steps=min(PICTURE_STEPS, self.diffusion.diffusion_steps),  # a picture, not a measurement
-                contrast=self.config.sample.contrast,
                 num_currents=self.config.T if self.diffusion.on_currents else None,
                 device=self.device,
                 dtype=parameter_type(self.config.precision),
             )
-        return as_images(last.noisy).cpu()
+        return as_images(last.noisy, self.config.sample.contrast).cpu()
 
     def export(self) -> nn.Module:
         """The U-Net."""

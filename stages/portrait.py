@@ -72,8 +72,8 @@ def main(arguments: list[str]) -> None:
 def pixel_film(generator: PixelGenerator, seed: int, settings: dict[str, Any]) -> Tensor:
     """One image being made: uint8 [FRAMES, C, H, W], from noise to the end."""
     start = generator.diffusion.prior([torch.Generator().manual_seed(seed)], generator.model.image_shape)
-    states = [start, *(as_images(state.noisy).cpu() for state in generator.trajectory([seed], **settings))]
-    return to_uint8(torch.cat([as_images(start), *evenly(states)[1:]]))
+    states = [as_images(start), *(images.cpu() for images in generator.trajectory([seed], **settings))]
+    return to_uint8(torch.cat(evenly(states)))
 
 
 @torch.no_grad()

@@ -74,6 +74,7 @@ def test_settings(generator, tmp_path, gaussian_config, pixel_model):
         ({"label": 1, "guidance": -1.0}, "guidance must be at least 0"),
         ({"sample_steps": 0}, r"in 1\.\.10; got 0"),
         ({"eta": 0.5, "sampler": "ddpm_large"}, "eta is ddim's"),
+        ({"contrast": 0.0}, "contrast must be greater than 0; got 0.0"),
         ({"threshold_shift": -1.0}, "greater than -1, so that thresholds stay above 0"),
     ],
     ids=str,
@@ -133,14 +134,10 @@ def test_settings_of_currents_and_twins(gaussian_config):
         on_currents.sampling()
 
 
-def test_defaults_are_of_samplers_that_know_them(generator, gaussian_config):
-    gaussian_config.sample.eta, gaussian_config.sample.contrast = 0.5, 1.1
+def test_a_default_eta_is_of_the_default_sampler(generator, gaussian_config):
+    gaussian_config.sample.eta = 0.5
     assert generator.sampling()["eta"] == 0.5
-    assert generator.sampling(sampler="ddpm_small") == generator.sampling() | {"sampler": "ddpm_small", "eta": 0.0}
-    generator.model.image_error.fill_(0.1)
-    assert generator.sampling(sampler="analytic")["contrast"] == 1.0
-    with pytest.raises(InputError, match="contrast must be 1"):
-        generator.sampling(sampler="analytic", contrast=1.1)
+    assert generator.sampling(sampler="ddpm_small")["eta"] == 0.0
 
 
 def test_labels_on_currents(gaussian_config):
@@ -166,6 +163,13 @@ def test_guidance_by_hand():
     assert calls == [None, [4, 4]]
     assert torch.equal(guided(network, 4, 1.5)(x, t), x + 6)
     assert calls == [None, [4, 4], [4, 4], None]
+
+
+def test_contrast_is_about_mid_grey(generator):
+    plain, strong = (generator.sample(CHUNK, contrast=contrast).images.float() for contrast in (1.0, 1.5))
+    expected = (127.5 + 1.5 * (plain - 127.5)).clamp(0, 255)
+    assert (strong - expected).abs().max() <= 1.5  # both are rounded
+    assert not torch.equal(strong, plain)
 
 
 def test_thresholds_are_shifted_and_put_back(generator):

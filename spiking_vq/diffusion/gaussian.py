@@ -52,9 +52,6 @@ LOSSES = ("mse", "synaptic_current")
 TRANSITIONS = ("ddpm_large", "ddpm_small", "ddim", "analytic")
 SAMPLERS = (*TRANSITIONS, "dpm_solver")
 
-PLAIN = ("analytic", "dpm_solver")
-"""Samplers without `contrast`: the one's variance is that of the plain estimate, the other clips nothing."""
-
 
 class Draw(NamedTuple):
     """A batch as training sees it.
@@ -271,11 +268,10 @@ class GaussianDiffusion:
         sampler: str = "ddim",
         eta: float = 0.0,
         image_error: Tensor | None = None,
-        contrast: float = 1.0,
     ) -> Tensor:
         """One step from time t to s: x_s of x_t, both [B, C, H, W], or both currents `[T, B, C, H, W]`.
 
-        The estimate of x_0 is multiplied by `contrast` and clipped to [-1, 1]; one of currents is left as it is.
+        The estimate of x_0 is clipped to [-1, 1], but of currents it is not.
 
         Args:
             denoiser: called once.
@@ -283,13 +279,11 @@ class GaussianDiffusion:
             t, s: times, 0 <= s < t <= N.
             generators: of the noise of each image, on the CPU.
             sampler, eta, image_error: see `transition`.
-            contrast: above 1, an estimate near black or white is taken for black or white: a network of few spikes
-                ends near them, not at them.
         """
         times = torch.full((len(generators),), t, device=noisy.device)
         images = self.to_images(denoiser(noisy, times).to(noisy.dtype), noisy, times)
         if not self.on_currents:
-            images = (contrast * images).clamp(-1, 1)
+            images = images.clamp(-1, 1)
         move = self.transition(t, s, sampler, eta, image_error)
         moved = move.image * images + move.noisy * noisy
         return moved + move.std * normal_noise(noisy.shape[-3:], generators).to(noisy) if move.std else moved
@@ -305,7 +299,6 @@ class GaussianDiffusion:
         sample_steps: int | None = None,
         eta: float = 0.0,
         image_error: Tensor | None = None,
-        contrast: float = 1.0,
         num_currents: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
@@ -326,7 +319,6 @@ class GaussianDiffusion:
             sample_steps: number of calls, in 1..N; None means N.
             eta: of `ddim`, in [0, 1].
             image_error: of `analytic`, [N + 1].
-            contrast: of each estimate of x_0, above 0, see `p_sample`; 1 with currents and the samplers in `PLAIN`.
             num_currents: T of a denoiser of currents; None for one of images.
             device, dtype: where to sample, and the type of the states.
 
@@ -334,7 +326,7 @@ class GaussianDiffusion:
             InputError: at the first state, that an argument is out of its range.
         """
         sample_steps = self.diffusion_steps if sample_steps is None else sample_steps
-        self.check_settings(sampler, sample_steps, eta, image_error, contrast)
+        self.check_settings(sampler, sample_steps, eta, image_error)
         fits = (num_currents is not None) == self.on_currents
         require(fits, "num_currents", "T where the denoiser works on currents, else None", num_currents)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -347,7 +339,7 @@ class GaussianDiffusion:
                 yield State(*state)
             return
         for t, s in pairwise(times):
-            options = {"sampler": sampler, "eta": eta, "image_error": image_error, "contrast": contrast}
+            options = {"sampler": sampler, "eta": eta, "image_error": image_error}
             noisy = self.p_sample(denoiser, noisy, t, s, generators, **options)
             yield State(s, noisy)
 
@@ -356,17 +348,12 @@ class GaussianDiffusion:
         *_, last = self.trajectory(denoiser, seeds, shape, **options)
         return last.noisy
 
-    def check_settings(
-        self, sampler: str, sample_steps: int, eta: float, image_error: Tensor | None, contrast: float = 1.0
-    ) -> None:
+    def check_settings(self, sampler: str, sample_steps: int, eta: float, image_error: Tensor | None) -> None:
         """Raise `InputError` if a setting of `trajectory` is out of its range."""
         require(sampler in SAMPLERS, "sampler", f"one of {', '.join(SAMPLERS)}", repr(sampler))
         last = self.diffusion_steps
         require(1 <= sample_steps <= last, "sample_steps", f"in 1..{last}", sample_steps)
         require(0 <= eta <= 1, "eta", "in [0, 1]", eta)
-        require(contrast > 0, "contrast", "greater than 0", contrast)
-        if contrast != 1 and (self.on_currents or sampler in PLAIN):
-            raise InputError(f"contrast must be 1 with currents and with sampler={' or '.join(PLAIN)}; got {contrast}")
         if eta and sampler != "ddim":
             raise InputError(f"eta is ddim's, and must be 0 with sampler={sampler}; got {eta}")
         if self.on_currents and (sampler, eta) != ("ddim", 0):
