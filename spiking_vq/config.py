@@ -301,12 +301,14 @@ class GaussianConfig(DenoiserConfig):
     Attributes:
         diffusion: schedule, prediction and objective.
         sample: defaults of the sampler.
+        val_images: of the validation split, on so many is the loss measured; a picture while training shows up to 64.
     """
 
     stage: str = "gaussian"
     model: UNetOptions = field(default_factory=UNetOptions)
     diffusion: GaussianOptions = field(default_factory=GaussianOptions)
     sample: GaussianSampleOptions = field(default_factory=GaussianSampleOptions)
+    val_images: int = 1024
 
 
 @dataclass
@@ -534,6 +536,7 @@ def _check_values(config: Config) -> None:
             (diffusion.diffusion_steps >= 1, "diffusion.diffusion_steps", "at least 1", diffusion.diffusion_steps),
             (steps is None or steps >= 1, "sample.sample_steps", "at least 1", steps),
             (0 <= sample.eta <= 1, "sample.eta", "in [0, 1]", sample.eta),
+            (config.val_images >= 1, "val_images", "at least 1", config.val_images),
             (sample.contrast > 0, "sample.contrast", "greater than 0", sample.contrast),
         ]
     if isinstance(config, AbsorbingConfig):

@@ -15,7 +15,6 @@ from spiking_vq.generators import as_images
 from spiking_vq.precision import parameter_type
 from stages.denoiser import DenoiserStage
 
-VALIDATED = 1024  # images: enough to tell checkpoints apart, as times and noise are the same each time
 PICTURED = 64
 PICTURE_STEPS = 20
 
@@ -38,7 +37,8 @@ class GaussianStage(DenoiserStage):
         diffusion.check_settings(
             sample.sampler, sample.sample_steps or diffusion.diffusion_steps, sample.eta, image_error=measured
         )
-        super().__init__(config, build_unet(config), diffusion, data.train, [rows[:VALIDATED] for rows in data.val])
+        val = [rows[: config.val_images] for rows in data.val]
+        super().__init__(config, build_unet(config), diffusion, data.train, val)
 
     def prepared(self, examples: Tensor) -> Tensor:
         """uint8 images [B, C, H, W] in [-1, 1]."""
@@ -50,7 +50,7 @@ class GaussianStage(DenoiserStage):
         with self.autocast():
             *_, last = self.diffusion.trajectory(
                 self.trained.eval(),
-                [mix_seed(self.config.seed, 4, index) for index in range(PICTURED)],
+                [mix_seed(self.config.seed, 4, index) for index in range(min(PICTURED, self.config.val_images))],
                 self.config.image_shape,
                 sample_steps=min(PICTURE_STEPS, self.diffusion.diffusion_steps),  # a picture, not a measurement
                 num_currents=self.config.T if self.diffusion.on_currents else None,

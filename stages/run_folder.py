@@ -122,7 +122,7 @@ class MetricsTable(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add to the row of `step`, counted from 1: steps done."""
-        self.rows.setdefault(step + 1, {}).update(metrics)
+        self.rows.setdefault(step, {}).update(metrics)
 
     def read(self, up_to: int) -> None:
         """Take over the rows of the run so far, up to step `up_to`; later ones will be made again."""
@@ -144,41 +144,54 @@ class MetricsTable(Logger):
 
 
 class KeepRun(Callback):
-    """Validates, and writes the checkpoints, the metrics and the pictures of a run.
+    """Logs, validates, and writes the checkpoints, the metrics and the pictures of a run.
 
-    It validates by itself, not through Lightning's loop, so that each `last.ckpt` is written after the validation that
-    is due at its step, and a resumed run picks the same best step as an unbroken one.
+    It does so by itself, not through Lightning's loop, so that each `last.ckpt` is written after the logging and the
+    validation that are due at its step, and a resumed run has the same rows and best step as an unbroken one.
 
     Args:
         folder: where.
         table: the metrics.
+        log_every: steps between rows of training figures.
         val_every: steps between validations.
         save_every: steps between writes of `last.ckpt`.
     """
 
-    def __init__(self, folder: RunFolder, table: MetricsTable, val_every: int, save_every: int) -> None:
+    def __init__(self, folder: RunFolder, table: MetricsTable, log_every: int, val_every: int, save_every: int) -> None:
         self.folder, self.table = folder, table
-        self.val_every, self.save_every = val_every, save_every
+        self.log_every, self.val_every, self.save_every = log_every, val_every, save_every
         self.best, self.best_step = math.inf, 0
         self.step, self.seconds, self.started = 0, 0.0, time.monotonic()
+        self.validation_seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know: the step, the best validation so far, and the time spent."""
-        return {"step": self.step, "best": self.best, "best_step": self.best_step, "seconds": self.elapsed()}
+        return {
+            "step": self.step,
+            "best": self.best,
+            "best_step": self.best_step,
+            "seconds": self.elapsed(),
+            "validation_seconds": self.validation_seconds,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken, with the metrics of the steps done until then."""
         self.best, self.best_step, self.seconds = state["best"], state["best_step"], state["seconds"]
+        self.validation_seconds = state["validation_seconds"]
         self.table.read(up_to=state["step"])
 
     def on_train_batch_end(
         self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Validate and save when due."""
+        """Log, validate and save when due."""
         step = self.step = trainer.global_step
         finished = step == stage.total_steps
+        if step % self.log_every == 0:
+            _log(trainer, stage.figures, step)
         if step % self.val_every == 0 or finished:
+            started = time.monotonic()
             self._validate(trainer, stage, step)
+            self.validation_seconds += time.monotonic() - started
         if step % self.save_every == 0 or finished:
             if trainer.is_global_zero:  # first: rows ahead of the checkpoint are made again, rows behind would be lost
                 self.table.write()
@@ -196,8 +209,7 @@ class KeepRun(Callback):
                 f"training has diverged: {stage.monitor} is {metrics[stage.monitor]} in the validation of step {step}."
                 " Lower train.lr, in another RUNS= or after deleting this run."
             )
-        for logger in trainer.loggers:
-            logger.log_metrics({f"val/{key}": value for key, value in metrics.items()}, step - 1)
+        _log(trainer, {f"val/{key}": value for key, value in metrics.items()}, step)
         trainer.progress_bar_callback.validated = metrics
         if trainer.is_global_zero:
             self.folder.images.mkdir(exist_ok=True)
@@ -207,6 +219,11 @@ class KeepRun(Callback):
         if metrics[stage.monitor] < self.best:
             self.best, self.best_step = metrics[stage.monitor], step
             trainer.save_checkpoint(self.folder.best)
+
+
+def _log(trainer: Trainer, figures: dict[str, Any], step: int) -> None:
+    for logger in trainer.loggers:
+        logger.log_metrics({name: float(value) for name, value in figures.items()}, step)
 
 
 class RunBar(TQDMProgressBar):

@@ -128,9 +128,9 @@ class Stage(LightningModule):
         with self.autocast():
             figures = self.batch_loss(batch, self.generator(2, self.global_step))
         means = mean_over_ranks(torch.stack([value.detach().float() for value in figures.values()]))
-        logged = dict(zip(figures, means, strict=True))
-        self.log("loss", logged.pop("loss"), prog_bar=True)
-        self.log_dict({f"train/{key}": value for key, value in logged.items()})
+        names = (name if name == "loss" else f"train/{name}" for name in figures)
+        self.figures = dict(zip(names, means, strict=True))
+        self.log("loss", self.figures["loss"], prog_bar=True, logger=False)
         return figures["loss"]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

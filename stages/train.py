@@ -31,6 +31,8 @@ from stages.stage import Stage
 from stages.vq_svae import VQSVAEStage
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+LOG_EVERY = 10  # steps
+LOGGED = 20  # losses of a run that its `training.json` tells; a short one logs so often that there are as many
 STAGES = {"vq_svae": VQSVAEStage, "absorbing": AbsorbingStage, "gaussian": GaussianStage, "classifier": ClassifierStage}
 
 
@@ -71,7 +73,8 @@ def fit(stage: Stage, folder: RunFolder) -> None:
     """
     config, train, device = stage.config, stage.config.train, torch.device(stage.config.device)
     table = MetricsTable(folder.metrics)
-    keep = KeepRun(folder, table, train.val_every, train.save_every)
+    log_every = max(1, min(LOG_EVERY, stage.total_steps // LOGGED))
+    keep = KeepRun(folder, table, log_every, train.val_every, train.save_every)
     bar = RunBar(f"{config.stage} {config.data} {config.preset}", refresh_rate=1 if sys.stderr.isatty() else 50)
     _quiet_lightning()
     trainer = Trainer(
@@ -84,7 +87,6 @@ def fit(stage: Stage, folder: RunFolder) -> None:
         logger=[table, TensorBoardLogger(folder.path, name="tb", version="")],
         callbacks=[keep, bar],
         plugins=[AtomicCheckpointIO()],
-        log_every_n_steps=10,
         enable_checkpointing=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -120,6 +122,7 @@ def summary(stage: Stage, keep: KeepRun, table: MetricsTable) -> dict[str, Any]:
     """What a finished run amounts to, as its `training.json` says."""
     config = stage.config
     logged = [(step, row["loss"]) for step, row in sorted(table.rows.items()) if "loss" in row]
+    images, seconds = stage.total_steps * config.train.batch_size, keep.elapsed()
     return {
         "command": recorded_command("stages.train", sys.argv[1:]),
         "data": config.data,
@@ -127,10 +130,12 @@ def summary(stage: Stage, keep: KeepRun, table: MetricsTable) -> dict[str, Any]:
         "stage": config.stage,
         "parameters": sum(weight.numel() for weight in stage.model.parameters()),
         "steps": stage.total_steps,
-        "images": stage.total_steps * config.train.batch_size,
-        "seconds": keep.elapsed(),
+        "images": images,
+        "seconds": seconds,
+        "validation_seconds": keep.validation_seconds,
+        "images_per_second": images / (seconds - keep.validation_seconds),
         "peak_memory_mb": peak_memory_mb(config.device),
-        "loss": {str(step): loss for step, loss in logged[:: max(1, len(logged) // 20)]},
+        "loss": {str(step): loss for step, loss in logged[:: max(1, len(logged) // LOGGED)]},
         "best": {"step": keep.best_step, stage.monitor: keep.best},
         "validation": {key: value for key, value in table.rows[keep.best_step].items() if key.startswith("val/")},
         "machine": describe_machine(config.device) | {"processes": config.trainer.devices},

@@ -101,6 +101,18 @@ def test_run_folder_holds_what_the_readme_says(unbroken, stage):
     assert list((folder / "tb").glob("events*"))
     validated = [int(row["step"]) for row in rows(folder / "metrics.csv") if row[f"val/{monitor(stage)}"]]
     assert validated == [4, 8, 10]
+    losses = [int(row["step"]) for row in rows(folder / "metrics.csv") if row["loss"]]
+    assert losses == list(range(1, 11))  # a short run tells them all
+
+
+@pytest.mark.parametrize("stage", train.STAGES)
+def test_summary_of_a_run(unbroken, stage):
+    told = json.loads((unbroken / stage / "training.json").read_text())
+    table = {row["step"]: row for row in rows(unbroken / stage / "metrics.csv")}
+    assert told["loss"] == {step: float(row["loss"]) for step, row in table.items()}
+    assert 0 < told["validation_seconds"] < told["seconds"]
+    training = told["seconds"] - told["validation_seconds"]
+    assert told["images_per_second"] == pytest.approx(told["images"] / training)
 
 
 def monitor(stage):
