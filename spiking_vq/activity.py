@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from spiking_vq.errors import require
 from spiking_vq.neurons import LIF
 
 
@@ -42,12 +44,44 @@ def record_activity(model: nn.Module) -> Iterator[dict[str, LayerActivity]]:
     Yields:
         Layer name -> its counts, in the order of the modules, filled as the model computes.
     """
+    activity = {name: LayerActivity() for name, module in model.named_modules() if isinstance(module, LIF)}
+    with observed(model, lambda name, spk: activity[name].count(spk)):
+        yield activity
+
+
+@contextmanager
+def mean_firing_rate(model: nn.Module) -> Iterator[Callable[[], Tensor]]:
+    """Inside the block, the mean firing rate of all neurons of `model`, with its gradient: to be trained for.
+
+    Yields:
+        Gives the rate so far, a float32 scalar in [0, 1], over all calls.
+
+    Raises:
+        InputError: when the rate is asked for, that nothing has fired or been silent yet.
+    """
+    spikes: list[Tensor] = []
+    slots: list[int] = []
+
+    def count(name: str, spk: Tensor) -> None:
+        spikes.append(spk.sum(dtype=torch.float32))
+        slots.append(spk.numel())
+
+    def rate() -> Tensor:
+        require(len(slots) > 0, "neurons that fire", "at least one that computed", 0)
+        return torch.stack(spikes).sum() / sum(slots)
+
+    with observed(model, count):
+        yield rate
+
+
+@contextmanager
+def observed(model: nn.Module, observer: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Inside the block `observer` is called with the name and the spikes `[T, B, ...]` of every `LIF` layer's calls."""
     neurons = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
-    activity = {name: LayerActivity() for name in neurons}
     try:
         for name, neuron in neurons.items():
-            neuron.observer = activity[name].count
-        yield activity
+            neuron.observer = partial(observer, name)
+        yield
     finally:
         for neuron in neurons.values():
             neuron.observer = None

@@ -225,6 +225,19 @@ class Config:
 
 
 @dataclass
+class RateOptions:
+    """Training to fire less.
+
+    Attributes:
+        target: mean firing rate of all neurons, in (0, 1].
+        weight: of what the rate of a batch exceeds the target by, in the loss; 0 leaves the rate as it comes.
+    """
+
+    target: float = 0.15
+    weight: float = 0.0
+
+
+@dataclass
 class SpikingConfig(Config):
     """What all networks that spike have in common.
 
@@ -234,6 +247,7 @@ class SpikingConfig(Config):
         activation_bits: of `quantised`; by default as many as the number of spikes in the preset's T steps takes.
         lif: the neuron's options.
         tsm: every neuron layer learns a scale of its input current for each of the T steps.
+        rate: how much it may fire.
     """
 
     T: int = 16
@@ -241,6 +255,7 @@ class SpikingConfig(Config):
     activation_bits: int | None = None
     lif: LIFOptions = field(default_factory=LIFOptions)
     tsm: bool = False
+    rate: RateOptions = field(default_factory=RateOptions)
 
 
 @dataclass
@@ -379,12 +394,12 @@ def _read_preset(path: Path) -> list[dict[str, Any]]:
 
 
 def _as_twin(neuron: str | None, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """What follows from a neuron that does not spike: no time, and bits for the spikes in the preset's steps."""
+    """What follows from a neuron that does not spike: no time or rate, and bits for the spikes in the preset's steps."""
     if neuron not in TWINS:
         return {}
     bits = {"activation_bits": twin_bits(preset.get("T", SpikingConfig.T))} if neuron == "quantised" else {}
     early = {"early_T": None} if "early_T" in preset else {}
-    return {"T": 1} | early | bits
+    return {"T": 1, "rate": {"weight": 0.0}} | early | bits
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
@@ -506,6 +521,14 @@ def _check_values(config: Config) -> None:
         checks += [
             (not config.tsm or config.neuron == "lif", "tsm", f"false with neuron={config.neuron}", config.tsm),
             (config.T >= 1, "T", "at least 1", config.T),
+            (0 < config.rate.target <= 1, "rate.target", "in (0, 1]", config.rate.target),
+            (config.rate.weight >= 0, "rate.weight", "at least 0", config.rate.weight),
+            (
+                not config.rate.weight or config.neuron == "lif",
+                "rate.weight",
+                f"0 with neuron={config.neuron}",
+                config.rate.weight,
+            ),
             (config.neuron not in TWINS or config.T == 1, "T", f"1 with neuron={config.neuron}", config.T),
             (
                 (config.neuron == "quantised") == (config.activation_bits in range(1, 17)),

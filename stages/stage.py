@@ -12,8 +12,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from spiking_vq.activity import mean_firing_rate
 from spiking_vq.checkpoint import fingerprint, load_model
-from spiking_vq.config import Config
+from spiking_vq.config import Config, SpikingConfig
 from spiking_vq.data import BatchStream, mix_seed
 from spiking_vq.distributed import mean_over_ranks
 from spiking_vq.errors import InputError
@@ -126,12 +127,27 @@ class Stage(LightningModule):
         """One step; its noise is a function of (seed, step)."""
         self.model.train()
         with self.autocast():
-            figures = self.batch_loss(batch, self.generator(2, self.global_step))
+            figures = self._sparing(batch, self.generator(2, self.global_step))
         means = mean_over_ranks(torch.stack([value.detach().float() for value in figures.values()]))
         names = (name if name == "loss" else f"train/{name}" for name in figures)
         self.figures = dict(zip(names, means, strict=True))
         self.log("loss", self.figures["loss"], prog_bar=True, logger=False)
         return figures["loss"]
+
+    def _sparing(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """`batch_loss`, and in it what the mean firing rate exceeds its target by, where that has a weight.
+
+        Whether it does is a matter of the whole batch, so that ranks together train as one.
+        """
+        rate = self.config.rate if isinstance(self.config, SpikingConfig) else None
+        if rate is None or not rate.weight:
+            return self.batch_loss(batch, generator)
+        with mean_firing_rate(self.model) as measured:
+            figures = self.batch_loss(batch, generator)
+        found = measured()
+        exceeds = mean_over_ranks(found.detach()) > rate.target
+        penalty = rate.weight * (found - rate.target) * exceeds
+        return figures | {"loss": figures["loss"] + penalty, "firing_rate": found}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step of the optimiser, then of the moving average."""

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from spiking_vq.activity import record_activity
+from spiking_vq.activity import mean_firing_rate, record_activity
+from spiking_vq.errors import InputError
 from spiking_vq.neurons import LIF
 
 
@@ -28,6 +29,20 @@ def test_rates_by_hand():
     assert list(activity) == ["0", "2"]
     assert [(layer.spikes, layer.slots) for layer in activity.values()] == [(2, 8), (3, 8)]
     assert [layer.firing_rate for layer in activity.values()] == [0.25, 0.375]
+
+
+def test_the_mean_rate_has_a_gradient():
+    net = tiny()
+    x = torch.tensor([0.5, 0.0]).expand(4, 1, 2).clone().requires_grad_()
+    with mean_firing_rate(net) as rate:
+        with pytest.raises(InputError, match="neurons that fire must be at least one that computed"):
+            rate()
+        net(x)
+        net(x)
+    assert rate().item() == 5 / 16  # as in the test by hand; the second call repeats the first
+    (gradient,) = torch.autograd.grad(rate(), x)
+    assert gradient.sum() > 0  # more current, more spikes
+    assert all(module.observer is None for module in (net[0], net[2]))
 
 
 def test_counts_add_up_over_calls():

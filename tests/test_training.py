@@ -163,6 +163,20 @@ def test_stage_2_begins_with_fewer_spiking_steps(unbroken, tmp_path, monkeypatch
     assert load_model(tmp_path / "digits/base/absorbing/model.safetensors")[0].denoiser.T == 3
 
 
+@pytest.mark.parametrize("arguments", [STAGE1, STAGE2, GAUSSIAN], ids=lambda arguments: arguments[0])
+def test_training_to_fire_less(unbroken, tmp_path, arguments):
+    rates = {}
+    for target in (1.0, 0.02):
+        runs = tmp_path / str(target)
+        stage1 = [f"stage1={unbroken / 'vq_svae/model.safetensors'}"] if arguments is STAGE2 else []
+        train.main([*arguments, f"runs={runs}", f"rate.target={target}", "rate.weight=30", *stage1])
+        table = rows(runs / "digits/base" / arguments[0] / "metrics.csv")
+        rates[target] = [float(row["train/firing_rate"]) for row in table]
+    free, held = rates.values()
+    assert held[0] == free[0]  # of the same initial weights
+    assert 0.02 < held[-1] < 0.9 * free[-1]
+
+
 def test_killed_process_resumes_to_the_same_weights(unbroken, tmp_path):
     command = [sys.executable, "-m", "stages.train", *STAGE1, f"runs={tmp_path}"]
     folder = tmp_path / "digits/base/vq_svae"
