@@ -169,11 +169,15 @@ class TrainerOptions:
 
 @dataclass
 class SampleOptions:
-    """Defaults of `sample`, which travel with the weights; see `AbsorbingDiffusion.sample`."""
+    """Defaults of `sample`, which travel with the weights; see `AbsorbingDiffusion.sample`.
+
+    `guidance` is for networks that know labels: 0 asks for none, above 0 labels are drawn where none is asked for.
+    """
 
     sample_steps: int | None = None
     order: str = "random"
     temperature: float = 1.0
+    guidance: float = 0.0
 
 
 @dataclass
@@ -181,7 +185,7 @@ class GaussianSampleOptions:
     """Defaults of `sample`, which travel with the weights; see `GaussianDiffusion.trajectory`.
 
     The images are multiplied about mid-grey by `contrast`; `threshold_shift` is added to every neuron's threshold while
-    sampling (threshold guidance).
+    sampling (threshold guidance); `guidance` is that of `SampleOptions`.
     """
 
     sample_steps: int | None = None
@@ -189,6 +193,7 @@ class GaussianSampleOptions:
     eta: float = 0.0
     contrast: float = 1.0
     threshold_shift: float = 0.0
+    guidance: float = 0.0
 
 
 @dataclass
@@ -394,7 +399,7 @@ def _read_preset(path: Path) -> list[dict[str, Any]]:
 
 
 def _as_twin(neuron: str | None, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """What follows from a neuron that does not spike: no time or rate, and bits for the spikes in the preset's steps."""
+    """What follows from a neuron that does not spike: no time, no rate, and bits for the spikes in so many steps."""
     if neuron not in TWINS:
         return {}
     bits = {"activation_bits": twin_bits(preset.get("T", SpikingConfig.T))} if neuron == "quantised" else {}
@@ -542,6 +547,13 @@ def _check_values(config: Config) -> None:
     if isinstance(config, DenoiserConfig):
         checks += [
             (0 < config.label_dropout < 1, "label_dropout", "between 0 and 1", config.label_dropout),
+            (config.sample.guidance >= 0, "sample.guidance", "at least 0", config.sample.guidance),
+            (
+                config.conditional or not config.sample.guidance,
+                "sample.guidance",
+                "0 without conditional=true",
+                config.sample.guidance,
+            ),
             (config.early_T is None or config.early_T >= 1, "early_T", "at least 1", config.early_T),
             (
                 config.neuron not in TWINS or config.early_T in (None, 1),

@@ -16,7 +16,7 @@ from spiking_vq.config import DenoiserConfig
 from spiking_vq.data import mix_seed, to_uint8, to_unit
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
-from spiking_vq.diffusion.guidance import guided
+from spiking_vq.diffusion.guidance import guided, told
 from spiking_vq.errors import InputError, require
 from spiking_vq.neurons import shifted_thresholds
 from spiking_vq.precision import PRECISIONS, autocast, parameter_type
@@ -153,25 +153,41 @@ class Generator:
         raise NotImplementedError
 
     def _in_force(self, given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-        """The defaults, with what is given and not None in their place; label and guidance where there is a label."""
+        """The defaults, with what is given and not None in their place; of a network that knows labels, the label too.
+
+        Without a label, but with guidance above 0, the labels are drawn.
+        """
         given = {name: value for name, value in given.items() if value is not None}
-        known = [*defaults, "label", "guidance"]
+        known = [*defaults, "label"]
         if foreign := given.keys() - known:
-            told = ", ".join(sorted(foreign))
+            named = ", ".join(sorted(foreign))
             raise InputError(
-                f"the sampler of a {self.config.stage} model has no {told}: its settings are {', '.join(known)}"
+                f"the sampler of a {self.config.stage} model has no {named}: its settings are {', '.join(known)}"
             )
         settings = defaults | {name: value for name, value in given.items() if name in defaults}
-        label, guidance = given.get("label"), given.get("guidance", 1.0)
-        if label is None:
-            require("guidance" not in given, "label", "given where there is guidance", None)
-            return settings
+        label, guidance = given.get("label"), settings.pop("guidance")
         if not self.config.conditional:
-            raise InputError("this model was not told labels: train one with ARGS=conditional=true")
-        last = self.config.num_classes - 1
-        require(0 <= label <= last, "label", f"in 0..{last}", label)
+            if given.keys() & {"label", "guidance"}:
+                raise InputError("this model was not told labels: train one with ARGS=conditional=true")
+            return settings
         require(guidance >= 0, "guidance", "at least 0", guidance)
+        if label is not None:
+            last = self.config.num_classes - 1
+            require(0 <= label <= last, "label", f"in 0..{last}", label)
+            guidance = guidance if "guidance" in given else guidance or 1.0
         return settings | {"label": label, "guidance": guidance}
+
+    def _split(self, settings: dict[str, Any], seeds: Sequence[int]) -> tuple[Tensor | None, float, dict[str, Any]]:
+        """Of settings in force: the labels int64 [n] of images of these seeds, the guidance, and the sampler's part.
+
+        A label that is not asked for is drawn from the image's seed, all as probable.
+        """
+        settings = dict(settings)
+        if not self.config.conditional:
+            return None, 1.0, settings
+        label, guidance, num_classes = settings.pop("label"), settings.pop("guidance"), self.config.num_classes
+        labels = [mix_seed(seed, 2) % num_classes if label is None else label for seed in seeds]
+        return torch.tensor(labels, device=self.device), guidance, settings
 
 
 class LatentGenerator(Generator):
@@ -195,7 +211,7 @@ class LatentGenerator(Generator):
         return AbsorbingDiffusion(self.model.vq_svae.grid, self.model.vq_svae.codebook_size, self.config.loss)
 
     def sampling(self, **given: Any) -> dict[str, Any]:
-        """Settings: `sample_steps`, `order` and `temperature` of `AbsorbingDiffusion.sample`, `label`, `guidance`."""
+        """Settings: `sample_steps`, `order` and `temperature` of `AbsorbingDiffusion.sample`, `guidance`, `label`."""
         settings = self._in_force(given, asdict(self.config.sample))
         num_tokens = self.diffusion.diffusion_steps
         if given.get("sample_steps") is None:  # a preset's default may be more calls than a small grid has tokens
@@ -206,10 +222,28 @@ class LatentGenerator(Generator):
     @torch.no_grad()
     def make_alone(self, seed: int, **settings: Any) -> Tensor:
         """See `Generator.make_alone`."""
-        settings = dict(settings)
-        denoiser = guided(self.network, settings.pop("label", None), settings.pop("guidance", 1.0))
-        tokens = self.diffusion.sample(denoiser, [seed], device=self.device, **settings)
+        tokens = self.tokens([seed], **settings)
         return self.model.vq_svae.decode(tokens, torch.Generator().manual_seed(mix_seed(seed, 1)))
+
+    def tokens(self, seeds: Sequence[int], watch: Callable[[Tensor], None] | None = None, **settings: Any) -> Tensor:
+        """Tokens [n, h, w] of one image for each seed, by settings in force, and where `known` places are among these.
+
+        Autocast is the caller's.
+
+        Args:
+            seeds: of the images.
+            watch: called with the tokens that the denoiser sees in each call.
+            settings: of `AbsorbingDiffusion.sample`, and the labels'.
+        """
+        labels, guidance, settings = self._split(settings, seeds)
+        network = guided(self.network, guidance)
+
+        def watched(tokens: Tensor, *rest: Tensor) -> Tensor:
+            watch(tokens)
+            return network(tokens, *rest)
+
+        denoiser = watched if watch else network
+        return self.diffusion.sample(denoiser, seeds, labels=labels, device=self.device, **settings)
 
     def inpaint(self, images: Tensor, keep: Tensor, seed: int = 0, **settings: Any) -> Samples:
         """Keep some places of the token grid of given images, and generate the others.
@@ -246,8 +280,6 @@ class LatentGenerator(Generator):
         self, known: Tensor, seed: int, first: int, settings: dict[str, Any], progress: Callable[[int, int], None]
     ) -> Samples:
         """Fill in the masked places of `known` [n, h, w], in chunks of one size."""
-        settings = dict(settings)
-        denoiser = guided(self.network, settings.pop("label", None), settings.pop("guidance", 1.0))
         n, images, tokens = len(known), [], []
         for start in range(0, n, GROUP):
             group = known[start : start + GROUP]
@@ -256,8 +288,7 @@ class LatentGenerator(Generator):
                 progress(start + held * calls // of, n)
 
             seeds = [mix_seed(seed, first + row) for row in range(start, start + len(group))]
-            places = {"batch_size": CHUNK, "device": self.device}
-            tokens.append(self.diffusion.sample(denoiser, seeds, known=group, progress=tell, **places, **settings))
+            tokens.append(self.tokens(seeds, known=group, progress=tell, batch_size=CHUNK, **settings))
         tokens = torch.cat(tokens)
         for rows, kept in _chunks(n):
             spikes_from = torch.Generator().manual_seed(mix_seed(seed, first + int(rows[0]), 1))
@@ -315,11 +346,11 @@ class PixelGenerator(Generator):
 
         The settings are those in force (`sampling` gives them). Autocast is the caller's.
         """
-        settings, diffusion = dict(settings), self.diffusion
+        labels, guidance, settings = self._split(settings, seeds)
+        diffusion, contrast = self.diffusion, settings.pop("contrast")
         network = with_shifted_thresholds(self.network, settings.pop("threshold_shift"))
-        contrast = settings.pop("contrast")
         states = diffusion.trajectory(
-            guided(network, settings.pop("label", None), settings.pop("guidance", 1.0)),
+            told(guided(network, guidance), labels),
             seeds,
             self.model.image_shape,
             image_error=self.model.image_error,

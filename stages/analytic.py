@@ -15,7 +15,6 @@ from torch import Tensor
 
 from spiking_vq.checkpoint import load_model, save_model
 from spiking_vq.data import load_dataset, mix_seed, to_unit
-from spiking_vq.diffusion.guidance import guided
 from spiking_vq.errors import require
 from spiking_vq.generators import CHUNK, ZOO, PixelGenerator
 from stages.command import MODEL, check_device, model_file, parse_options, run_command
@@ -57,10 +56,10 @@ def measure(generator: PixelGenerator, images: Tensor, num_times: int, n: int, s
     last = diffusion.diffusion_steps
     times = sorted({round(1 + (last - 1) * index / max(num_times - 1, 1)) for index in range(num_times)})
     rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
-    denoiser, total = guided(generator.network, None), 0
+    total = 0
     for some in rows.split(CHUNK):
         batch = 2 * to_unit(images[some]).to(generator.device) - 1
-        total = total + len(some) * diffusion.image_error(denoiser, batch, times, randomness)
+        total = total + len(some) * diffusion.image_error(generator.network, batch, times, randomness)
     return torch.from_numpy(np.interp(np.arange(last + 1), [0, *times], [0.0, *(total / len(rows)).tolist()]))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from spiking_vq.config import DenoiserConfig
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
+from spiking_vq.diffusion.guidance import told
 from spiking_vq.distributed import own_rows
 from stages.stage import Stage
 
@@ -77,7 +78,7 @@ class DenoiserStage(Stage):
 
     def _told(self, network: nn.Module, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """The network as a denoiser that is told these labels, if it knows any."""
-        return (lambda x, t: network(x, t, labels)) if self.config.conditional else network
+        return told(network, labels if self.config.conditional else None)
 
     @contextmanager
     def _steps_of_now(self) -> Iterator[None]:

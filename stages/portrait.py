@@ -18,7 +18,6 @@ from torch import Tensor
 
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.data import mix_seed, to_uint8
-from spiking_vq.diffusion.guidance import guided
 from spiking_vq.errors import require
 from spiking_vq.generators import Generator, LatentGenerator, PixelGenerator, as_images, load_generator
 from spiking_vq.neurons import LIF
@@ -79,19 +78,11 @@ def pixel_film(generator: PixelGenerator, seed: int, settings: dict[str, Any]) -
 @torch.no_grad()
 def token_film(generator: LatentGenerator, seed: int, settings: dict[str, Any]) -> Tensor:
     """One image being made: uint8 [FRAMES, C, H, W], from nothing to the end."""
-    model, diffusion, settings = generator.model, generator.diffusion, dict(settings)
-    denoiser = guided(model.denoiser, settings.pop("label", None), settings.pop("guidance", 1.0))
     states: list[Tensor] = []
-
-    def watched(tokens: Tensor, t: Tensor) -> Tensor:
-        states.append(tokens.clone())
-        return denoiser(tokens, t)
-
-    final = diffusion.sample(watched, [seed], device=generator.device, **settings)
-    states.append(final)
-    grids = torch.cat(evenly(states))
-    masked = grids == diffusion.mask_id
-    images = model.vq_svae.decode(torch.where(masked, final, grids), torch.Generator().manual_seed(seed))
+    final = generator.tokens([seed], watch=lambda tokens: states.append(tokens.clone()), **settings)
+    grids = torch.cat(evenly([*states, final]))
+    masked = grids == generator.diffusion.mask_id
+    images = generator.model.vq_svae.decode(torch.where(masked, final, grids), torch.Generator().manual_seed(seed))
     size = [side // cells for side, cells in zip(images.shape[2:], masked.shape[1:], strict=True)]
     hidden = masked.repeat_interleave(size[0], 1).repeat_interleave(size[1], 2).unsqueeze(1)
     return to_uint8(images.masked_fill(hidden, GREY).cpu())

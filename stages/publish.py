@@ -20,7 +20,7 @@ from spiking_vq.errors import InputError, require
 from spiking_vq.generators import ZOO, find_model, generator_of
 from stages.command import SAMPLER, parse_options, run_command
 
-SETTINGS = {name: kind for name, kind in SAMPLER.items() if name not in ("label", "guidance")}
+SETTINGS = {name: kind for name, kind in SAMPLER.items() if name != "label"}
 OPTIONS = {
     "data": "mnist",
     "preset": "base",

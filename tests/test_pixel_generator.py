@@ -50,7 +50,7 @@ def test_an_image_made_alone_is_the_same(gaussian_config, unet):
 
 
 def test_settings(generator, tmp_path, gaussian_config, pixel_model):
-    neutral = {"eta": 0.0, "contrast": 1.0, "threshold_shift": 0.0}
+    neutral = {"eta": 0.0, "contrast": 1.0, "threshold_shift": 0.0, "label": None, "guidance": 0.0}
     assert generator.sampling() == {"sample_steps": 10, "sampler": "ddim"} | neutral
     assert generator.sampling(sampler="ddpm_large", sample_steps=3, eta=None)["sample_steps"] == 3
     gaussian_config.sample.sample_steps = 4
@@ -70,8 +70,7 @@ def test_settings(generator, tmp_path, gaussian_config, pixel_model):
         ({"sampler": "analytic"}, "make analytic"),
         ({"sample_steps": 11}, r"in 1\.\.10"),
         ({"label": 10}, r"label must be in 0\.\.9; got 10"),
-        ({"guidance": 2.0}, "label must be given where there is guidance"),
-        ({"label": 1, "guidance": -1.0}, "guidance must be at least 0"),
+        ({"guidance": -1.0}, "guidance must be at least 0"),
         ({"sample_steps": 0}, r"in 1\.\.10; got 0"),
         ({"eta": 0.5, "sampler": "ddpm_large"}, "eta is ddim's"),
         ({"contrast": 0.0}, "contrast must be greater than 0; got 0.0"),
@@ -85,24 +84,31 @@ def test_settings_out_of_range(generator, settings, told):
 
 
 def test_a_model_without_labels_says_so(latent_model, absorbing_config):
-    with pytest.raises(InputError, match="conditional=true"):
-        LatentGenerator(latent_model, absorbing_config).sample(1, label=3)
+    for settings in ({"label": 3}, {"guidance": 1.0}):
+        with pytest.raises(InputError, match="conditional=true"):
+            LatentGenerator(latent_model, absorbing_config).sample(1, **settings)
     absorbing_config.conditional, absorbing_config.num_classes = True, 10
     absorbing_config.model.denoiser, absorbing_config.model.num_blocks = "sdid", None
     with pytest.raises(InputError, match="conditional must be false: sdid takes no labels"):
         build_denoiser(absorbing_config)
 
 
+@pytest.fixture
+def labelled_latents(latent_model, absorbing_config):
+    """A generator of tokens whose network knows labels."""
+    absorbing_config.conditional, absorbing_config.num_classes = True, 10
+    denoiser = build_denoiser(absorbing_config)
+    wake(denoiser, torch.randint(9, (16, 3, 3)), torch.ones(16).long())
+    denoiser.readout.weight.data *= 10
+    denoiser.labels.weight.data *= 50
+    latent_model.denoiser = denoiser
+    return LatentGenerator(latent_model, absorbing_config)
+
+
 @pytest.mark.parametrize("kind", ["pixel", "latent"])
-def test_labels_and_guidance_change_what_is_made(kind, request, generator, latent_model, absorbing_config):
+def test_labels_and_guidance_change_what_is_made(kind, request, generator):
     if kind == "latent":
-        absorbing_config.conditional, absorbing_config.num_classes = True, 10
-        denoiser = build_denoiser(absorbing_config)
-        wake(denoiser, torch.randint(9, (16, 3, 3)), torch.ones(16).long())
-        denoiser.readout.weight.data *= 10
-        denoiser.labels.weight.data *= 50
-        latent_model.denoiser = denoiser
-        generator = LatentGenerator(latent_model, absorbing_config)
+        generator = request.getfixturevalue("labelled_latents")
     plain, one, same, two, strong, none = (
         generator.sample(CHUNK, **settings).images
         for settings in (
@@ -158,11 +164,39 @@ def test_guidance_by_hand():
         return x + (0 if labels is None else labels.view(-1, 1))
 
     x, t = torch.zeros(2, 3), torch.tensor([1, 2])
-    assert torch.equal(guided(network, None)(x, t), x)
-    assert torch.equal(guided(network, 4)(x, t), x + 4)
-    assert calls == [None, [4, 4]]
-    assert torch.equal(guided(network, 4, 1.5)(x, t), x + 6)
-    assert calls == [None, [4, 4], [4, 4], None]
+    labels = torch.tensor([4, 2])
+    assert torch.equal(guided(network, 0.0)(x, t, labels), x)
+    assert torch.equal(guided(network)(x, t, labels), x + labels.view(2, 1))
+    assert calls == [None, [4, 2]]
+    assert torch.equal(guided(network, 1.5)(x, t, labels), x + 1.5 * labels.view(2, 1))
+    assert calls == [None, [4, 2], [4, 2], None]
+
+
+@pytest.mark.parametrize("kind", ["pixel", "latent"])
+def test_labels_are_drawn_where_none_is_asked_for(kind, request, generator):
+    """With guidance, and each image by itself: the same in a set of another size."""
+    if kind == "latent":
+        generator = request.getfixturevalue("labelled_latents")
+    assert generator.sampling()["guidance"] == 0
+    seen, network = [], generator.network
+
+    def note(module, inputs):
+        seen.append(inputs[2].tolist() if len(inputs) > 2 else None)
+
+    hook = network.register_forward_pre_hook(note)
+    generator.sample(1)
+    assert set(map(str, seen)) == {"None"}
+    seen.clear()
+    few, many = (generator.sample(n, guidance=1.0).images for n in (2, CHUNK + 1))
+    hook.remove()
+    assert len(set(sum(seen, []))) > 3
+    assert torch.equal(many[:2], few)
+    labels = [generators.mix_seed(generators.mix_seed(0, row), 2) % 10 for row in range(2)]
+    for row, label in enumerate(labels):
+        assert torch.equal(generator.sample(2, label=label).images[row], few[row])
+    generator.config.sample.guidance = 1.0  # as a file may say
+    assert torch.equal(generator.sample(2).images, few)
+    assert torch.equal(generator.sample(2, guidance=0.0).images, generator.sample(2, guidance=0.0, label=3).images)
 
 
 def test_contrast_is_about_mid_grey(generator):

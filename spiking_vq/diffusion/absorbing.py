@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spiking_vq.diffusion.guidance import told
 from spiking_vq.diffusion.times import stratified_times
 from spiking_vq.errors import InputError
 
@@ -239,6 +240,7 @@ class AbsorbingDiffusion:
         order: str = "random",
         temperature: float = 1.0,
         known: Tensor | None = None,
+        labels: Tensor | None = None,
         batch_size: int | None = None,
         device: torch.device | str | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -260,6 +262,7 @@ class AbsorbingDiffusion:
             order: "bernoulli", "random" or "halton", see `unmask_schedule`.
             temperature: of the softmax the tokens are drawn from, >= 0; 0 takes the most probable token.
             known: int64 [B, h, w] in 0..K, mask_id where free; its other tokens come back unchanged.
+            labels: int64 [B], one for each image, which the denoiser is told as its third argument; None for none.
             batch_size: images in each call; None means all. An image's place and batch size, hence its rounding, do not
                 depend on the images after it.
             device: where to sample; None means where `known` is, or torch's default device.
@@ -284,13 +287,14 @@ class AbsorbingDiffusion:
         rows, calls = (plan.to(tokens.device) for plan in call_plan(unmask_call, batch_size, idle=sample_steps))
         # after the images, a row for each place in the batch, to be worked on when it has no image
         tokens, unmask_call, gumbel = (
-            torch.cat([x.to(tokens.device), x.new_zeros(batch_size, *x.shape[1:]).to(tokens.device)])
-            for x in (tokens, unmask_call, gumbel)
+            _with_idle_rows(x.to(tokens.device), batch_size) for x in (tokens, unmask_call, gumbel)
         )
+        labels = None if labels is None else _with_idle_rows(labels.to(tokens.device), batch_size)
         times = (self.diffusion_steps - self.diffusion_steps * calls // sample_steps).clamp(min=1)  # integers' ceil
         for done, (row, call, t) in enumerate(zip(rows, calls, times, strict=True), start=1):
             chosen = unmask_call[row] == call.view(-1, 1, 1)
-            tokens[row] = unmask(denoiser, tokens[row], t, chosen, gumbel[row], temperature)
+            denoise = told(denoiser, None if labels is None else labels[row])
+            tokens[row] = unmask(denoise, tokens[row], t, chosen, gumbel[row], temperature)
             if progress is not None:
                 progress(done, len(rows))
         return tokens[:n]
@@ -325,6 +329,11 @@ class AbsorbingDiffusion:
                 f"known must hold tokens in 0..{self.mask_id - 1}, or {self.mask_id} where free; "
                 f"got values in {known.min()}..{known.max()}."
             )
+
+
+def _with_idle_rows(x: Tensor, count: int) -> Tensor:
+    """Rows of zeros behind those of x."""
+    return torch.cat([x, x.new_zeros(count, *x.shape[1:])])
 
 
 def masked_nll(logits: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:

@@ -1,34 +1,37 @@
-"""Classifier-free guidance, the same for tokens and for images."""
+"""Labels and classifier-free guidance, the same for tokens and for images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 
-def guided(
-    network: Callable[..., Tensor], label: int | None, guidance: float = 1.0
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """A denoiser of one label: `without + guidance (with - without)`, of what the network gives with and without it.
+def guided(network: Callable[..., Tensor], guidance: float = 1.0) -> Callable[..., Tensor]:
+    """A denoiser `(x, t, labels)`: `without + guidance (with - without)`, of what the network gives with and without.
+
+    Called as `(x, t)`, it is the network.
 
     Args:
-        network: called as `network(x, t)` or, with labels int64 [B], `network(x, t, labels)`; both where guidance is
-            not 1.
-        label: of all images; None for none.
-        guidance: 1 is the network's own answer, 0 that without a label; above 1 images are more typical of the label.
+        network: called as `network(x, t)` or, with labels int64 [B], `network(x, t, labels)`; both, unless guidance is
+            0 or 1.
+        guidance: 1 is the network's own answer, 0 that without labels; above 1 images are more typical of their label.
 
     Reference: Ho and Salimans, arXiv:2207.12598, whose w is guidance - 1.
     """
 
-    def denoiser(x: Tensor, t: Tensor) -> Tensor:
-        if label is None:
+    def denoiser(x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        if labels is None or guidance == 0:
             return network(x, t)
-        labelled = network(x, t, torch.full((len(t),), label, device=t.device))
-        if guidance == 1.0:
+        labelled = network(x, t, labels)
+        if guidance == 1:
             return labelled
         without = network(x, t)
         return without + guidance * (labelled - without)
 
     return denoiser
+
+
+def told(denoiser: Callable[..., Tensor], labels: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """A denoiser `(x, t)` of one `(x, t, labels)` and of labels int64 [B]; without labels, the denoiser itself."""
+    return denoiser if labels is None else lambda x, t: denoiser(x, t, labels)
