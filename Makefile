@@ -23,7 +23,7 @@ EVALUATE := images=$(IMAGES) protocol=$(PROTOCOL) inception=$(INCEPTION)
 FIND := stage=$(STAGE) data=$(DATA) preset=$(PRESET) runs=$(RUNS) ckpt=$(CKPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait compare all-runs ablation decompose analytic labels threshold-sweep bench publish test lint format clean
+.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait compare all-runs ablation decompose analytic labels threshold-sweep bench publish cards test lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ $(VENV)/bench: $(VENV)/installed
 
 publish: $(VENV)/installed  ## put your run among the weights that ship (bf16, at most 6 MB)
 	$(RUN) -m stages.publish stage=$(STAGE) data=$(DATA) preset=$(PRESET) runs=$(RUNS) $(ARGS)
+
+cards: $(VENV)/installed  ## model cards of the weights that ship, with what results/ holds on them
+	$(RUN) -m stages.cards $(ARGS)
 
 test: $(VENV)/installed  ## run the tests: no data, no GPU, a few minutes
 	$(RUN) -m pytest

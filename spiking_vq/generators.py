@@ -54,7 +54,7 @@ class Generator:
         compile: compile the neurons' kernels (`spiking_vq.compiling`): faster from some hundred images on.
 
     Attributes:
-        kind, stage: of the model, and what its file is called.
+        kind, stage: of the model, and what training it is called.
         network: the network that is called again and again.
 
     Raises:
@@ -80,14 +80,18 @@ class Generator:
     def from_pretrained(
         cls, path: str | Path, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
     ) -> Generator:
-        """Read a `model.safetensors`; the other arguments are the constructor's.
+        """Read a `model.safetensors`, or the weights that ship for a data set; other arguments as in the constructor.
+
+        Args:
+            path: a file; or a data set, `mnist`, or with the preset, `mnist-base-relu`.
 
         Raises:
             InputError: not such a file, or one of another kind of model.
         """
+        path = shipped(path, cls.stage)
         model, config = load_model(path)
         if not isinstance(model, cls.kind):
-            raise InputError(f"{path} is a {config.stage} model: a {cls.__name__} is made of a {cls.stage} file")
+            raise InputError(f"{path} is a {config.stage} model: a {cls.__name__} is made of one of stage {cls.stage}")
         return cls(model, config, device, precision, compile)
 
     @property
@@ -193,7 +197,7 @@ class Generator:
 class LatentGenerator(Generator):
     """Tokens from absorbing diffusion, images from the VQ-SVAE's decoder; the arguments are those of `Generator`."""
 
-    kind, stage = LatentModel, "stage-2"
+    kind, stage = LatentModel, "absorbing"
 
     @property
     def network(self) -> nn.Module:
@@ -300,7 +304,7 @@ class LatentGenerator(Generator):
 class PixelGenerator(Generator):
     """Images from Gaussian diffusion, by a spiking U-Net; the arguments are those of `Generator`."""
 
-    kind, stage = PixelModel, "continuous stage's"
+    kind, stage = PixelModel, "gaussian"
 
     @property
     def network(self) -> nn.Module:
@@ -423,6 +427,17 @@ def _chunks(n: int) -> Iterator[tuple[Tensor, int]]:
     """Row numbers [CHUNK] of each chunk of `n` rows, the last row repeated as padding, and how many count."""
     for first in range(0, n, CHUNK):
         yield torch.arange(first, first + CHUNK).clamp(max=n - 1), min(CHUNK, n - first)
+
+
+def shipped(name: str | Path, stage: str) -> Path:
+    """The file of this name if there is one, else that of the weights that ship: `mnist` or `mnist-base`.
+
+    Args:
+        name: a file, a data set, or data set and preset.
+        stage: of the weights.
+    """
+    named = [ZOO / f"{name}{preset}-{stage}.safetensors" for preset in ("", "-base")]
+    return next((path for path in (Path(name), *named) if path.is_file()), Path(name))
 
 
 def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ckpt: str | None = None) -> Path:

@@ -15,7 +15,8 @@ from spiking_vq import generators
 from spiking_vq.checkpoint import build_model, load_model, save_model
 from spiking_vq.config import AbsorbingConfig, DenoiserOptions, SampleOptions, VQSVAEConfig, VQSVAEOptions
 from spiking_vq.data import load_dataset, to_unit
-from stages import firing_rates, publish, recognise, sample, train
+from spiking_vq.errors import InputError
+from stages import cards, firing_rates, publish, recognise, sample, train
 from stages.command import parse_options, recorded_command, run_command
 from stages.evaluate import __main__ as evaluate
 
@@ -141,6 +142,50 @@ def test_published_model_samples_from_the_zoo(runs, tmp_path, command, monkeypat
     code, _, said = command(sample.main, "data=digits", f"runs={tmp_path / 'none'}", "n=1", f"out={tmp_path / 'out'}")
     assert code == 0
     assert "zoo/digits-base-absorbing.safetensors" in said
+    for name in ("digits", "digits-base"):
+        named = generators.LatentGenerator.from_pretrained(name)
+        assert torch.equal(named.sample(1).images, published.sample(1).images)
+    with pytest.raises(InputError, match="no model file at kmnist"):  # nor does one ship
+        generators.LatentGenerator.from_pretrained("kmnist")
+
+
+def test_model_cards_tell_what_was_measured_of_the_very_file(runs, tmp_path, command):
+    zoo, results = tmp_path / "zoo", tmp_path / "results"
+    machine = {"device": "cpu", "cpu": "a processor", "cores": 2, "torch": "2"}
+    for stage in ("vq_svae", "absorbing"):
+        told = {"stage": stage, "data": "digits", "preset": "base", "command": f"train {stage}", "machine": machine}
+        told |= {"parameters": 12345, "steps": 3, "seconds": 90.0}
+        (runs / "digits/base" / stage / "training.json").write_text(json.dumps(told))
+    assert command(publish.main, "data=digits", f"runs={runs}", f"zoo={zoo}")[0] == 0
+    sha256 = json.loads((zoo / "digits-base-absorbing.json").read_text())["sha256"]
+    figures = {name: {"mean": 0.25, "std": 0.0125, "per_seed": []} for name in cards.SHOWN}
+    evaluation = {"command": "measure", "about": "so many", "stand_in": "a stand-in", "sampler": {"sample_steps": 4}}
+    evaluation |= {"metrics": figures, "floor": dict.fromkeys(cards.SHOWN, 0.125)}
+    evaluation |= {"memorisation": {"authenticity": 0.9, "authenticity_held_out": 0.6}}
+    reports = {
+        "test-10k": evaluation | {"checkpoint": {"sha256": sha256}},
+        "val": evaluation | {"checkpoint": {"sha256": "another file's"}},
+        "firing_rates": {"checkpoint": {"sha256": sha256}, "firing_rate": {"absorbing": {"all": 0.0625, "a": 1.0}}},
+    }
+    (results / "digits/base").mkdir(parents=True)
+    for name, report in reports.items():
+        (results / "digits/base" / f"{name}.json").write_text(json.dumps(report))
+    assert command(cards.main, f"zoo={zoo}", f"results={results}")[0] == 0
+    described = json.loads((zoo / "digits-base-absorbing.json").read_text())
+    assert set(described["measured"]) == {"test-10k", "firing_rate"}
+    card = (zoo / "digits-base-absorbing.md").read_text()
+    for words in (
+        sha256,
+        "| absorbing | 12,345 | 3 | 1.5 |",
+        "    train vq_svae",
+        "| KID x 1000 | 250 ± 12 | 125 |",
+        "a stand-in",
+        "Mean firing rate: absorbing 0.062.",
+        "Energy: not measured.",
+        "codebook_size: ",
+    ):
+        assert words in card
+    assert "## val" not in card
 
 
 def test_a_published_classifier_is_found_in_the_zoo(tmp_path, command, monkeypatch):

@@ -58,7 +58,7 @@ def test_settings(generator, tmp_path, gaussian_config, pixel_model):
     loaded = load_generator(tmp_path / "model.safetensors")
     assert isinstance(loaded, PixelGenerator)
     assert loaded.sampling()["sample_steps"] == 4
-    with pytest.raises(InputError, match="is a gaussian model: a LatentGenerator is made of a stage-2 file"):
+    with pytest.raises(InputError, match="is a gaussian model: a LatentGenerator is made of one of stage absorbing"):
         LatentGenerator.from_pretrained(tmp_path / "model.safetensors")
 
 

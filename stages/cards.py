@@ -1,0 +1,166 @@
+"""Model cards of the weights that ship: `python -m stages.cards`.
+
+Takes up into each `spiking_vq/zoo/*.json` what was measured of that very file, told by its hash, in `results=`: the
+figures of every protocol beside their floors, firing rates, energy. Renders each as a Markdown file beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from spiking_vq.checkpoint import atomic_write, load_model
+from spiking_vq.config import Config, SpikingConfig
+from spiking_vq.errors import require
+from spiking_vq.generators import ZOO
+from stages.command import parse_options, run_command
+from stages.compare.tables import TITLES, read_report
+from stages.evaluate.protocols import PROTOCOLS
+from stages.markdown import table
+from stages.report import report_folder
+
+OPTIONS = {"zoo": str(ZOO), "results": "results"}
+SHOWN = {
+    "fid": ("FID", 1),
+    "kid": ("KID x 1000", 1000),
+    "classifier_distance": ("classifier distance", 1),
+    "precision": ("precision", 1),
+    "recall": ("recall", 1),
+}
+"""Name of a figure -> its title, and a factor."""
+
+KINDS = {
+    "absorbing": "A VQ-SVAE and the spiking denoiser of absorbing diffusion on its tokens",
+    "gaussian": "A spiking U-Net of Gaussian diffusion",
+    "classifier": "The classifier that evaluation uses; it does not spike",
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Gather, write, render."""
+    options = parse_options(arguments, OPTIONS)
+    zoo = Path(options["zoo"])
+    descriptions = sorted(zoo.glob("*.json"))
+    require(len(descriptions) >= 1, f"the models in {zoo}", "at least one: `make publish` puts them there", 0)
+    for path in descriptions:
+        description = read_report(path)
+        *_, trained = description["training"].values()
+        folder = report_folder(options["results"], *(trained[name] for name in ("stage", "data", "preset")))
+        description |= {"measured": measured(folder, description["sha256"])}
+        _, config = load_model(path.with_suffix(".safetensors"))
+        for target, text in {
+            path: json.dumps(description, indent=2) + "\n",
+            path.with_suffix(".md"): card(description, config),
+        }.items():
+            with atomic_write(target) as temporary:
+                temporary.write_text(text)
+        print(f"wrote {path.with_suffix('.md')}")
+
+
+def measured(folder: Path, sha256: str) -> dict[str, Any]:
+    """What the reports in a folder say of the file with this hash; the others are passed over.
+
+    Returns:
+        Protocol -> its figures, `firing_rate` and `energy`; what was not measured is missing.
+    """
+    reports = {path.stem: read_report(path) for path in sorted(folder.glob("*.json"))}
+    own = {name: report for name, report in reports.items() if report.get("checkpoint", {}).get("sha256") == sha256}
+    found: dict[str, Any] = {
+        protocol: {
+            "command": own[protocol]["command"],
+            "about": own[protocol]["about"],
+            "stand_in": own[protocol]["stand_in"],
+            "sampler": own[protocol]["sampler"],
+            "metrics": {name: own[protocol]["metrics"][name] for name in SHOWN},
+            "floor": {name: own[protocol]["floor"][name] for name in SHOWN},
+            "memorisation": own[protocol]["memorisation"],
+        }
+        for protocol in PROTOCOLS
+        if protocol in own
+    }
+    if "firing_rates" in own:
+        found["firing_rate"] = {part: rates["all"] for part, rates in own["firing_rates"]["firing_rate"].items()}
+    if "energy" in own:
+        image = own["energy"]["spiking"]["image"]
+        found["energy"] = {name: image[name] / 1e6 for name in ("arithmetic_pj", "memory_pj")}
+        found["energy"] = {name.replace("_pj", "_uj"): value for name, value in found["energy"].items()}
+    return found
+
+
+def card(description: dict[str, Any], config: Config) -> str:
+    """A model's card, in Markdown.
+
+    Args:
+        description: of the file, with what was measured of it.
+        config: it was trained with.
+    """
+    found, title, kind = description["measured"], TITLES.get(config.data, config.data), KINDS[config.stage]
+    stand_ins = {report["stand_in"] for name, report in found.items() if name in PROTOCOLS} - {None}
+    lines = [f"# `{description['file']}`", "", f"{kind}, trained on {title}."]
+    lines += [f"What is trained on and compared with: {told}." for told in sorted(stand_ins)]
+    lines += ["", f"{description['dtype']}, SHA-256 `{description['sha256']}`.", "", "## Training", ""]
+    lines += table([training_row(name, run) for name, run in description["training"].items()])
+    lines += ["", *(f"    {run['command']}" for run in description["training"].values()), ""]
+    for protocol in (name for name in PROTOCOLS if name in found):
+        lines += ["## " + protocol, "", *figures(found[protocol]), ""]
+    if isinstance(config, SpikingConfig) and config.neuron == "lif":
+        lines += ["## Spikes", "", *spikes(found), ""]
+    lines += ["## Configuration", "", "```yaml", OmegaConf.to_yaml(asdict(config)).rstrip(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def training_row(name: str, run: dict[str, Any]) -> dict[str, str]:
+    """How one part was trained."""
+    machine = run["machine"]
+    return {
+        "part": name,
+        "parameters": f"{run['parameters']:,}",
+        "steps": f"{run['steps']:,}",
+        "minutes": f"{run['seconds'] / 60:.1f}",
+        "machine": f"{machine['cores']} cores of {machine['cpu']}, {machine['device']}, torch {machine['torch']}",
+    }
+
+
+def figures(report: dict[str, Any]) -> list[str]:
+    """A protocol's figures, each beside its floor."""
+    rows = []
+    for name, (title, factor) in SHOWN.items():
+        value = report["metrics"][name]
+        if isinstance(value, dict):
+            spread = f" ± {factor * value['std']:.2g}" if value["std"] is not None else ""
+            rows.append(
+                {
+                    "figure": title,
+                    "of what it makes": f"{factor * value['mean']:.3g}{spread}",
+                    "floor: of real images": f"{factor * report['floor'][name]:.3g}",
+                }
+            )
+    copied = report["memorisation"]
+    rows.append(
+        {
+            "figure": "no nearer to a training image than that one's nearest fellow",
+            "of what it makes": f"{copied['authenticity']:.2f}",
+            "floor: of real images": f"{copied['authenticity_held_out']:.2f}",
+        }
+    )
+    sampler = ", ".join(f"{name} {value}" for name, value in report["sampler"].items())
+    return [f"{report['about']}. Sampler: {sampler}.", "", *table(rows), "", f"    {report['command']}"]
+
+
+def spikes(found: dict[str, Any]) -> list[str]:
+    """How much it fires, and what an image costs."""
+    rates = [f"{part} {rate:.3f}" for part, rate in found.get("firing_rate", {}).items()]
+    energy = found.get("energy")
+    cost = energy and (
+        f"{energy['arithmetic_uj']:,.0f} uJ an image of arithmetic, {energy['memory_uj']:,.0f} uJ of memory accesses"
+        " (45 nm figures, nothing reused)"
+    )
+    return [f"Mean firing rate: {', '.join(rates) or 'not measured'}.", "", f"Energy: {cost or 'not measured'}."]
+
+
+if __name__ == "__main__":
+    run_command(main)
