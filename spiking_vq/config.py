@@ -298,6 +298,8 @@ class AbsorbingConfig(DenoiserConfig):
 
     Attributes:
         loss: objective of the diffusion, `elbo`, `reweighted` or `masked_ce`.
+        persistent: the denoiser's membranes persist from call to call, each of T spiking steps; it is trained on whole
+            trajectories of `sample.sample_steps` calls (see `spiking_vq.diffusion.trajectory`).
         sample: defaults of the sampler.
         stage1: file of the frozen stage 1, or one of a stage 2 that holds it; None takes that of `train.start_from`, or
             else the one in the run folder of the same data and preset.
@@ -308,6 +310,7 @@ class AbsorbingConfig(DenoiserConfig):
     stage: str = "absorbing"
     model: DenoiserOptions = field(default_factory=DenoiserOptions)
     loss: str = "masked_ce"
+    persistent: bool = False
     sample: SampleOptions = field(default_factory=SampleOptions)
     stage1: str | None = None
     stage1_sha256: str | None = None
@@ -577,7 +580,17 @@ def _check_values(config: Config) -> None:
     if isinstance(config, AbsorbingConfig):
         sample = config.sample
         steps = sample.sample_steps
+        plain = {
+            "model.denoiser": ("token", config.model.denoiser),
+            "neuron": ("lif", config.neuron),
+            "early_T": (None, config.early_T),
+        }
         checks += [
+            *(
+                (not config.persistent or value == needed, name, f"{needed} with persistent=true", value)
+                for name, (needed, value) in plain.items()
+            ),
+            (not config.persistent or steps, "sample.sample_steps", "a number with persistent=true", steps),
             (steps is None or steps >= 1, "sample.sample_steps", "at least 1", steps),
             (sample.temperature >= 0, "sample.temperature", "at least 0", sample.temperature),
         ]

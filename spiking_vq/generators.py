@@ -19,6 +19,7 @@ from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.diffusion.guidance import guided, told
 from spiking_vq.errors import InputError, require
 from spiking_vq.neurons import shifted_thresholds
+from spiking_vq.persistent import remembering
 from spiking_vq.precision import PRECISIONS, autocast, parameter_type
 
 ZOO = Path(__file__).parent / "zoo"
@@ -221,6 +222,9 @@ class LatentGenerator(Generator):
         if given.get("sample_steps") is None:  # a preset's default may be more calls than a small grid has tokens
             settings["sample_steps"] = min(settings["sample_steps"] or num_tokens, num_tokens)
         self.diffusion.check_settings(settings["sample_steps"], settings["order"], settings["temperature"])
+        if self.config.persistent and settings.get("guidance", 0) not in (0, 1):
+            guidance = settings["guidance"]
+            raise InputError(f"guidance must be 0 or 1 where membranes persist: they are of one answer; got {guidance}")
         return settings
 
     @torch.no_grad()
@@ -240,14 +244,15 @@ class LatentGenerator(Generator):
             settings: of `AbsorbingDiffusion.sample`, and the labels'.
         """
         labels, guidance, settings = self._split(settings, seeds)
-        network = guided(self.network, guidance)
+        network, start = remembering(self.network, self.config.persistent)
+        denoiser = guided(network, guidance)
 
         def watched(tokens: Tensor, *rest: Tensor) -> Tensor:
             watch(tokens)
-            return network(tokens, *rest)
+            return denoiser(tokens, *rest)
 
-        denoiser = watched if watch else network
-        return self.diffusion.sample(denoiser, seeds, labels=labels, device=self.device, **settings)
+        settings |= {"labels": labels, "start": start, "device": self.device}
+        return self.diffusion.sample(watched if watch else denoiser, seeds, **settings)
 
     def inpaint(self, images: Tensor, keep: Tensor, seed: int = 0, **settings: Any) -> Samples:
         """Keep some places of the token grid of given images, and generate the others.

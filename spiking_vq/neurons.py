@@ -65,6 +65,7 @@ class LIF(nn.Module):
 
     Attributes:
         observer: called with the spikes `[T, B, ...]` of every call; see `spiking_vq.activity`.
+        carried: where the membrane is found and left, and under which name; see `carried_membranes`.
 
     Raises:
         InputError: beta outside [0, 1], threshold not positive, an unknown name, or `scale_input` with beta = 1, which
@@ -72,6 +73,7 @@ class LIF(nn.Module):
     """
 
     observer: Callable[[Tensor], None] | None = None
+    carried: tuple[dict[str, Tensor], str] | None = None
 
     def __init__(
         self,
@@ -128,7 +130,14 @@ class LIF(nn.Module):
         if self.scales is not None:
             x = self._scaled(as_current(x))
         beta, threshold = self.beta.clamp(0, 1), self.threshold
-        return lif_scan(x, mem, beta=beta, threshold=threshold, dynamics=self.dynamics, weights=weights)
+        if self.carried is not None and mem is None:
+            membranes, name = self.carried
+            mem = membranes.get(name)
+        spk, mem = lif_scan(x, mem, beta=beta, threshold=threshold, dynamics=self.dynamics, weights=weights)
+        if self.carried is not None:
+            membranes, name = self.carried
+            membranes[name] = mem
+        return spk, mem
 
     def _scaled(self, x: Current) -> Tensor:
         """The current `[T, B, ...]`, each step by its own scale."""
@@ -263,6 +272,24 @@ def shifted_thresholds(model: nn.Module, shift: float) -> Iterator[None]:
     finally:
         for threshold, value in zip(thresholds, before, strict=True):
             threshold.data.copy_(value)
+
+
+@contextmanager
+def carried_membranes(model: nn.Module, membranes: dict[str, Tensor]) -> Iterator[None]:
+    """Inside the block every `LIF` of a model starts from its membrane [B, ...] in `membranes`, and leaves it there.
+
+    Args:
+        model: the network; each layer is called once a call of it.
+        membranes: layer's name -> its membrane; what is missing is at rest.
+    """
+    neurons = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
+    try:
+        for name, neuron in neurons.items():
+            neuron.carried = membranes, name
+        yield
+    finally:
+        for neuron in neurons.values():
+            neuron.carried = None
 
 
 def _hold(module: nn.Module, name: str, value: Tensor, learn: bool) -> None:

@@ -14,8 +14,10 @@ from spiking_vq.checkpoint import LatentModel, atomic_write, build_denoiser, fin
 from spiking_vq.config import AbsorbingConfig, Config, VQSVAEConfig
 from spiking_vq.data import load_dataset, mix_seed, to_unit
 from spiking_vq.diffusion.absorbing import ORDERS, AbsorbingDiffusion
+from spiking_vq.diffusion.trajectory import TrajectoryDiffusion
 from spiking_vq.errors import InputError, require
 from spiking_vq.models.vq_svae import VQSVAE
+from spiking_vq.persistent import remembering
 from stages.denoiser import DenoiserStage
 from stages.run_folder import RunFolder
 
@@ -66,6 +68,9 @@ class AbsorbingStage(DenoiserStage):
         )
         vq_svae.cpu()  # it is needed for pictures only, of one rank
         diffusion = AbsorbingDiffusion(vq_svae.grid, vq_svae.codebook_size, config.loss)
+        if config.persistent:
+            calls = min(config.sample.sample_steps, diffusion.diffusion_steps)  # a small grid has fewer tokens
+            diffusion = TrajectoryDiffusion(diffusion, calls, config.sample.order)
         rows = [train, data.train.labels], [val, data.val.labels]
         super().__init__(config, build_denoiser(config), diffusion, *rows)
         self.frozen = [vq_svae]  # in a list, so that it is not a part of what is trained and checkpointed
@@ -73,14 +78,15 @@ class AbsorbingStage(DenoiserStage):
     @torch.no_grad()
     def picture(self) -> Tensor:
         """Samples, of the same seeds each time."""
-        model = self.trained.eval()
         options = self.config.sample
+        denoiser, start = remembering(self.trained.eval(), self.config.persistent)
         tokens = self.diffusion.sample(
-            model,
+            denoiser,
             [mix_seed(self.config.seed, 4, index) for index in range(PICTURED)],
             sample_steps=min(16, self.diffusion.diffusion_steps),  # a picture, not a measurement
             order=options.order,
             temperature=options.temperature,
+            start=start,
             device=self.device,
         )
         return self.frozen[0].to(self.device).decode(tokens, self.generator(5)).cpu()

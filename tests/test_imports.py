@@ -22,6 +22,7 @@ LEVELS = {
     "diffusion": 1,
     "metrics": 1,
     "layers": 2,
+    "persistent": 2,
     "quantize": 3,
     "models": 4,
     "checkpoint": 5,

@@ -149,16 +149,7 @@ class AbsorbingDiffusion:
     def loss_of(self, denoiser: Denoiser, drawn: Draw) -> dict[str, Tensor]:
         """What `loss` gives, of a draw or of some of its rows."""
         tokens, t, noisy, weight = drawn
-        masked = noisy == self.mask_id
-        logits = denoiser(noisy, t)
-        nll = masked_nll(logits, tokens, masked).sum((1, 2))
-        num_masked = masked.sum().clamp(min=1)  # small t may mask nothing at all
-        correct = (logits.argmax(1) == tokens) & masked
-        return {
-            "loss": (weight * nll).mean(),
-            "cross_entropy": nll.detach().sum() / num_masked,
-            "accuracy": correct.sum() / num_masked,
-        }
+        return summed_up(denoiser(noisy, t), tokens, noisy == self.mask_id, weight)
 
     @torch.no_grad()
     def elbo_bits(self, denoiser: Denoiser, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -241,6 +232,7 @@ class AbsorbingDiffusion:
         temperature: float = 1.0,
         known: Tensor | None = None,
         labels: Tensor | None = None,
+        start: Callable[[Tensor], None] | None = None,
         batch_size: int | None = None,
         device: torch.device | str | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -263,6 +255,8 @@ class AbsorbingDiffusion:
             temperature: of the softmax the tokens are drawn from, >= 0; 0 takes the most probable token.
             known: int64 [B, h, w] in 0..K, mask_id where free; its other tokens come back unchanged.
             labels: int64 [B], one for each image, which the denoiser is told as its third argument; None for none.
+            start: called before each call with the rows of its batch at which another image begins, bool [batch_size];
+                for denoisers that remember.
             batch_size: images in each call; None means all. An image's place and batch size, hence its rounding, do not
                 depend on the images after it.
             device: where to sample; None means where `known` is, or torch's default device.
@@ -291,7 +285,11 @@ class AbsorbingDiffusion:
         )
         labels = None if labels is None else _with_idle_rows(labels.to(tokens.device), batch_size)
         times = (self.diffusion_steps - self.diffusion_steps * calls // sample_steps).clamp(min=1)  # integers' ceil
+        before = torch.full_like(rows[0], -1)
         for done, (row, call, t) in enumerate(zip(rows, calls, times, strict=True), start=1):
+            if start is not None:
+                start(row != before)
+                before = row
             chosen = unmask_call[row] == call.view(-1, 1, 1)
             denoise = told(denoiser, None if labels is None else labels[row])
             tokens[row] = unmask(denoise, tokens[row], t, chosen, gumbel[row], temperature)
@@ -334,6 +332,18 @@ class AbsorbingDiffusion:
 def _with_idle_rows(x: Tensor, count: int) -> Tensor:
     """Rows of zeros behind those of x."""
     return torch.cat([x, x.new_zeros(count, *x.shape[1:])])
+
+
+def summed_up(logits: Tensor, tokens: Tensor, masked: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Loss and figures, as `AbsorbingDiffusion.loss` gives them, of logits [B, K, h, w] and weights [B]."""
+    nll = masked_nll(logits, tokens, masked).sum((1, 2))
+    num_masked = masked.sum().clamp(min=1)  # small t may mask nothing at all
+    correct = (logits.argmax(1) == tokens) & masked
+    return {
+        "loss": (weight * nll).mean(),
+        "cross_entropy": nll.detach().sum() / num_masked,
+        "accuracy": correct.sum() / num_masked,
+    }
 
 
 def masked_nll(logits: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
