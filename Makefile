@@ -23,7 +23,7 @@ EVALUATE := images=$(IMAGES) protocol=$(PROTOCOL) inception=$(INCEPTION)
 FIND := stage=$(STAGE) data=$(DATA) preset=$(PRESET) runs=$(RUNS) ckpt=$(CKPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait compare all-runs ablation decompose analytic labels threshold-sweep bench publish cards test lint format clean
+.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait compare all-runs ablation candidates decompose analytic labels threshold-sweep bench publish cards test lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ all-runs: $(VENV)/installed  ## train and measure DATA="mnist fmnist" PRESETS="b
 
 ablation: $(VENV)/installed  ## stage 1 with every encoding and spike generator, three seeds each, going on where it stopped
 	$(RUN) -m stages.ablation data=$(DATA) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
+
+candidates: $(VENV)/installed  ## base with each of the changes in configs/candidates.yaml, of STAGE=vq_svae or absorbing
+	$(RUN) -m stages.candidates stage=$(STAGE) data=$(DATA) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
 
 decompose: $(VENV)/installed  ## where quality is lost: real images, reconstructions, one token a call, fewer calls
 	$(RUN) -m stages.decompose $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)

@@ -26,6 +26,7 @@ from stages.machine import describe_machine
 from stages.markdown import table
 from stages.report import evaluation_name
 from stages.steps import Step, classifier_step, run_chains, run_steps
+from stages.trials import figure, spread, told
 
 OPTIONS = {
     "data": "mnist",
@@ -120,14 +121,6 @@ def steps(encoding: str, generator: str, seed: int, options: dict[str, Any]) -> 
     )
 
 
-def figure(path: Path, keys: tuple[str, ...], factor: float) -> float:
-    """One figure of a report."""
-    value = json.loads(path.read_text())
-    for key in keys:
-        value = value[key]
-    return factor * value
-
-
 def differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What each of the paper's choices changes: the mean difference between networks that differ in it alone, the seed
     being the same, its standard error, and in how many pairs it is below 0; over all pairs, then of those with each
@@ -156,11 +149,6 @@ def _difference(pairs: list[tuple[float, float]]) -> dict[str, Any]:
     return {"mean": fmean(values), "error": error, "below_0": sum(value < 0 for value in values), "pairs": len(values)}
 
 
-def spread(values: list[float]) -> dict[str, Any]:
-    """Mean and standard deviation over the seeds."""
-    return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None, "per_seed": values}
-
-
 def about(report: dict[str, Any]) -> str:
     """What the table is of."""
     return (
@@ -180,7 +168,7 @@ def shown_rows(report: dict[str, Any]) -> list[dict[str, str]]:
     """The nine networks, as text."""
     return [
         {"encoding": row["encoding"], "spike generator": row["spike_generator"]}
-        | {name: f"{row[name]['mean']:.3g}" + deviation(row[name]["std"]) for name in MEASURED}
+        | {name: told(row[name]) for name in MEASURED}
         for row in report["rows"]
     ]
 
@@ -208,11 +196,6 @@ def lines(report: dict[str, Any]) -> list[str]:
     """Both tables as Markdown, and what they are of."""
     rows, changes = table(shown_rows(report)), table(shown_differences(report))
     return [about(report), "", *rows, "", ABOUT_DIFFERENCES, "", *changes]
-
-
-def deviation(std: float | None) -> str:
-    """A standard deviation behind its mean, if there is one."""
-    return "" if std is None else f" ± {std:.2g}"
 
 
 if __name__ == "__main__":

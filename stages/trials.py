@@ -1,0 +1,26 @@
+"""What comparisons of several trainings have in common: figures of their reports, mean and spread over the seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+
+def figure(path: Path, keys: tuple[str, ...], factor: float = 1.0) -> float:
+    """One figure of a report."""
+    value = json.loads(path.read_text())
+    for key in keys:
+        value = value[key]
+    return factor * value
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean and standard deviation over the seeds."""
+    return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None, "per_seed": values}
+
+
+def told(found: dict[str, Any]) -> str:
+    """What `spread` gave, as text."""
+    return f"{found['mean']:.3g}" + ("" if found["std"] is None else f" ± {found['std']:.2g}")

@@ -1,0 +1,82 @@
+"""The table of candidates, from invented measurements; the list itself, read as training would."""
+
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from spiking_vq.config import load_config
+from spiking_vq.errors import InputError
+from stages import candidates, steps
+from stages.command import recorded_command
+from stages.train import preset_file
+
+
+@pytest.mark.parametrize("stage", candidates.MEASURED)
+def test_all_candidates_are_configurations(stage):
+    listed = OmegaConf.to_container(OmegaConf.load(candidates.LISTS))[stage]
+    base = load_config(stage, preset_file(stage, "base"))
+    for name, changes in listed.items():
+        changed = load_config(stage, preset_file(stage, "base"), (changes or "").split())
+        assert (changed == base) == (name == "base")
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """All commands that were run; each leaves what follows from its changes and seed."""
+    ran = []
+
+    def run(command, **settings):
+        given = dict(text.split("=", 1) for text in command[3:] if "=" in text)
+        ran.append(command[2:])
+        if command[2] == "stages.evaluate":
+            distance = (1.0 if "labels" in given["ckpt"] else 2.0) + int(given["seed"]) / 10
+            report = {
+                "command": recorded_command(command[2], command[3:]),
+                "checkpoint": {"sha256": hashlib.sha256(Path(given["ckpt"]).read_bytes()).hexdigest()},
+                "metrics": {"classifier_distance": {"mean": distance}},
+                "firing_rate": {"absorbing": {"all": 0.25}},
+                "images_per_second": 40.0,
+            }
+            leaves = Path(given["results"]) / "mnist/base/val-samples-classifier.json"
+        else:
+            leaves = Path(given["runs"]) / "mnist/base/absorbing/model.safetensors"
+            report = {"seconds": 120.0, "parameters": 1000}
+        leaves.parent.mkdir(parents=True, exist_ok=True)
+        leaves.write_text(json.dumps(report))
+        if command[2] == "stages.train":
+            leaves.with_name("training.json").write_text(json.dumps(report))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(steps.subprocess, "run", run)
+    return ran
+
+
+def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
+    arguments = ["stage=absorbing", "data=mnist", f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"]
+    candidates.main([*arguments, "only=base labels", "also=train.max_steps=5"])
+    assert len(commands) == 2 * 2 * 2  # MNIST's classifier ships
+    assert "sample.guidance=1.0" in commands[4]
+    assert all("train.max_steps=5" in command for command in commands if command[0] == "stages.train")
+    report = json.loads((tmp_path / "results/mnist/candidates-absorbing.json").read_text())
+    base, labels = report["rows"]
+    assert base["classifier distance"]["per_seed"] == [2.0, 2.1]
+    assert labels["classifier distance"]["mean"] == pytest.approx(1.05)
+    told = "| labels | `conditional=true sample.guidance=1.0` | 1.05 ± 0.071 | 0.25 ± 0 | 40 ± 0 | 2 ± 0 | 1e+03 ± 0 |"
+    assert told in (tmp_path / "results/mnist/candidates-absorbing.md").read_text()
+    done = len(commands)
+    candidates.main([*arguments, "only=base labels", "also=train.max_steps=5"])
+    assert len(commands) == done
+    candidates.main([*arguments, "only=base"])
+    assert len(commands) == done + 4  # of another length
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"), [(["only=none"], "only must be of base, "), (["stage=gaussian"], "stage must be one of")]
+)
+def test_what_is_not_listed(arguments, told):
+    with pytest.raises(InputError, match=told):
+        candidates.main(arguments)
