@@ -260,12 +260,14 @@ class LatentGenerator(Generator):
         Args:
             images: uint8 [n, C, H, W].
             keep: bool [h, w] or [n, h, w], the places of the token grid whose tokens stay.
-            seed, settings: as in `sample`.
+            seed, settings: as in `sample`; a label that is not given is not drawn, as it could contradict the images.
 
         Raises:
             InputError: shapes that do not fit, or a value out of range.
         """
         n, grid, settings = len(images), self.model.vq_svae.grid, self.sampling(**settings)
+        if settings.get("label", 0) is None:
+            settings["guidance"] = 0.0
         require(n >= 1, "images", "at least one", n)
         if keep.dtype != torch.bool or tuple(keep.shape) not in (grid, (n, *grid)):
             raise InputError(

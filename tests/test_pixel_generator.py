@@ -126,6 +126,16 @@ def test_labels_and_guidance_change_what_is_made(kind, request, generator):
         assert not torch.equal(one, other)
 
 
+def test_completions_are_told_no_label_unless_one_is_given(labelled_latents, images):
+    keep = torch.zeros(3, 3, dtype=torch.bool)
+    keep[0] = True
+    real = generators.to_uint8(images[:4])
+    plain = labelled_latents.inpaint(real, keep).tokens
+    labelled_latents.config.sample.guidance = 1.0
+    assert torch.equal(labelled_latents.inpaint(real, keep).tokens, plain)
+    assert not torch.equal(labelled_latents.inpaint(real, keep, label=3).tokens, plain)
+
+
 def test_settings_of_currents_and_twins(gaussian_config):
     gaussian_config.neuron, gaussian_config.T = "relu", 1
     twin = PixelGenerator(build_model(gaussian_config), gaussian_config)

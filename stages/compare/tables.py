@@ -127,6 +127,8 @@ def system_row(preset: str, system: System | None, energy: dict[str, float]) -> 
         if name in COMPARED:
             row[f"FID {name}"] = beside_floor(report, "fid")
     head = system.headline
+    if head.get("sampler", {}).get("guidance"):
+        row["system"] += ", told class labels"
     row |= {
         "protocol of what follows": head.get("protocol", ""),
         "KID x 1000": beside_floor(head, "kid", 1000),
