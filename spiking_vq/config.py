@@ -177,6 +177,7 @@ class SampleOptions:
     sample_steps: int | None = None
     order: str = "random"
     temperature: float = 1.0
+    remask_calls: int = 0
     guidance: float = 0.0
 
 

@@ -216,12 +216,15 @@ class LatentGenerator(Generator):
         return AbsorbingDiffusion(self.model.vq_svae.grid, self.model.vq_svae.codebook_size, self.config.loss)
 
     def sampling(self, **given: Any) -> dict[str, Any]:
-        """Settings: `sample_steps`, `order` and `temperature` of `AbsorbingDiffusion.sample`, `guidance`, `label`."""
+        """Settings: `sample_steps`, `order`, `temperature` and `remask_calls` of `AbsorbingDiffusion.sample`;
+        `guidance`, `label`.
+        """
         settings = self._in_force(given, asdict(self.config.sample))
-        num_tokens = self.diffusion.diffusion_steps
+        most = self.diffusion.diffusion_steps + settings["remask_calls"]
         if given.get("sample_steps") is None:  # a preset's default may be more calls than a small grid has tokens
-            settings["sample_steps"] = min(settings["sample_steps"] or num_tokens, num_tokens)
-        self.diffusion.check_settings(settings["sample_steps"], settings["order"], settings["temperature"])
+            settings["sample_steps"] = min(settings["sample_steps"] or most, most)
+        names = ("sample_steps", "order", "temperature", "remask_calls")
+        self.diffusion.check_settings(*(settings[name] for name in names))
         if self.config.persistent and settings.get("guidance", 0) not in (0, 1):
             guidance = settings["guidance"]
             raise InputError(f"guidance must be 0 or 1 where membranes persist: they are of one answer; got {guidance}")

@@ -21,6 +21,7 @@ SAMPLER = {
     "sample_steps": int,
     "order": str,
     "temperature": float,
+    "remask_calls": int,
     "sampler": str,
     "eta": float,
     "contrast": float,

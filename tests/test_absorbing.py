@@ -341,6 +341,42 @@ def test_known_tokens_stay_and_only_free_positions_are_scheduled(order):
         assert recorder.num_masked(5) == [[8, 2, 0], [6, 1, 0], [4, 0, 0], [2, 0, 0]]
 
 
+def test_remasking_draws_everything_once_more():
+    diffusion, recorder = AbsorbingDiffusion((3, 4), 5), Recorder(mixing_denoiser)
+    known = torch.full((2, 3, 4), 5)
+    known[1, 0] = torch.tensor([0, 1, 2, 3])
+    made = diffusion.sample(recorder, [0, 1], sample_steps=7, remask_calls=3, known=known)
+    assert recorder.num_masked(5) == [[12, 8], [9, 6], [6, 4], [3, 2], [4, 3], [4, 3], [4, 2]]
+    assert [t.tolist() for _, t in recorder.calls] == [[12] * 2, [9] * 2, [6] * 2, [3] * 2, [4] * 2, [4] * 2, [4] * 2]
+    again = torch.stack([tokens == 5 for tokens, _ in recorder.calls[4:]]).sum(0)
+    assert torch.equal(again, (known == 5).long())  # each place once, and what was known never
+    assert torch.equal(made[1, 0], known[1, 0])
+    plain = diffusion.sample(mixing_denoiser, [0, 1], sample_steps=4, known=known)
+    first = recorder.calls[4][0]
+    assert torch.equal(first.where(first != 5, plain), plain)  # until then as without
+    assert not torch.equal(made, plain)
+
+
+def test_remasking_mends_what_was_drawn_at_once():
+    """Both places drawn in one call are independent; drawing each again, given the other, brings the joint back."""
+    joint = torch.tensor([[0.30, 0.02, 0.01], [0.02, 0.25, 0.03], [0.02, 0.05, 0.30]])
+
+    def conditionals(tokens, t):
+        first, second = tokens[:, 0, 0], tokens[:, 0, 1]
+        of_first = torch.where((second == MASK)[:, None], joint.sum(1), joint.T[second.clamp(max=K - 1)])
+        of_second = torch.where((first == MASK)[:, None], joint.sum(0), joint[first.clamp(max=K - 1)])
+        return torch.stack([of_first, of_second], dim=2).unsqueeze(2).log()
+
+    seeds, diffusion = list(range(4000)), AbsorbingDiffusion((1, N), K)
+    at_once = diffusion.sample(conditionals, seeds, sample_steps=1)
+    independent = (joint.sum(1, keepdim=True) * joint.sum(0)).flatten()
+    assert chi_square(at_once, independent) < 26.1
+    exact = diffusion.sample(conditionals, seeds, sample_steps=4, remask_calls=2)
+    assert chi_square(exact, joint.flatten()) < 26.1  # right already, and left so
+    mended = diffusion.sample(conditionals, seeds, sample_steps=3, remask_calls=2)
+    assert chi_square(mended, joint.flatten()) < 0.1 * chi_square(at_once, joint.flatten())
+
+
 def test_fully_known_needs_no_call():
     recorder, known = Recorder(mixing_denoiser), torch.ones(2, 3, 4, dtype=torch.int64)
     filled = AbsorbingDiffusion((3, 4), 5).sample(recorder, [0, 1], known=known)
@@ -417,6 +453,8 @@ def test_constructor_errors(arguments, message):
         ({"sample_steps": 0}, r"1\.\.12; got 0"),
         ({"sample_steps": 13}, r"1\.\.12; got 13"),
         ({"order": "raster"}, "bernoulli, random, halton"),
+        ({"remask_calls": -1}, "remask_calls must be at least 0; got -1"),
+        ({"sample_steps": 4, "remask_calls": 4}, r"sample_steps must be in 5\.\.16; got 4"),
         ({"known": torch.zeros(2, 4, 3, dtype=torch.int64)}, r"\[2, 3, 4\].*got \[2, 4, 3\]"),
         ({"known": torch.zeros(3, 3, 4, dtype=torch.int64)}, r"\[2, 3, 4\].*got \[3, 3, 4\]"),
         ({"known": torch.full((2, 3, 4), -1)}, r"0\.\.4, or 5"),

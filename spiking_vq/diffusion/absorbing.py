@@ -230,6 +230,7 @@ class AbsorbingDiffusion:
         sample_steps: int | None = None,
         order: str = "random",
         temperature: float = 1.0,
+        remask_calls: int = 0,
         known: Tensor | None = None,
         labels: Tensor | None = None,
         start: Callable[[Tensor], None] | None = None,
@@ -239,10 +240,13 @@ class AbsorbingDiffusion:
     ) -> Tensor:
         """Generate one grid of tokens per seed, or fill in the masked positions of `known`.
 
-        Every position is unmasked in exactly one call of the denoiser and then never changes. So `unmask_schedule`
-        first decides which call that is, and one loop serves every order. Call c in 0..S-1 is told
-        t = ceil(N (1 - c / S)). An image skips the calls in which it unmasks nothing, as their output would not be
-        used, and leaves its place in the batch to the next one when it is done: see `call_plan`.
+        Every position is unmasked in exactly one of the first S - R calls of the denoiser. So `unmask_schedule` decides
+        beforehand which call that is, and one loop serves every order. Call c is told t = ceil(N (1 - c / (S - R))).
+        An image skips the calls in which it unmasks nothing, as their output would not be used, and leaves its place in
+        the batch to the next one when it is done: see `call_plan`.
+
+        What was drawn early was drawn from little: in the last R calls every position is masked once more and drawn
+        again, from all the others but the few masked with it, in a random order.
 
         Each image draws all its noise, 4 N (K + 1) bytes, from its own seed on the CPU: it is the same in any batch and
         on any device, up to the rounding of the denoiser.
@@ -250,9 +254,10 @@ class AbsorbingDiffusion:
         Args:
             denoiser: called with batch_size images each time, not all of them at the same t.
             seeds: one for each image.
-            sample_steps: S in 1..N, the number of calls over which the positions are spread; None means N.
+            sample_steps: S, the number of calls; None means N + R.
             order: "bernoulli", "random" or "halton", see `unmask_schedule`.
             temperature: of the softmax the tokens are drawn from, >= 0; 0 takes the most probable token.
+            remask_calls: R; S - R, the calls over which the positions are spread at first, is in 1..N.
             known: int64 [B, h, w] in 0..K, mask_id where free; its other tokens come back unchanged.
             labels: int64 [B], one for each image, which the denoiser is told as its third argument; None for none.
             start: called before each call with the rows of its batch at which another image begins, bool [batch_size];
@@ -267,50 +272,61 @@ class AbsorbingDiffusion:
 
         Raises:
             InputError: an argument is out of its range.
+
+        Reference: drawing again, in the manner of ReMDM, Wang et al., arXiv:2503.00307.
         """
-        sample_steps = self.diffusion_steps if sample_steps is None else sample_steps
-        self.check_settings(sample_steps, order, temperature)
+        sample_steps = self.diffusion_steps + remask_calls if sample_steps is None else sample_steps
+        self.check_settings(sample_steps, order, temperature, remask_calls)
         self._check_state(seeds, known)
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size must be at least 1, or None for all images at once; got {batch_size}.")
         n, batch_size = len(seeds), batch_size or len(seeds)
 
         tokens = self.prior(n, device) if known is None else known.to(device, torch.int64, copy=True)
-        order_noise, gumbel = self._noise(seeds)
-        unmask_call = unmask_schedule(order, order_noise, (tokens == self.mask_id).cpu(), sample_steps)
+        order_noise, gumbel = self._noise(seeds, passes=2 if remask_calls else 1)
+        at_first = sample_steps - remask_calls
+        unmask_call = _drawn_in(order, order_noise, (tokens == self.mask_id).cpu(), at_first, remask_calls)
         rows, calls = (plan.to(tokens.device) for plan in call_plan(unmask_call, batch_size, idle=sample_steps))
         # after the images, a row for each place in the batch, to be worked on when it has no image
         tokens, unmask_call, gumbel = (
             _with_idle_rows(x.to(tokens.device), batch_size) for x in (tokens, unmask_call, gumbel)
         )
         labels = None if labels is None else _with_idle_rows(labels.to(tokens.device), batch_size)
-        times = (self.diffusion_steps - self.diffusion_steps * calls // sample_steps).clamp(min=1)  # integers' ceil
-        before = torch.full_like(rows[0], -1)
-        for done, (row, call, t) in enumerate(zip(rows, calls, times, strict=True), start=1):
+        again = ((calls >= at_first) & (calls < sample_steps)).long()
+        left = self.diffusion_steps - self.diffusion_steps * calls // at_first  # integers' ceil
+        times = left.where(again == 0, -(-self.diffusion_steps // max(remask_calls, 1))).clamp(min=1)
+        before = rows.new_full((batch_size,), -1)
+        for done, (row, call, t, part) in enumerate(zip(rows, calls, times, again, strict=True), start=1):
             if start is not None:
                 start(row != before)
                 before = row
-            chosen = unmask_call[row] == call.view(-1, 1, 1)
+            chosen = unmask_call[row, part] == call.view(-1, 1, 1)
             denoise = told(denoiser, None if labels is None else labels[row])
-            tokens[row] = unmask(denoise, tokens[row], t, chosen, gumbel[row], temperature)
+            seen = tokens[row].masked_fill(chosen, self.mask_id)
+            tokens[row] = unmask(denoise, seen, t, chosen, gumbel[row, part], temperature)
             if progress is not None:
                 progress(done, len(rows))
         return tokens[:n]
 
-    def _noise(self, seeds: list[int]) -> tuple[Tensor, Tensor]:
-        """Uniform order noise [B, N] and Gumbel noise [B, K, h, w], every image from its own CPU generator."""
+    def _noise(self, seeds: list[int], passes: int) -> tuple[Tensor, Tensor]:
+        """Uniform order noise [B, P, N] and Gumbel noise [B, P, K, h, w], every image from its own CPU generator."""
         order_noise, gumbel = [], []
         for seed in seeds:
             generator = torch.Generator("cpu").manual_seed(seed)
-            order_noise.append(torch.rand(self.diffusion_steps, generator=generator, device="cpu"))
-            gumbel.append(gumbel_noise((*self.grid, self.codebook_size), generator, "cpu"))
-        return torch.stack(order_noise), torch.stack(gumbel).movedim(-1, 1)
+            for _ in range(passes):
+                order_noise.append(torch.rand(self.diffusion_steps, generator=generator, device="cpu"))
+                gumbel.append(gumbel_noise((*self.grid, self.codebook_size), generator, "cpu"))
+        order_noise, gumbel = torch.stack(order_noise), torch.stack(gumbel).movedim(-1, 1)
+        return order_noise.unflatten(0, (-1, passes)), gumbel.unflatten(0, (-1, passes))
 
-    def check_settings(self, sample_steps: int, order: str, temperature: float) -> None:
+    def check_settings(self, sample_steps: int, order: str, temperature: float, remask_calls: int = 0) -> None:
         """Raise `InputError` if a setting of `sample` is out of its range."""
         check_temperature(temperature)
-        if not 1 <= sample_steps <= self.diffusion_steps:
-            raise InputError(f"sample_steps must be in 1..{self.diffusion_steps}; got {sample_steps}.")
+        if remask_calls < 0:
+            raise InputError(f"remask_calls must be at least 0; got {remask_calls}.")
+        least, most = remask_calls + 1, remask_calls + self.diffusion_steps
+        if not least <= sample_steps <= most:
+            raise InputError(f"sample_steps must be in {least}..{most}; got {sample_steps}.")
         if order not in ORDERS:
             raise InputError(f"order must be one of {', '.join(ORDERS)}; got {order!r}.")
 
@@ -327,6 +343,14 @@ class AbsorbingDiffusion:
                 f"known must hold tokens in 0..{self.mask_id - 1}, or {self.mask_id} where free; "
                 f"got values in {known.min()}..{known.max()}."
             )
+
+
+def _drawn_in(order: str, order_noise: Tensor, free: Tensor, at_first: int, remask_calls: int) -> Tensor:
+    """In which call each position is drawn, and where there is remasking drawn again, [B, P, h, w]; -1 if it is not."""
+    calls = [unmask_schedule(order, order_noise[:, 0], free, at_first)]
+    if remask_calls:
+        calls.append(unmask_schedule("random", order_noise[:, 1], free, remask_calls).add(at_first).where(free, -1))
+    return torch.stack(calls, dim=1)
 
 
 def _with_idle_rows(x: Tensor, count: int) -> Tensor:
@@ -429,7 +453,7 @@ def call_plan(unmask_call: Tensor, batch_size: int, idle: int) -> tuple[Tensor, 
     nothing do not occur. So with the Bernoulli order of N calls about a third of the work is never done.
 
     Args:
-        unmask_call: int64 [n, h, w], what `unmask_schedule` gave.
+        unmask_call: int64 [n, ...], the calls in which something of an image is drawn, or -1.
         batch_size: places.
         idle: the call of a place without an image.
 
