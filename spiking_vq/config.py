@@ -593,6 +593,12 @@ def _check_values(config: Config) -> None:
             ),
             (not config.persistent or steps, "sample.sample_steps", "a number with persistent=true", steps),
             (steps is None or steps >= 1, "sample.sample_steps", "at least 1", steps),
+            (
+                sample.remask_calls >= 0 and (steps is None or sample.remask_calls < steps),
+                "sample.remask_calls",
+                "at least 0, and less than sample.sample_steps",
+                sample.remask_calls,
+            ),
             (sample.temperature >= 0, "sample.temperature", "at least 0", sample.temperature),
         ]
     for holds, name, expected, got in checks:

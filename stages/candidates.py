@@ -1,4 +1,4 @@
-"""What makes `base` better? `python -m stages.candidates stage=absorbing data=mnist [only="base halton"] [seeds=2]`.
+"""What makes `base` better? `python -m stages.candidates stage=absorbing data=mnist [only="base elbo"] [seeds=2]`.
 
 Trains every candidate of `configs/candidates.yaml`, which is `base` with a few changes, and measures it by the
 classifier distance on the validation split: of reconstructions, or of samples on one frozen stage 1 (`stage1=`, by
@@ -8,6 +8,7 @@ The same command goes on where it stopped. Writes `<results>/<data>/candidates-<
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def main(arguments: list[str]) -> None:
         for name, changes in chosen.items()
     }
     run_steps(classifier_step(options["data"], {name: options[name] for name in ("runs", "data_dir", "device")}))
-    run_chains([chain for runs in chains.values() for chain in runs], options["jobs"], folder_of(options) / "logs")
+    logs = Path(options["runs"]) / "candidates" / stage / "logs"
+    run_chains([chain for runs in chains.values() for chain in runs], options["jobs"], logs)
     rows = [{"candidate": name, "changes": chosen[name] or ""} | row(stage, runs) for name, runs in chains.items()]
     report = {
         "command": recorded_command("stages.candidates", arguments),
@@ -98,20 +100,17 @@ def chosen_of(candidates: dict[str, str | None], names: list[str]) -> dict[str, 
     return {name: candidates[name] for name in names or candidates}
 
 
-def folder_of(options: dict[str, Any]) -> Path:
-    """Folder of the trainings: others, if something is changed in all of them."""
-    return Path(options["runs"]) / "candidates" / "-".join([options["stage"], *options["also"].split()])
-
-
 def steps(name: str, changes: str, seed: int, options: dict[str, Any]) -> tuple[Step, Step]:
-    """Training and measurement of one candidate with one seed."""
+    """Training and measurement of one candidate with one seed, in a folder of its name and of what is changed in it."""
     stage, data = options["stage"], options["data"]
-    runs = folder_of(options) / f"{name}-{seed}"
     places = [f"data={data}", "preset=base", *(f"{place}={options[place]}" for place in ("data_dir", "device"))]
     network = [*changes.split(), *options["also"].split()]
+    changed = hashlib.sha256(" ".join(network).encode())
     if stage == "absorbing":
         own = find_model("vq_svae", data, "base", options["runs"], options["stage1"] or None)
         network.append(f"stage1={own}")
+        changed.update(own.read_bytes())
+    runs = Path(options["runs"]) / "candidates" / stage / f"{name}-{changed.hexdigest()[:8]}-{seed}"
     model = runs / data / "base" / stage / "model.safetensors"
     wanted = {"protocol": "val", "only": ONLY[stage], "features": "classifier"}
     measure = [f"stage={stage}", *(f"{key}={value}" for key, value in wanted.items()), f"seed={seed}", "precision=bf16"]

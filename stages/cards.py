@@ -22,6 +22,7 @@ from stages.compare.tables import TITLES, read_report
 from stages.evaluate.protocols import PROTOCOLS
 from stages.markdown import table
 from stages.report import report_folder
+from stages.trials import told
 
 OPTIONS = {"zoo": str(ZOO), "results": "results"}
 SHOWN = {
@@ -65,7 +66,7 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
     """What the reports in a folder say of the file with this hash; the others are passed over.
 
     Returns:
-        Protocol -> its figures, `firing_rate` and `energy`; what was not measured is missing.
+        Protocol -> its figures, and `energy`, where it was measured; `firing_rate` of each part that fires.
     """
     reports = {path.stem: read_report(path) for path in sorted(folder.glob("*.json"))}
     own = {name: report for name, report in reports.items() if report.get("checkpoint", {}).get("sha256") == sha256}
@@ -82,12 +83,11 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
         for protocol in PROTOCOLS
         if protocol in own
     }
-    if "firing_rates" in own:
-        found["firing_rate"] = {part: rates["all"] for part, rates in own["firing_rates"]["firing_rate"].items()}
+    fires = next((report["firing_rate"] for report in own.values() if report.get("firing_rate")), {})
+    found["firing_rate"] = {part: rates["all"] for part, rates in fires.items()}
     if "energy" in own:
         image = own["energy"]["spiking"]["image"]
-        found["energy"] = {name: image[name] / 1e6 for name in ("arithmetic_pj", "memory_pj")}
-        found["energy"] = {name.replace("_pj", "_uj"): value for name, value in found["energy"].items()}
+        found["energy"] = {f"{name}_uj": image[f"{name}_pj"] / 1e6 for name in ("arithmetic", "memory")}
     return found
 
 
@@ -101,7 +101,7 @@ def card(description: dict[str, Any], config: Config) -> str:
     found, title, kind = description["measured"], TITLES.get(config.data, config.data), KINDS[config.stage]
     stand_ins = {report["stand_in"] for name, report in found.items() if name in PROTOCOLS} - {None}
     lines = [f"# `{description['file']}`", "", f"{kind}, trained on {title}."]
-    lines += [f"What is trained on and compared with: {told}." for told in sorted(stand_ins)]
+    lines += [f"What is trained on and compared with: {stand_in}." for stand_in in sorted(stand_ins)]
     lines += ["", f"{description['dtype']}, SHA-256 `{description['sha256']}`.", "", "## Training", ""]
     lines += table([training_row(name, run) for name, run in description["training"].items()])
     lines += ["", *(f"    {run['command']}" for run in description["training"].values()), ""]
@@ -131,11 +131,11 @@ def figures(report: dict[str, Any]) -> list[str]:
     for name, (title, factor) in SHOWN.items():
         value = report["metrics"][name]
         if isinstance(value, dict):
-            spread = f" ± {factor * value['std']:.2g}" if value["std"] is not None else ""
+            scaled = {key: None if value[key] is None else factor * value[key] for key in ("mean", "std")}
             rows.append(
                 {
                     "figure": title,
-                    "of what it makes": f"{factor * value['mean']:.3g}{spread}",
+                    "of what it makes": told(scaled),
                     "floor: of real images": f"{factor * report['floor'][name]:.3g}",
                 }
             )
@@ -153,7 +153,7 @@ def figures(report: dict[str, Any]) -> list[str]:
 
 def spikes(found: dict[str, Any]) -> list[str]:
     """How much it fires, and what an image costs."""
-    rates = [f"{part} {rate:.3f}" for part, rate in found.get("firing_rate", {}).items()]
+    rates = [f"{part} {rate:.3f}" for part, rate in found["firing_rate"].items()]
     energy = found.get("energy")
     cost = energy and (
         f"{energy['arithmetic_uj']:,.0f} uJ an image of arithmetic, {energy['memory_uj']:,.0f} uJ of memory accesses"

@@ -74,6 +74,23 @@ def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
     assert len(commands) == done + 4  # of another length
 
 
+def test_a_candidate_whose_changes_are_others_is_trained_anew(tmp_path, commands, monkeypatch):
+    """And one on another stage 1: what is there under the same name is not taken for it."""
+    listed, stage1 = tmp_path / "candidates.yaml", tmp_path / "stage1.safetensors"
+    monkeypatch.setattr(candidates, "LISTS", listed)
+    arguments = ["data=mnist", "seeds=1", f"stage1={stage1}", f"runs={tmp_path}", f"results={tmp_path}"]
+    for changes, weights, trained in (
+        ("loss=elbo", "one", 1),
+        ("loss=elbo", "one", 1),
+        ("loss=reweighted", "one", 2),
+        ("loss=reweighted", "another", 3),
+    ):
+        listed.write_text(f"absorbing:\n  loss: {changes}\n")
+        stage1.write_text(weights)
+        candidates.main(arguments)
+        assert sum(command[0] == "stages.train" for command in commands) == trained
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"), [(["only=none"], "only must be of base, "), (["stage=gaussian"], "stage must be one of")]
 )

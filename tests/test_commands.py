@@ -162,10 +162,13 @@ def test_model_cards_tell_what_was_measured_of_the_very_file(runs, tmp_path, com
     evaluation = {"command": "measure", "about": "so many", "stand_in": "a stand-in", "sampler": {"sample_steps": 4}}
     evaluation |= {"metrics": figures, "floor": dict.fromkeys(cards.SHOWN, 0.125)}
     evaluation |= {"memorisation": {"authenticity": 0.9, "authenticity_held_out": 0.6}}
+
+    def fires(rate):
+        return {"firing_rate": {"absorbing": {"all": rate, "a layer": 1.0}}}
+
     reports = {
-        "test-10k": evaluation | {"checkpoint": {"sha256": sha256}},
-        "val": evaluation | {"checkpoint": {"sha256": "another file's"}},
-        "firing_rates": {"checkpoint": {"sha256": sha256}, "firing_rate": {"absorbing": {"all": 0.0625, "a": 1.0}}},
+        "test-10k": evaluation | {"checkpoint": {"sha256": sha256}} | fires(0.0625),
+        "val": evaluation | {"checkpoint": {"sha256": "another file's"}} | fires(0.5),
     }
     (results / "digits/base").mkdir(parents=True)
     for name, report in reports.items():
