@@ -140,7 +140,9 @@ def test_bad_value_is_named(override, told):
     assert "field None" not in message
 
 
-@pytest.mark.parametrize("override", ["sample.temperature=-1", "sample.sample_steps=0", "sample.remask_calls=16", "stage1_sha256=0"])
+@pytest.mark.parametrize(
+    "override", ["sample.temperature=-1", "sample.sample_steps=0", "sample.remask_calls=16", "stage1_sha256=0"]
+)
 def test_bad_stage_2_value_is_named(override):
     with pytest.raises(InputError, match=override.split("=")[0]):
         load_config("absorbing", CONFIGS / "absorbing/base.yaml", [override])
