@@ -83,6 +83,7 @@ class DenoiserOptions:
     denoiser: str = "sdid"
     width: int | None = None
     num_blocks: int | None = None
+    maps: int | None = None
 
 
 @dataclass
