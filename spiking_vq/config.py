@@ -77,6 +77,22 @@ class AdversaryOptions:
 
 
 @dataclass
+class PerceptualOptions:
+    """By whose eyes stage 1 is trained; see `spiking_vq.models.perceptual.PerceptualDistance`.
+
+    Attributes:
+        weight: of the distance in the loss; 0 for none.
+        classifier: file of the classifier whose features they are; None takes that of the preset `perceptual`, which
+            is not the one that judges what is generated.
+        classifier_sha256: fingerprint of its weights; filled in when training starts.
+    """
+
+    weight: float = 0.0
+    classifier: str | None = None
+    classifier_sha256: str | None = None
+
+
+@dataclass
 class DenoiserOptions:
     """Stage 2's network; see `spiking_vq.models.token_denoiser`."""
 
@@ -291,6 +307,7 @@ class VQSVAEConfig(SpikingConfig):
 
     stage: str = "vq_svae"
     model: VQSVAEOptions = field(default_factory=VQSVAEOptions)
+    perceptual: PerceptualOptions = field(default_factory=PerceptualOptions)
     adversary: AdversaryOptions = field(default_factory=AdversaryOptions)
 
 
@@ -357,10 +374,17 @@ STAGES: dict[str, type[Config]] = {
 }
 
 # Where things are and what computes them does not change what is computed: a run may move.
-_PLACES = ("data_dir", "runs", "device", "stage1", "strategy", "start_from")
+_PLACES = ("data_dir", "runs", "device", "stage1", "strategy", "start_from", "classifier")
 
 # Filled in when training starts.
-_DERIVED = ("vq_svae.", "stage1_sha256", "train.start_from_sha256", "image_shape", "num_classes")
+_DERIVED = (
+    "vq_svae.",
+    "stage1_sha256",
+    "train.start_from_sha256",
+    "perceptual.classifier_sha256",
+    "image_shape",
+    "num_classes",
+)
 
 
 def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -458,6 +482,8 @@ def without_places(config: Config) -> Config:
     places = {key: defaults[key] for key in _PLACES if key in defaults}
     places["trainer"] = replace(config.trainer, devices=1, strategy="auto")
     places["train"] = replace(config.train, start_from=None)
+    if isinstance(config, VQSVAEConfig):
+        places["perceptual"] = replace(config.perceptual, classifier=None)
     if isinstance(config, AbsorbingConfig) and config.vq_svae is not None:
         places["vq_svae"] = without_places(config.vq_svae)
     return replace(config, **places)
@@ -548,7 +574,10 @@ def _check_values(config: Config) -> None:
             ),
         ]
     if isinstance(config, VQSVAEConfig):
-        checks.append((config.adversary.lr > 0, "adversary.lr", "greater than 0", config.adversary.lr))
+        checks += [
+            (config.perceptual.weight >= 0, "perceptual.weight", "at least 0", config.perceptual.weight),
+            (config.adversary.lr > 0, "adversary.lr", "greater than 0", config.adversary.lr),
+        ]
     if isinstance(config, DenoiserConfig):
         checks += [
             (0 < config.label_dropout < 1, "label_dropout", "between 0 and 1", config.label_dropout),

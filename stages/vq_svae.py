@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spiking_vq.checkpoint import build_adversary, build_vq_svae
-from spiking_vq.config import VQSVAEConfig
+from spiking_vq.checkpoint import build_adversary, build_vq_svae, fingerprint, load_model
+from spiking_vq.config import ClassifierConfig, VQSVAEConfig
 from spiking_vq.data import ImageData, load_dataset, to_unit
 from spiking_vq.distributed import own_rows
+from spiking_vq.errors import InputError
 from spiking_vq.metrics.codebook import perplexity
+from spiking_vq.models.classifier import Classifier
+from spiking_vq.models.perceptual import PerceptualDistance
+from spiking_vq.precision import parameter_type
+from stages.run_folder import RunFolder
 from stages.stage import Stage
 
 VALIDATION_BATCH = 256
@@ -37,11 +43,19 @@ class VQSVAEStage(Stage):
         model.data_variance.fill_(self.data.variance)
         super().__init__(config, model, [self.data.train.images])
         self.adversary = build_adversary(self.config)
+        self.perceptual = None
+        if config.perceptual.weight:
+            classifier, found = load_perceptual(config)
+            self.config = replace(self.config, perceptual=replace(config.perceptual, classifier_sha256=found))
+            distance = PerceptualDistance(classifier).to(parameter_type(config.precision))
+            self.perceptual = config.perceptual.weight, distance  # in a tuple, so that it is not checkpointed
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The paper's loss of uint8 images."""
         (images,) = batch
-        return self.model.loss(to_unit(own_rows(images)), generator, self.adversary)
+        if self.perceptual is not None:
+            self.perceptual[1].to(self.device)
+        return self.model.loss(to_unit(own_rows(images)), generator, self.perceptual, self.adversary)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The adversary learns at a rate of its own."""
@@ -77,3 +91,26 @@ class VQSVAEStage(Stage):
     def export(self) -> nn.Module:
         """The autoencoder."""
         return self.trained
+
+
+def load_perceptual(config: VQSVAEConfig) -> tuple[Classifier, str]:
+    """The classifier whose features stage 1 learns by, and the fingerprint of its weights.
+
+    Raises:
+        InputError: there is none, or it is not a classifier of such images.
+    """
+    own = RunFolder(ClassifierConfig(data=config.data, preset="perceptual", runs=config.runs)).model
+    path = Path(config.perceptual.classifier or own)
+    if not path.is_file():
+        raise InputError(
+            f"perceptual.weight={config.perceptual.weight} needs a trained classifier, and there is no {path}: run"
+            f" `make classifier DATA={config.data} PRESET=perceptual` first, name a file with"
+            " perceptual.classifier=PATH, or do without by perceptual.weight=0"
+        )
+    classifier, found = load_model(path)
+    if not isinstance(classifier, Classifier) or classifier.image_shape != tuple(config.image_shape):
+        raise InputError(
+            f"perceptual.classifier={path} is a {found.stage} model of {found.data}, of images"
+            f" {found.image_shape}: name a classifier of images {list(config.image_shape)}"
+        )
+    return classifier, fingerprint(classifier)

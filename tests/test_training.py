@@ -358,8 +358,11 @@ def test_the_published_continuous_networks_train(tmp_path):
 
 
 @pytest.mark.parametrize("died_at", [4, 6])
-def test_resumed_bf16_run_against_an_adversary_equals_the_unbroken_one(tmp_path, monkeypatch, died_at):
-    arguments = [*STAGE1, "precision=bf16", "adversary.weight=0.5"]
+def test_resumed_bf16_run_with_other_networks_in_its_loss_equals_the_unbroken_one(tmp_path, monkeypatch, died_at):
+    train.main([*CLASSIFIER, "train.max_steps=2", "preset=perceptual", f"runs={tmp_path}"])
+    classifier = tmp_path / "digits/perceptual/classifier/model.safetensors"
+    others = ["adversary.weight=0.5", "perceptual.weight=2", f"perceptual.classifier={classifier}"]
+    arguments = [*STAGE1, "precision=bf16", *others]
     train.main([*arguments, f"runs={tmp_path / 'unbroken'}"])
     with monkeypatch.context() as patch:
         die_at(patch, died_at)
@@ -373,7 +376,23 @@ def test_resumed_bf16_run_against_an_adversary_equals_the_unbroken_one(tmp_path,
     assert len(against) == 6
     for name in against:
         torch.testing.assert_close(*(state[name] for state in states), rtol=0, atol=0)
-    assert not set(against) & load_file(folders[0] / "model.safetensors").keys()
+    assert not [name for name in load_file(folders[0] / "model.safetensors") if "adversary" in name]
+    assert not [name for name in states[0] if "perceptual" in name]
+
+
+def test_stage1_by_the_eyes_of_a_classifier(tmp_path):
+    arguments = [*STAGE1, "perceptual.weight=2", f"runs={tmp_path}"]
+    with pytest.raises(InputError, match=r"make classifier DATA=digits PRESET=perceptual"):
+        train.main(arguments)
+    train.main([*CLASSIFIER, "preset=perceptual", f"runs={tmp_path}"])
+    train.main(arguments)
+    folder = tmp_path / "digits/base/vq_svae"
+    assert float(rows(folder / "metrics.csv")[0]["train/perceptual"]) > 0
+    trained, config = load_model(folder / "model.safetensors")
+    classifier, _ = load_model(tmp_path / "digits/perceptual/classifier/model.safetensors")
+    assert config.perceptual.classifier_sha256 == fingerprint(classifier)
+    with pytest.raises(InputError, match="is a vq_svae model"):
+        train.main([*arguments, f"perceptual.classifier={folder / 'model.safetensors'}", "seed=1"])
 
 
 def test_the_last_preset_counts(tmp_path):

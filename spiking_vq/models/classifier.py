@@ -35,10 +35,17 @@ class Classifier(nn.Module):
         ).to(memory_format=torch.channels_last)
         self.readout = nn.Linear(widths[-1], num_classes)
 
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """What each convolution makes of images [B, C, H, W] in [0, 1]."""
+        x, found = (images - 0.5).contiguous(memory_format=torch.channels_last), []
+        for block in self.trunk:
+            x = block(x)
+            found.append(x)
+        return found
+
     def features(self, images: Tensor) -> Tensor:
         """Features [B, D] of images [B, C, H, W] in [0, 1]: the last convolution's mean over the places."""
-        images = (images - 0.5).contiguous(memory_format=torch.channels_last)
-        return self.trunk(images).mean((2, 3))
+        return self.maps(images)[-1].mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, num_classes] of images [B, C, H, W] in [0, 1]."""

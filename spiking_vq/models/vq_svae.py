@@ -16,6 +16,7 @@ from spiking_vq.errors import InputError, require
 from spiking_vq.layers import MembraneReadout, NeuronFactory, SpikingResidual, conv_norm, direct_coding, up_conv_norm
 from spiking_vq.metrics.codebook import perplexity
 from spiking_vq.models.adversary import PatchAdversary
+from spiking_vq.models.perceptual import PerceptualDistance
 from spiking_vq.neurons import decayed_sum, firing_rate, psp_trace
 from spiking_vq.quantize import SPIKE_GENERATORS, Quantized, VectorQuantizer
 
@@ -221,7 +222,11 @@ class VQSVAE(nn.Module):
         return self.decode_spikes(generated), quantized, encoded, generated
 
     def loss(
-        self, images: Tensor, generator: torch.Generator | None = None, adversary: PatchAdversary | None = None
+        self,
+        images: Tensor,
+        generator: torch.Generator | None = None,
+        perceptual: tuple[float, PerceptualDistance] | None = None,
+        adversary: PatchAdversary | None = None,
     ) -> dict[str, Tensor]:
         """The paper's loss; while training, also one step of the codebook's moving averages.
 
@@ -233,11 +238,13 @@ class VQSVAE(nn.Module):
         Args:
             images: [B, C, H, W] in [0, 1].
             generator: source of what is random (Poisson spikes, code restarts), on CPU.
+            perceptual: weight of a distance of another kind between images, and the distance.
             adversary: to be trained against, and trained by the same loss.
 
         Returns:
             `loss` (scalar, with gradient), and detached: `mse` in units of [0, 1] images, `quantizer`, `psp`,
-            `perplexity` of the batch's tokens (1..K), `restarts`; with an adversary, its own loss as `adversary`.
+            `perplexity` of the batch's tokens (1..K), `restarts`; where they are, the distance as
+            `perceptual`, and the adversary's own loss as `adversary`.
         """
         potential, quantized, encoded, generated = self(images, generator)
         images = images.to(potential.dtype)
@@ -246,11 +253,14 @@ class VQSVAE(nn.Module):
         error = mse / self.data_variance
         if self.cross_entropy:
             error = error + self.cross_entropy * F.binary_cross_entropy_with_logits(potential, images)
-        against = {}
+        others = {}
+        if perceptual is not None:
+            weight, distance = perceptual
+            others["perceptual"] = distance(made + 0.5, images)
+            error = error + weight * others["perceptual"]
         if adversary is not None:
-            loss = adversary(made, real)
-            error = error + adversary.pull(made, error, at=potential) + loss
-            against["adversary"] = loss.detach()
+            others["adversary"] = adversary(made, real)
+            error = error + adversary.pull(made, error, at=potential) + others["adversary"]
         psp_z, psp_q = psp_trace(encoded), psp_trace(generated)
         psp = F.mse_loss(psp_q, psp_z.detach()) + self.quantizer.commitment_cost * F.mse_loss(psp_z, psp_q.detach())
         restarts = 0
@@ -265,4 +275,5 @@ class VQSVAE(nn.Module):
             "psp": psp.detach(),
             "perplexity": perplexity(quantized.tokens, self.codebook_size),
             "restarts": mse.new_tensor(float(restarts)),
-        } | against
+            **{name: value.detach() for name, value in others.items()},
+        }
