@@ -65,15 +65,14 @@ class AdversaryOptions:
     """What stage 1 is trained against; see `spiking_vq.models.adversary.PatchAdversary`.
 
     Attributes:
-        weight: how strongly it pulls at the autoencoder, as a multiple of what the reconstruction error does; 0 for no
-            adversary.
+        weight: of its pull in the autoencoder's loss; 0 for no adversary.
         channels: of its convolutions.
         lr: its peak learning rate; schedule and warm-up are the autoencoder's.
     """
 
     weight: float = 0.0
-    channels: list[int] = field(default_factory=lambda: [32, 64])
-    lr: float = 5e-4
+    channels: list[int] = field(default_factory=lambda: [32, 64, 128])
+    lr: float = 1e-3
 
 
 @dataclass

@@ -106,6 +106,7 @@ def steps(encoding: str, generator: str, seed: int, options: dict[str, Any]) -> 
     subject = [f"data={data}", f"preset={preset}"]
     subject += [f"{name}={options[name]}" for name in ("data_dir", "device", "precision")]
     network = [f"T={options['T']}", f"model.encoding={encoding}", f"model.spike_generator={generator}"]
+    network += ["perceptual.weight=0", "adversary.weight=0"]  # the paper's loss
     length = [f"train.max_epochs={options['epochs']}"]
     model = runs / data / preset / "vq_svae" / "model.safetensors"
     wanted = {"only": "reconstruction", "protocol": options["protocol"]}

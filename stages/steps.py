@@ -53,10 +53,18 @@ def classifier_step(data: str, places: dict[str, str]) -> list[Step]:
         data: name of the data set.
         places: options `runs`, `data_dir` and `device`.
     """
-    if (ZOO / f"{data}-base-classifier.safetensors").is_file():
-        return []
-    arguments = ["classifier", f"data={data}", "preset=base", *(f"{name}={place}" for name, place in places.items())]
-    return [Step("stages.train", arguments, Path(places["runs"]) / data / "base" / "classifier" / "model.safetensors")]
+    return [] if (ZOO / f"{data}-base-classifier.safetensors").is_file() else [_training(data, "base", places)]
+
+
+def perceptual_step(data: str, places: dict[str, str]) -> Step:
+    """Training of the classifier by whose features stage 1 is trained; arguments as above."""
+    return _training(data, "perceptual", places)
+
+
+def _training(data: str, preset: str, places: dict[str, str]) -> Step:
+    subject = [f"data={data}", f"preset={preset}", *(f"{name}={place}" for name, place in places.items())]
+    model = Path(places["runs"]) / data / preset / "classifier" / "model.safetensors"
+    return Step("stages.train", ["classifier", *subject], model)
 
 
 def run_steps(todo: Sequence[Step]) -> None:

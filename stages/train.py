@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from spiking_vq.checkpoint import atomic_write, save_model
 from spiking_vq.compiling import compiled
-from spiking_vq.config import Config, load_config
+from spiking_vq.config import Config, VQSVAEConfig, load_config
 from spiking_vq.errors import InputError
 from stages.absorbing import AbsorbingStage
 from stages.classifier import ClassifierStage
@@ -28,7 +28,7 @@ from stages.gaussian import GaussianStage
 from stages.machine import describe_machine, peak_memory_mb
 from stages.run_folder import AtomicCheckpointIO, KeepRun, MetricsTable, RunBar, RunFolder
 from stages.stage import Stage
-from stages.vq_svae import VQSVAEStage
+from stages.vq_svae import VQSVAEStage, own_perceptual
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 LOG_EVERY = 10  # steps
@@ -43,6 +43,8 @@ def main(arguments: list[str]) -> None:
     preset = named[-1] if named else "base"  # the last one wins, as with every other override
     config = load_config(stage_name, preset_file(stage_name, preset), overrides)
     check_device(config.device, config.trainer.devices)
+    if isinstance(config, VQSVAEConfig):
+        train_perceptual(config)
     seed_everything(config.seed, verbose=False)  # the initial weights
     stage = STAGES[stage_name](config)
     folder = RunFolder(stage.config)
@@ -51,6 +53,16 @@ def main(arguments: list[str]) -> None:
         print(f"finished before: {folder.model}")
         return
     fit(stage, folder)
+
+
+def train_perceptual(config: VQSVAEConfig) -> None:
+    """Train, where there is none yet and none is named, the classifier by whose features stage 1 is to be trained."""
+    if not config.perceptual.weight or config.perceptual.classifier or own_perceptual(config).exists():
+        return
+    print(f"stage 1 is trained by the features of a classifier (perceptual.weight={config.perceptual.weight:g})")
+    same = [f"{name}={getattr(config, name)}" for name in ("data", "data_dir", "runs", "device", "seed")]
+    size = [] if config.image_size is None else [f"image_size={config.image_size}"]
+    main(["classifier", "preset=perceptual", *same, *size])
 
 
 def preset_file(stage: str, preset: str) -> Path:

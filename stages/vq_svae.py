@@ -43,25 +43,25 @@ class VQSVAEStage(Stage):
         model.data_variance.fill_(self.data.variance)
         super().__init__(config, model, [self.data.train.images])
         self.adversary = build_adversary(self.config)
-        self.perceptual = None
+        self.frozen = []  # a list, so that it is not a part of what is trained and checkpointed
         if config.perceptual.weight:
             classifier, found = load_perceptual(config)
             self.config = replace(self.config, perceptual=replace(config.perceptual, classifier_sha256=found))
-            distance = PerceptualDistance(classifier).to(parameter_type(config.precision))
-            self.perceptual = config.perceptual.weight, distance  # in a tuple, so that it is not checkpointed
+            distance = PerceptualDistance(classifier, config.perceptual.weight)
+            self.frozen.append(distance.to(parameter_type(config.precision)))
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The paper's loss of uint8 images."""
         (images,) = batch
-        if self.perceptual is not None:
-            self.perceptual[1].to(self.device)
-        return self.model.loss(to_unit(own_rows(images)), generator, self.perceptual, self.adversary)
+        perceptual = self.frozen[0].to(self.device) if self.frozen else None
+        return self.model.loss(to_unit(own_rows(images)), generator, perceptual, self.adversary)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The adversary learns at a rate of its own."""
+        """The adversary learns at a rate of its own, and looks back less far."""
         groups = super().parameter_groups()
         if self.adversary is not None:
-            groups.append({"params": list(self.adversary.parameters()), "lr": self.config.adversary.lr})
+            own = {"lr": self.config.adversary.lr, "betas": (0.5, 0.9)}
+            groups.append({"params": list(self.adversary.parameters())} | own)
         return groups
 
     @torch.no_grad()
@@ -93,19 +93,22 @@ class VQSVAEStage(Stage):
         return self.trained
 
 
+def own_perceptual(config: VQSVAEConfig) -> Path:
+    """The file of the run's own classifier whose features stage 1 learns by."""
+    return RunFolder(ClassifierConfig(data=config.data, preset="perceptual", runs=config.runs)).model
+
+
 def load_perceptual(config: VQSVAEConfig) -> tuple[Classifier, str]:
     """The classifier whose features stage 1 learns by, and the fingerprint of its weights.
 
     Raises:
         InputError: there is none, or it is not a classifier of such images.
     """
-    own = RunFolder(ClassifierConfig(data=config.data, preset="perceptual", runs=config.runs)).model
-    path = Path(config.perceptual.classifier or own)
+    path = Path(config.perceptual.classifier or own_perceptual(config))
     if not path.is_file():
         raise InputError(
-            f"perceptual.weight={config.perceptual.weight} needs a trained classifier, and there is no {path}: run"
-            f" `make classifier DATA={config.data} PRESET=perceptual` first, name a file with"
-            " perceptual.classifier=PATH, or do without by perceptual.weight=0"
+            f"perceptual.weight={config.perceptual.weight:g} needs a trained classifier, and there is no {path}: leave"
+            " perceptual.classifier= out to have one trained, or do without by perceptual.weight=0"
         )
     classifier, found = load_model(path)
     if not isinstance(classifier, Classifier) or classifier.image_shape != tuple(config.image_shape):

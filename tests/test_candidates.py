@@ -74,6 +74,17 @@ def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
     assert len(commands) == done + 4  # of another length
 
 
+def test_stage1s_candidates_share_the_classifier_they_learn_by(tmp_path):
+    options = candidates.OPTIONS | {"stage": "vq_svae", "runs": str(tmp_path / "one")}
+    trained, measured = candidates.steps("perceptual", "perceptual.weight=5", 0, options)
+    shared = steps.perceptual_step("mnist", candidates.places(options))
+    assert shared.leaves == tmp_path / "one/mnist/perceptual/classifier/model.safetensors"
+    assert {"perceptual.weight=5", f"perceptual.classifier={shared.leaves}"} <= set(trained.arguments)
+    assert not any("perceptual.classifier" in argument for argument in measured.arguments)
+    elsewhere, _ = candidates.steps("perceptual", "perceptual.weight=5", 0, options | {"runs": str(tmp_path / "two")})
+    assert elsewhere.leaves.relative_to(tmp_path / "two") == trained.leaves.relative_to(tmp_path / "one")
+
+
 def test_a_candidate_whose_changes_are_others_is_trained_anew(tmp_path, commands, monkeypatch):
     """And one on another stage 1: what is there under the same name is not taken for it."""
     listed, stage1 = tmp_path / "candidates.yaml", tmp_path / "stage1.safetensors"

@@ -20,7 +20,7 @@ def images():
 
 
 def test_it_is_the_distance_of_directions_at_every_place_of_every_convolution(classifier, images):
-    distance = PerceptualDistance(classifier)
+    distance = PerceptualDistance(classifier, 1.0)
     expected = 0.0
     for x, y in zip(*map(classifier.maps, images), strict=True):
         places = []
@@ -36,7 +36,7 @@ def test_it_is_the_distance_of_directions_at_every_place_of_every_convolution(cl
 
 
 def test_it_moves_the_made_image_alone(classifier, images):
-    distance, before = PerceptualDistance(classifier), copy.deepcopy(classifier.state_dict())
+    distance, before = PerceptualDistance(classifier, 1.0), copy.deepcopy(classifier.state_dict())
     made, real = images[0].requires_grad_(), images[1].requires_grad_()
     distance(made, real).backward()
     assert made.grad.any() and real.grad is None
@@ -46,7 +46,7 @@ def test_it_moves_the_made_image_alone(classifier, images):
 
 
 def test_a_step_against_its_gradient_brings_images_nearer(classifier, images):
-    distance = PerceptualDistance(classifier)
+    distance = PerceptualDistance(classifier, 1.0)
     made = images[0].requires_grad_()
     before = distance(made, images[1])
     before.backward()

@@ -373,19 +373,22 @@ def test_resumed_bf16_run_with_other_networks_in_its_loss_equals_the_unbroken_on
     assert_same_run(*folders)
     states = [torch.load(folder / "last.ckpt", weights_only=True)["state_dict"] for folder in folders]
     against = [name for name in states[0] if name.startswith("adversary.")]
-    assert len(against) == 6
+    assert len(against) == 8
     for name in against:
         torch.testing.assert_close(*(state[name] for state in states), rtol=0, atol=0)
     assert not [name for name in load_file(folders[0] / "model.safetensors") if "adversary" in name]
     assert not [name for name in states[0] if "perceptual" in name]
 
 
-def test_stage1_by_the_eyes_of_a_classifier(tmp_path):
+def test_stage1_by_the_eyes_of_a_classifier(tmp_path, monkeypatch):
+    short = tmp_path / "perceptual.yaml"
+    short.write_text("model: {channels: [4, 8]}\ntrain: {max_steps: 2}\n")
+    found = train.preset_file
+    monkeypatch.setattr(train, "preset_file", lambda *names: short if names[1] == "perceptual" else found(*names))
     arguments = [*STAGE1, "perceptual.weight=2", f"runs={tmp_path}"]
-    with pytest.raises(InputError, match=r"make classifier DATA=digits PRESET=perceptual"):
-        train.main(arguments)
-    train.main([*CLASSIFIER, "preset=perceptual", f"runs={tmp_path}"])
-    train.main(arguments)
+    with pytest.raises(InputError, match=r"needs a trained classifier.*leave perceptual\.classifier= out"):
+        train.main([*arguments, f"perceptual.classifier={tmp_path / 'none'}"])
+    train.main(arguments)  # trains the classifier first
     folder = tmp_path / "digits/base/vq_svae"
     assert float(rows(folder / "metrics.csv")[0]["train/perceptual"]) > 0
     trained, config = load_model(folder / "model.safetensors")

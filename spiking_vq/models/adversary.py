@@ -17,15 +17,18 @@ from spiking_vq.errors import require
 
 
 class PatchAdversary(nn.Module):
-    """A few convolutions without spikes, each but the last of which halves the image: a score for every patch.
+    """A few convolutions without spikes, all but the first of which halve the image: a score for every patch.
+
+    Its pull at the autoencoder has a fixed weight. Scaled to a share of the reconstruction error's gradient, as is
+    usual, it would pull as hard while it cannot tell anything yet, and nowhere in particular.
 
     Args:
         in_channels: C of the images.
-        channels: of each convolution but the last.
-        weight: how strongly it pulls at the autoencoder, as a multiple of what the reconstruction error does.
+        channels: of each convolution but the last, which gives the scores.
+        weight: of `mean(-D(made))` in the autoencoder's loss.
 
-    Reference: patches, Isola et al., arXiv:1611.07004; against an autoencoder, weighed by gradients, Esser et al.,
-    arXiv:2012.09841; hinge loss, Lim and Ye, arXiv:1705.02894.
+    Reference: patches, Isola et al., arXiv:1611.07004; against an autoencoder, Esser et al., arXiv:2012.09841; hinge
+    loss, Lim and Ye, arXiv:1705.02894.
     """
 
     def __init__(self, in_channels: int, channels: Sequence[int], weight: float) -> None:
@@ -35,10 +38,11 @@ class PatchAdversary(nn.Module):
         self.weight = weight
         halving = [
             module
-            for before, after in pairwise([in_channels, *channels])
+            for before, after in pairwise(channels)
             for module in (nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2))
         ]
-        self.scores = nn.Sequential(*halving, nn.Conv2d(channels[-1], 1, 3, padding=1))
+        first = nn.Conv2d(in_channels, channels[0], 3, padding=1)
+        self.scores = nn.Sequential(first, nn.LeakyReLU(0.2), *halving, nn.Conv2d(channels[-1], 1, 3, padding=1))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, made: Tensor, real: Tensor) -> Tensor:
@@ -47,19 +51,10 @@ class PatchAdversary(nn.Module):
         Args:
             made, real: images [B, C, H, W], in the same range.
         """
-        scores = self.scores(torch.cat([real, made.detach()]))
-        of_real, of_made = scores.chunk(2)
+        of_real, of_made = self.scores(torch.cat([real, made.detach()])).float().chunk(2)
         return F.relu(1 - of_real).mean() + F.relu(1 + of_made).mean()
 
-    def pull(self, made: Tensor, error: Tensor, at: Tensor) -> Tensor:
-        """The autoencoder's loss, `-mean(D(made))` scaled; the weights in here are given no gradient.
-
-        Args:
-            made: images [B, C, H, W].
-            error: the reconstruction error, a scalar.
-            at: what both are computed from. The result's gradient there has `weight` times the norm of `error`'s.
-        """
+    def pull(self, made: Tensor) -> Tensor:
+        """The autoencoder's part, `weight * mean(-D(made))` of images [B, C, H, W]; the weights get no gradient."""
         held = {name: parameter.detach() for name, parameter in self.scores.named_parameters()}
-        loss = -functional_call(self.scores, held, made).mean()
-        norms = [torch.autograd.grad(term, at, retain_graph=True)[0].norm() for term in (error, loss)]
-        return self.weight * norms[0] / norms[1].clamp_min(1e-12) * loss
+        return -self.weight * functional_call(self.scores, held, made).float().mean()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spiking_vq.errors import require
 from spiking_vq.models.classifier import Classifier
 
 
@@ -20,12 +21,15 @@ class PerceptualDistance(nn.Module):
 
     Args:
         classifier: trained on real images. Its weights stay as they are.
+        weight: of the distance in the autoencoder's loss.
 
     Reference: Zhang et al., arXiv:1801.03924, without weights for the channels.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, weight: float) -> None:
         super().__init__()
+        require(weight >= 0, "perceptual.weight", "at least 0", weight)
+        self.weight = weight
         self.classifier = classifier.eval().requires_grad_(False)
 
     def forward(self, made: Tensor, real: Tensor) -> Tensor:

@@ -225,7 +225,7 @@ class VQSVAE(nn.Module):
         self,
         images: Tensor,
         generator: torch.Generator | None = None,
-        perceptual: tuple[float, PerceptualDistance] | None = None,
+        perceptual: PerceptualDistance | None = None,
         adversary: PatchAdversary | None = None,
     ) -> dict[str, Tensor]:
         """The paper's loss; while training, also one step of the codebook's moving averages.
@@ -238,7 +238,7 @@ class VQSVAE(nn.Module):
         Args:
             images: [B, C, H, W] in [0, 1].
             generator: source of what is random (Poisson spikes, code restarts), on CPU.
-            perceptual: weight of a distance of another kind between images, and the distance.
+            perceptual: a distance of another kind, to be trained by too.
             adversary: to be trained against, and trained by the same loss.
 
         Returns:
@@ -255,12 +255,11 @@ class VQSVAE(nn.Module):
             error = error + self.cross_entropy * F.binary_cross_entropy_with_logits(potential, images)
         others = {}
         if perceptual is not None:
-            weight, distance = perceptual
-            others["perceptual"] = distance(made + 0.5, images)
-            error = error + weight * others["perceptual"]
+            others["perceptual"] = perceptual(made + 0.5, images)
+            error = error + perceptual.weight * others["perceptual"]
         if adversary is not None:
             others["adversary"] = adversary(made, real)
-            error = error + adversary.pull(made, error, at=potential) + others["adversary"]
+            error = error + adversary.pull(made) + others["adversary"]
         psp_z, psp_q = psp_trace(encoded), psp_trace(generated)
         psp = F.mse_loss(psp_q, psp_z.detach()) + self.quantizer.commitment_cost * F.mse_loss(psp_z, psp_q.detach())
         restarts = 0
