@@ -98,7 +98,6 @@ class DenoiserOptions:
     denoiser: str = "sdid"
     width: int | None = None
     num_blocks: int | None = None
-    maps: int | None = None
 
 
 @dataclass

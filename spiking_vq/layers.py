@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from spiking_vq.distributed import num_ranks
-from spiking_vq.errors import require
 from spiking_vq.neurons import decay_weights, weighted_sum
 from spiking_vq.scan import Current, Norm, as_current, batch_statistics
 from spiking_vq.winograd import Conv3x3
@@ -162,45 +161,29 @@ class SpikingResidual(nn.Module):
 
 
 class PlaceLinear(nn.Linear):
-    """Linear maps over the N places of a grid, each for an equal share of the channels.
-
-    `y[c, j] = sum_i W[m(c), j, i] x[c, i]`, m(c) the map of channel c. The weights are `[maps * N, N]`.
-
-    Args:
-        num_places: N.
-        maps: how many.
-    """
-
-    def __init__(self, num_places: int, maps: int = 1) -> None:
-        super().__init__(num_places, num_places, bias=False)
-        self.maps = maps
-        if maps > 1:
-            self.weight = nn.Parameter(torch.cat([nn.Linear(num_places, num_places).weight for _ in range(maps)]))
+    """A linear map over the places of a grid, the same for all channels: `y[c, j] = sum_i W[j, i] x[c, i]`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`[T, B, C, h, w]` to `[T, B, C, h, w]`, channels-last as convolutions are."""
-        rows = fold_time(x).flatten(2).unflatten(1, (self.maps, -1)).permute(1, 3, 0, 2)  # [maps, N, T*B, C / maps]
-        mapped = torch.bmm(self.weight.unflatten(0, (self.maps, -1)), rows.flatten(2)).unflatten(2, rows.shape[2:])
-        return mapped.permute(2, 1, 0, 3).flatten(2).mT.view_as(x)
+        rows = fold_time(x).flatten(2).mT  # [T*B, h*w, C]
+        return torch.matmul(self.weight.expand(len(rows), -1, -1), rows).mT.view_as(x)
 
 
 class GridMixer(nn.Module):
-    """Every place of the grid sees every other: linear maps over the places, each for a share of the channels; batch
-    norm.
+    """Every place of the grid sees every other: one linear map over the places for all channels, and batch norm.
 
-    `y[c, j] = sum_i W[m(c), j, i] x[c, i]`: full-grid reach for N operations a place and channel, where a 3x3
-    convolution takes 9 C. Reference: token mixing of Tolstikhin et al., arXiv:2105.01601, which has one map for all.
+    `y[c, j] = sum_i W[j, i] x[c, i]`: full-grid reach for N operations a place and channel, where a 3x3 convolution
+    takes 9 C. Reference: token mixing of Tolstikhin et al., arXiv:2105.01601.
 
     Args:
         grid: (h, w); N = h * w.
         num_channels: C, for the batch norm.
-        maps: how many; a divisor of C.
     """
 
-    def __init__(self, grid: tuple[int, int], num_channels: int, maps: int = 1) -> None:
+    def __init__(self, grid: tuple[int, int], num_channels: int) -> None:
         super().__init__()
-        require(maps >= 1 and num_channels % maps == 0, "maps", f"a divisor of {num_channels}, the channels", maps)
-        self.linear = PlaceLinear(grid[0] * grid[1], maps)
+        num_places = grid[0] * grid[1]
+        self.linear = PlaceLinear(num_places, num_places, bias=False)
         self.norm = BatchNorm(num_channels)
 
     def forward(self, spk: Tensor) -> Current:

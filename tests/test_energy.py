@@ -58,7 +58,7 @@ def test_linear_maps():
     assert counted(nn.Linear(4, 7), torch.tensor([[1.0, 0, 1, 0]])).accumulates == 2 * 7
     spk = torch.zeros(1, 1, 3, 2, 2)
     spk[0, 0, 1, 0, 1] = 1
-    assert counted(PlaceLinear(4), spk).accumulates == 4
+    assert counted(PlaceLinear(4, 4, bias=False), spk).accumulates == 4
 
 
 def test_real_inputs_multiply_everywhere():

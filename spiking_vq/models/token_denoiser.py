@@ -81,7 +81,6 @@ class TokenDenoiser(nn.Module):
         neuron: builds the neuron layers.
         width: channels of the residual current.
         num_blocks: number of blocks.
-        maps: over the places, in each block's `GridMixer`; a divisor of the width.
         num_classes: labels it is told; None for none.
 
     Reference: pre-spike residuals, Cao et al., arXiv:2306.17046; no time input, Ou et al., arXiv:2406.03736.
@@ -95,7 +94,6 @@ class TokenDenoiser(nn.Module):
         neuron: NeuronFactory,
         width: int = 128,
         num_blocks: int = 5,
-        maps: int = 1,
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
@@ -110,7 +108,7 @@ class TokenDenoiser(nn.Module):
                 branch
                 for _ in range(num_blocks)
                 for branch in (
-                    SpikingResidual(neuron, GridMixer(grid, width, maps)),
+                    SpikingResidual(neuron, GridMixer(grid, width)),
                     SpikingResidual(neuron, conv_norm(width, width)),
                 )
             ),
