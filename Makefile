@@ -61,7 +61,7 @@ sample: $(VENV)/installed  ## generate N images with CKPT, else your own run, el
 	$(RUN) -m stages.sample $(FIND) n=$(N) seed=$(SEED) $(ARGS)
 
 classifier: $(VENV)/installed  ## train a classifier of the real images, which evaluation uses
-	$(RUN) -m stages.train classifier $(TRAIN) $(ARGS)
+	$(RUN) -m stages.train classifier data=$(DATA) preset=base seed=$(SEED) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
 
 evaluate: $(VENV)/installed  ## FID and much else of CKPT's samples or of the PNGs in IMAGES, beside the floor
 	$(RUN) -m stages.evaluate $(FIND) $(EVALUATE) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)

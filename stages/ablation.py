@@ -25,7 +25,7 @@ from stages.evaluate.protocols import PROTOCOLS
 from stages.machine import describe_machine
 from stages.markdown import table
 from stages.report import evaluation_name
-from stages.steps import Step, classifier_step, run_chains, run_steps
+from stages.steps import Step, classifier_step, places_of, run_chains, run_steps
 from stages.trials import figure, spread, told
 
 OPTIONS = {
@@ -69,8 +69,7 @@ def main(arguments: list[str]) -> None:
     require(options["seeds"] >= 1, "seeds", "at least 1", options["seeds"])
     require(options["protocol"] in PROTOCOLS, "protocol", f"one of {', '.join(PROTOCOLS)}", repr(options["protocol"]))
     cells = {cell: [steps(*cell, seed, options) for seed in range(options["seeds"])] for cell in combinations()}
-    classifier = classifier_step(options["data"], {name: options[name] for name in ("runs", "data_dir", "device")})
-    run_steps(classifier)
+    run_steps(classifier_step(options["data"], places_of(options)))
     run_chains([pair for runs in cells.values() for pair in runs], options["jobs"], Path(options["runs"]) / "ablation")
     rows = [
         {"encoding": encoding, "spike_generator": generator}
@@ -106,7 +105,6 @@ def steps(encoding: str, generator: str, seed: int, options: dict[str, Any]) -> 
     subject = [f"data={data}", f"preset={preset}"]
     subject += [f"{name}={options[name]}" for name in ("data_dir", "device", "precision")]
     network = [f"T={options['T']}", f"model.encoding={encoding}", f"model.spike_generator={generator}"]
-    network += ["perceptual.weight=0", "adversary.weight=0"]  # the paper's loss
     length = [f"train.max_epochs={options['epochs']}"]
     model = runs / data / preset / "vq_svae" / "model.safetensors"
     wanted = {"only": "reconstruction", "protocol": options["protocol"]}

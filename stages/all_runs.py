@@ -17,7 +17,7 @@ from spiking_vq.errors import require
 from stages.command import parse_options, run_command
 from stages.evaluate.protocols import PROTOCOLS
 from stages.report import evaluation_name, report_folder
-from stages.steps import Step, classifier_step, run_steps
+from stages.steps import Step, classifier_step, places_of, run_steps
 from stages.train import preset_file
 
 OPTIONS = {
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
 
 def steps(data: str, options: dict[str, Any]) -> Iterator[Step]:
     """What one data set takes, in order: the classifier, then each preset's two stages and measurements."""
-    places = {name: options[name] for name in ("runs", "data_dir", "device")}
+    places = places_of(options)
     yield from classifier_step(data, places)
     runs, seed = Path(options["runs"]) / data, f"seed={options['seed']}"
     training = [f"{name}={place}" for name, place in places.items()]

@@ -22,7 +22,7 @@ from stages.command import parse_options, recorded_command, run_command
 from stages.machine import describe_machine
 from stages.markdown import table
 from stages.report import evaluation_name
-from stages.steps import Step, classifier_step, perceptual_step, run_chains, run_steps
+from stages.steps import Step, classifier_step, perceptual_step, places_of, run_chains, run_steps
 from stages.train import CONFIGS
 from stages.trials import figure, spread, told
 
@@ -70,8 +70,8 @@ def main(arguments: list[str]) -> None:
         name: [steps(name, changes or "", seed, options) for seed in range(options["seeds"])]
         for name, changes in chosen.items()
     }
-    shared = [perceptual_step(options["data"], places(options))] if stage == "vq_svae" else []
-    run_steps([*classifier_step(options["data"], places(options)), *shared])
+    shared = [perceptual_step(options["data"], places_of(options))] if stage == "vq_svae" else []
+    run_steps([*classifier_step(options["data"], places_of(options)), *shared])
     logs = Path(options["runs"]) / "candidates" / stage / "logs"
     run_chains([chain for runs in chains.values() for chain in runs], options["jobs"], logs)
     rows = [{"candidate": name, "changes": chosen[name] or ""} | row(stage, runs) for name, runs in chains.items()]
@@ -101,11 +101,6 @@ def chosen_of(candidates: dict[str, str | None], names: list[str]) -> dict[str, 
     return {name: candidates[name] for name in names or candidates}
 
 
-def places(options: dict[str, Any]) -> dict[str, str]:
-    """Where all candidates have the data and the classifiers."""
-    return {name: options[name] for name in ("runs", "data_dir", "device")}
-
-
 def steps(name: str, changes: str, seed: int, options: dict[str, Any]) -> tuple[Step, Step]:
     """Training and measurement of one candidate with one seed, in a folder of its name and of what is changed in it."""
     stage, data = options["stage"], options["data"]
@@ -117,7 +112,7 @@ def steps(name: str, changes: str, seed: int, options: dict[str, Any]) -> tuple[
         network.append(f"stage1={own}")
         changed.update(own.read_bytes())
     else:
-        network.append(f"perceptual.classifier={perceptual_step(data, places(options)).leaves}")
+        network.append(f"perceptual.classifier={perceptual_step(data, places_of(options)).leaves}")
     runs = Path(options["runs"]) / "candidates" / stage / f"{name}-{changed.hexdigest()[:8]}-{seed}"
     model = runs / data / "base" / stage / "model.safetensors"
     wanted = {"protocol": "val", "only": ONLY[stage], "features": "classifier"}

@@ -46,6 +46,11 @@ class Step(NamedTuple):
         return self.of.is_file() and report["checkpoint"]["sha256"] == hashlib.sha256(self.of.read_bytes()).hexdigest()
 
 
+def places_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Where all steps of a command have the data and the runs, and what computes them."""
+    return {name: options[name] for name in ("runs", "data_dir", "device")}
+
+
 def classifier_step(data: str, places: dict[str, str]) -> list[Step]:
     """Training of the classifier that evaluation uses, where none ships.
 

@@ -56,11 +56,14 @@ def main(arguments: list[str]) -> None:
 
 
 def train_perceptual(config: VQSVAEConfig) -> None:
-    """Train, where there is none yet and none is named, the classifier by whose features stage 1 is to be trained."""
+    """Train, where there is none yet and none is named, the classifier by whose features stage 1 is to be trained.
+
+    It is the same whatever the seed of stage 1: all of a folder's runs learn by one.
+    """
     if not config.perceptual.weight or config.perceptual.classifier or own_perceptual(config).exists():
         return
     print(f"stage 1 is trained by the features of a classifier (perceptual.weight={config.perceptual.weight:g})")
-    same = [f"{name}={getattr(config, name)}" for name in ("data", "data_dir", "runs", "device", "seed")]
+    same = [f"{name}={getattr(config, name)}" for name in ("data", "data_dir", "runs", "device")]
     size = [] if config.image_size is None else [f"image_size={config.image_size}"]
     main(["classifier", "preset=perceptual", *same, *size])
 

@@ -51,7 +51,7 @@ class VQSVAEStage(Stage):
             self.frozen.append(distance.to(parameter_type(config.precision)))
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """The paper's loss of uint8 images."""
+        """The paper's loss of uint8 images, and what the configuration adds to it."""
         (images,) = batch
         perceptual = self.frozen[0].to(self.device) if self.frozen else None
         return self.model.loss(to_unit(own_rows(images)), generator, perceptual, self.adversary)
@@ -114,6 +114,7 @@ def load_perceptual(config: VQSVAEConfig) -> tuple[Classifier, str]:
     if not isinstance(classifier, Classifier) or classifier.image_shape != tuple(config.image_shape):
         raise InputError(
             f"perceptual.classifier={path} is a {found.stage} model of {found.data}, of images"
-            f" {found.image_shape}: name a classifier of images {list(config.image_shape)}"
+            f" {found.image_shape}: name a classifier of images {list(config.image_shape)}, or train in another folder"
+            " with runs=FOLDER"
         )
     return classifier, fingerprint(classifier)

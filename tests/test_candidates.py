@@ -77,7 +77,7 @@ def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
 def test_stage1s_candidates_share_the_classifier_they_learn_by(tmp_path):
     options = candidates.OPTIONS | {"stage": "vq_svae", "runs": str(tmp_path / "one")}
     trained, measured = candidates.steps("perceptual", "perceptual.weight=5", 0, options)
-    shared = steps.perceptual_step("mnist", candidates.places(options))
+    shared = steps.perceptual_step("mnist", steps.places_of(options))
     assert shared.leaves == tmp_path / "one/mnist/perceptual/classifier/model.safetensors"
     assert {"perceptual.weight=5", f"perceptual.classifier={shared.leaves}"} <= set(trained.arguments)
     assert not any("perceptual.classifier" in argument for argument in measured.arguments)

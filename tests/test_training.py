@@ -385,14 +385,15 @@ def test_stage1_by_the_eyes_of_a_classifier(tmp_path, monkeypatch):
     short.write_text("model: {channels: [4, 8]}\ntrain: {max_steps: 2}\n")
     found = train.preset_file
     monkeypatch.setattr(train, "preset_file", lambda *names: short if names[1] == "perceptual" else found(*names))
-    arguments = [*STAGE1, "perceptual.weight=2", f"runs={tmp_path}"]
+    arguments = [*STAGE1, "perceptual.weight=2", "seed=3", f"runs={tmp_path}"]
     with pytest.raises(InputError, match=r"needs a trained classifier.*leave perceptual\.classifier= out"):
         train.main([*arguments, f"perceptual.classifier={tmp_path / 'none'}"])
     train.main(arguments)  # trains the classifier first
     folder = tmp_path / "digits/base/vq_svae"
     assert float(rows(folder / "metrics.csv")[0]["train/perceptual"]) > 0
-    trained, config = load_model(folder / "model.safetensors")
-    classifier, _ = load_model(tmp_path / "digits/perceptual/classifier/model.safetensors")
+    _, config = load_model(folder / "model.safetensors")
+    classifier, its_config = load_model(tmp_path / "digits/perceptual/classifier/model.safetensors")
+    assert its_config.seed == 0  # whatever that of stage 1
     assert config.perceptual.classifier_sha256 == fingerprint(classifier)
     with pytest.raises(InputError, match="is a vq_svae model"):
         train.main([*arguments, f"perceptual.classifier={folder / 'model.safetensors'}", "seed=1"])

@@ -233,7 +233,7 @@ class VQSVAE(nn.Module):
         `MSE(x', x) / Var(train) + [MSE(q, sg z) + c MSE(z, sg q)] + [mean((PSP(s_q) - PSP(sg s_z))^2) +
         c mean((PSP(sg s_q) - PSP(s_z))^2)]`, c the commitment cost, s_z the encoder's and s_q the generator's spikes,
         PSP the trace with tau = 2. An EMA codebook has no first term in the first bracket. `cross_entropy` adds
-        a term of its own.
+        a term of its own, and so do `perceptual` and `adversary`.
 
         Args:
             images: [B, C, H, W] in [0, 1].
