@@ -62,16 +62,22 @@ def mean_firing_rate(model: nn.Module) -> Iterator[Callable[[], Tensor]]:
     spikes: list[Tensor] = []
     slots: list[int] = []
 
-    def count(name: str, spk: Tensor) -> None:
-        spikes.append(spk.sum(dtype=torch.float32))
-        slots.append(spk.numel())
+    def count(fired: Tensor, places: int) -> None:
+        spikes.append(fired)
+        slots.append(places)
 
     def rate() -> Tensor:
         require(len(slots) > 0, "neurons that fire", "at least one that computed", 0)
         return torch.stack(spikes).sum() / sum(slots)
 
-    with observed(model, count):
+    neurons = [module for module in model.modules() if isinstance(module, LIF)]
+    try:
+        for neuron in neurons:
+            neuron.counter = count
         yield rate
+    finally:
+        for neuron in neurons:
+            neuron.counter = None
 
 
 @contextmanager

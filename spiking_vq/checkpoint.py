@@ -94,11 +94,11 @@ def build_unet(config: GaussianConfig) -> nn.Module:
 
 
 def known_labels(config: DenoiserConfig) -> dict[str, int]:
-    """The argument `num_classes` of a network that is told labels; nothing for any other."""
+    """The arguments `num_classes` and `styles` of a network that is told labels; nothing for any other."""
     if not config.conditional:
         return {}
     require(config.num_classes is not None, "num_classes", "known before a network is built", None)
-    return {"num_classes": config.num_classes}
+    return {"num_classes": config.num_classes, "styles": config.styles}
 
 
 def build_classifier(config: ClassifierConfig) -> Classifier:

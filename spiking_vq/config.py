@@ -192,6 +192,7 @@ class SampleOptions:
     sample_steps: int | None = None
     order: str = "random"
     temperature: float = 1.0
+    top_p: float = 1.0
     remask_calls: int = 0
     guidance: float = 0.0
 
@@ -287,6 +288,8 @@ class DenoiserConfig(SpikingConfig):
         conditional: the network is told the label of an image, so that it can be asked for one.
         label_dropout: how often in training it is told none, in (0, 1): sampling without a label, and guidance, need it
             to know both.
+        styles: of each label, a power of two: the network is also told roughly what an image looks like, which the
+            sampler draws (see `spiking_vq.styles`); 1 for labels alone.
         num_classes: number of labels of the data, where the network is told; filled in when training starts.
         early_T: spiking steps in the first part of training, which cost so much less; None takes T from the start.
         early_part: how much of training that is, in [0, 1].
@@ -294,6 +297,7 @@ class DenoiserConfig(SpikingConfig):
 
     conditional: bool = False
     label_dropout: float = 0.1
+    styles: int = 1
     num_classes: int | None = None
     early_T: int | None = None
     early_part: float = 0.0
@@ -579,6 +583,8 @@ def _check_values(config: Config) -> None:
     if isinstance(config, DenoiserConfig):
         checks += [
             (0 < config.label_dropout < 1, "label_dropout", "between 0 and 1", config.label_dropout),
+            (config.styles.bit_count() == 1 and config.styles > 0, "styles", "a power of two", config.styles),
+            (config.conditional or config.styles == 1, "styles", "1 without conditional=true", config.styles),
             (config.sample.guidance >= 0, "sample.guidance", "at least 0", config.sample.guidance),
             (
                 config.conditional or not config.sample.guidance,
@@ -628,6 +634,7 @@ def _check_values(config: Config) -> None:
                 sample.remask_calls,
             ),
             (sample.temperature >= 0, "sample.temperature", "at least 0", sample.temperature),
+            (0 < sample.top_p <= 1, "sample.top_p", "in (0, 1]", sample.top_p),
         ]
     for holds, name, expected, got in checks:
         require(holds, f"configuration field {name}", expected, got)

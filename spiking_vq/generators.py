@@ -185,14 +185,16 @@ class Generator:
     def _split(self, settings: dict[str, Any], seeds: Sequence[int]) -> tuple[Tensor | None, float, dict[str, Any]]:
         """Of settings in force: the labels int64 [n] of images of these seeds, the guidance, and the sampler's part.
 
-        A label that is not asked for is drawn from the image's seed, all as probable.
+        A label that is not asked for is drawn from the image's seed, all as probable, and so is a label's style.
         """
         settings = dict(settings)
         if not self.config.conditional:
             return None, 1.0, settings
-        label, guidance, num_classes = settings.pop("label"), settings.pop("guidance"), self.config.num_classes
+        label, guidance = settings.pop("label"), settings.pop("guidance")
+        num_classes, styles = self.config.num_classes, self.config.styles
         labels = [mix_seed(seed, 2) % num_classes if label is None else label for seed in seeds]
-        return torch.tensor(labels, device=self.device), guidance, settings
+        told = [label * styles + mix_seed(seed, 3) % styles for label, seed in zip(labels, seeds, strict=True)]
+        return torch.tensor(told, device=self.device), guidance, settings
 
 
 class LatentGenerator(Generator):
@@ -216,14 +218,14 @@ class LatentGenerator(Generator):
         return AbsorbingDiffusion(self.model.vq_svae.grid, self.model.vq_svae.codebook_size, self.config.loss)
 
     def sampling(self, **given: Any) -> dict[str, Any]:
-        """Settings: `sample_steps`, `order`, `temperature` and `remask_calls` of `AbsorbingDiffusion.sample`;
-        `guidance`, `label`.
+        """Settings: `sample_steps`, `order`, `temperature`, `top_p` and `remask_calls` of
+        `AbsorbingDiffusion.sample`; `guidance`, `label`.
         """
         settings = self._in_force(given, asdict(self.config.sample))
         most = self.diffusion.diffusion_steps + settings["remask_calls"]
         if given.get("sample_steps") is None:  # a preset's default may be more calls than a small grid has tokens
             settings["sample_steps"] = min(settings["sample_steps"] or most, most)
-        names = ("sample_steps", "order", "temperature", "remask_calls")
+        names = ("sample_steps", "order", "temperature", "top_p", "remask_calls")
         self.diffusion.check_settings(*(settings[name] for name in names))
         if self.config.persistent and settings.get("guidance", 0) not in (0, 1):
             guidance = settings["guidance"]

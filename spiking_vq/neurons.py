@@ -65,6 +65,8 @@ class LIF(nn.Module):
 
     Attributes:
         observer: called with the spikes `[T, B, ...]` of every call; see `spiking_vq.activity`.
+        counter: called with the number of spikes of every call, a float32 scalar with its gradient, and of places for
+            one; likewise.
         carried: where the membrane is found and left, and under which name; see `carried_membranes`.
 
     Raises:
@@ -73,6 +75,7 @@ class LIF(nn.Module):
     """
 
     observer: Callable[[Tensor], None] | None = None
+    counter: Callable[[Tensor, int], None] | None = None
     carried: tuple[dict[str, Tensor], str] | None = None
 
     def __init__(
@@ -107,15 +110,21 @@ class LIF(nn.Module):
 
         For what is read out by a linear map: no spike is stored, and each needs one application instead of T.
         """
-        if self.observer is None:
-            return self._scan(x, weights=weights)[0].squeeze(0)
-        return weighted_sum(self(x), weights)
+        counted_by_sum = len(set(weights)) == 1
+        if self.observer is not None or (self.counter is not None and not counted_by_sum):
+            return weighted_sum(self(x), weights)
+        summed = self._scan(x, weights=weights)[0].squeeze(0)
+        if self.counter is not None:
+            self.counter(summed.sum() / weights[0], len(weights) * summed.numel())
+        return summed
 
     def scan(self, x: Tensor | Current, mem: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The state-in, state-out form: `(x [T, B, ...], mem [B, ...]) -> (spk [T, B, ...], mem [B, ...])`."""
         spk, mem = self._scan(x, mem)
         if self.observer is not None:
             self.observer(spk)
+        if self.counter is not None:
+            self.counter(spk.sum(dtype=torch.float32), spk.numel())
         return spk, mem
 
     def _scan(

@@ -18,6 +18,7 @@ from spiking_vq.diffusion.trajectory import TrajectoryDiffusion
 from spiking_vq.errors import InputError, require
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.persistent import remembering
+from spiking_vq.styles import with_styles
 from stages.denoiser import DenoiserStage
 from stages.run_folder import RunFolder
 
@@ -71,7 +72,8 @@ class AbsorbingStage(DenoiserStage):
         if config.persistent:
             calls = min(config.sample.sample_steps, diffusion.diffusion_steps)  # a small grid has fewer tokens
             diffusion = TrajectoryDiffusion(diffusion, calls, config.sample.order)
-        rows = [train, data.train.labels], [val, data.val.labels]
+        train_labels, val_labels = with_styles(data.train, data.val, config.styles)
+        rows = [train, train_labels], [val, val_labels]
         super().__init__(config, build_denoiser(config), diffusion, *rows)
         self.frozen = [vq_svae]  # in a list, so that it is not a part of what is trained and checkpointed
 

@@ -25,7 +25,7 @@ class DenoiserStage(Stage):
         config: of the run, complete.
         model: the network to train.
         diffusion: what it is trained for.
-        train, val: examples and their labels; validation takes all that are given.
+        train, val: examples and their labels, as `with_styles` gives them; validation takes all that are given.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class DenoiserStage(Stage):
         if not self.config.conditional:
             return labels
         dropped = torch.rand(labels.shape, generator=generator, device=labels.device) < self.config.label_dropout
-        return labels.masked_fill(dropped, self.config.num_classes)
+        return labels.masked_fill(dropped, self.config.num_classes * self.config.styles)
 
     def _told(self, network: nn.Module, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """The network as a denoiser that is told these labels, if it knows any."""

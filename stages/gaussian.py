@@ -13,6 +13,7 @@ from spiking_vq.data import load_dataset, mix_seed, to_unit
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.generators import as_images
 from spiking_vq.precision import parameter_type
+from spiking_vq.styles import with_styles
 from stages.denoiser import DenoiserStage
 
 PICTURED = 64
@@ -37,8 +38,9 @@ class GaussianStage(DenoiserStage):
         diffusion.check_settings(
             sample.sampler, sample.sample_steps or diffusion.diffusion_steps, sample.eta, image_error=measured
         )
-        val = [rows[: config.val_images] for rows in data.val]
-        super().__init__(config, build_unet(config), diffusion, data.train, val)
+        train_labels, val_labels = with_styles(data.train, data.val, config.styles)
+        val = [rows[: config.val_images] for rows in (data.val.images, val_labels)]
+        super().__init__(config, build_unet(config), diffusion, [data.train.images, train_labels], val)
 
     def prepared(self, examples: Tensor) -> Tensor:
         """uint8 images [B, C, H, W] in [-1, 1]."""

@@ -6,7 +6,15 @@ from itertools import product
 import pytest
 import torch
 
-from spiking_vq.diffusion.absorbing import LOSSES, ORDERS, AbsorbingDiffusion, call_plan, halton_order, unmask_schedule
+from spiking_vq.diffusion.absorbing import (
+    LOSSES,
+    ORDERS,
+    AbsorbingDiffusion,
+    call_plan,
+    halton_order,
+    nucleus,
+    unmask_schedule,
+)
 from spiking_vq.errors import InputError
 
 K, N = 3, 2  # the enumerable case
@@ -341,6 +349,25 @@ def test_known_tokens_stay_and_only_free_positions_are_scheduled(order):
         assert recorder.num_masked(5) == [[8, 2, 0], [6, 1, 0], [4, 0, 0], [2, 0, 0]]
 
 
+def test_nucleus_by_hand():
+    probabilities = torch.tensor([0.1, 0.5, 0.3, 0.1 - 1e-6, 1e-6]).view(1, 5, 1, 1)
+    for top_p, kept in ((0.4, [1]), (0.5 + 1e-6, [1, 2]), (0.85, [0, 1, 2]), (1.0, [0, 1, 2, 3, 4])):
+        assert nucleus(probabilities.log(), top_p).flatten().nonzero().flatten().tolist() == kept
+
+
+def test_only_tokens_of_the_nucleus_are_drawn():
+    def denoiser(tokens, t):
+        return torch.tensor([0.5, 0.3, 0.15, 0.05]).log().view(1, 4, 1, 1).expand(len(tokens), 4, 3, 4)
+
+    diffusion, seeds = AbsorbingDiffusion((3, 4), 4), list(range(200))
+    shares = [diffusion.sample(denoiser, seeds, top_p=p).flatten().bincount(minlength=4) / 2400 for p in (1.0, 0.7)]
+    torch.testing.assert_close(shares[0], torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.03, rtol=0)
+    torch.testing.assert_close(shares[1], torch.tensor([0.625, 0.375, 0, 0]), atol=0.03, rtol=0)
+    hotter = diffusion.sample(denoiser, seeds, top_p=0.7, temperature=2.0)  # of what the temperature makes of them
+    assert hotter.max() == 2
+    assert diffusion.sample(denoiser, seeds, top_p=0.7, temperature=0.0).max() == 0
+
+
 def test_remasking_draws_everything_once_more():
     diffusion, recorder = AbsorbingDiffusion((3, 4), 5), Recorder(mixing_denoiser)
     known = torch.full((2, 3, 4), 5)
@@ -450,6 +477,7 @@ def test_constructor_errors(arguments, message):
         ({"temperature": -0.1}, ">= 0"),
         ({"temperature": math.inf}, "finite"),
         ({"temperature": math.nan}, "finite"),
+        ({"top_p": 0.0}, r"top_p must be in \(0, 1\]"),
         ({"sample_steps": 0}, r"1\.\.12; got 0"),
         ({"sample_steps": 13}, r"1\.\.12; got 13"),
         ({"order": "raster"}, "bernoulli, random, halton"),

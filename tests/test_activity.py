@@ -74,3 +74,20 @@ def test_names_are_those_of_the_modules(vq_svae, images):
 def test_a_network_without_spikes_has_no_activity():
     with record_activity(nn.Sequential(nn.ReLU())) as activity:
         assert activity == {}
+
+
+@pytest.mark.parametrize("weights", [[0.25] * 4, [0.5, 0.6, 0.8, 1.0]], ids=["equal", "decaying"])
+def test_neurons_whose_spikes_are_only_summed_are_counted_too(weights):
+    lif, x = LIF(beta=0.9), torch.rand(4, 3, 5, requires_grad=True)
+    with mean_firing_rate(nn.Sequential(lif)) as measured:
+        summed = lif.integrate(x, weights)
+    rate = measured()
+    rate.backward()
+    counted, x.grad = x.grad, None
+    spk = lif(x)
+    spk.mean().backward()
+    torch.testing.assert_close(summed, lif.integrate(x, weights))
+    torch.testing.assert_close(rate, spk.mean())
+    torch.testing.assert_close(counted, x.grad)
+    assert 0 < rate < 1
+    assert lif.counter is None

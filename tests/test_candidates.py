@@ -33,7 +33,7 @@ def commands(monkeypatch):
         given = dict(text.split("=", 1) for text in command[3:] if "=" in text)
         ran.append(command[2:])
         if command[2] == "stages.evaluate":
-            distance = (1.0 if "labels" in given["ckpt"] else 2.0) + int(given["seed"]) / 10
+            distance = (1.0 if "no-labels" in given["ckpt"] else 2.0) + int(given["seed"]) / 10
             report = {
                 "command": recorded_command(command[2], command[3:]),
                 "checkpoint": {"sha256": hashlib.sha256(Path(given["ckpt"]).read_bytes()).hexdigest()},
@@ -57,18 +57,19 @@ def commands(monkeypatch):
 
 def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
     arguments = ["stage=absorbing", "data=mnist", f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"]
-    candidates.main([*arguments, "only=base labels", "also=train.max_steps=5"])
+    candidates.main([*arguments, "only=base no-labels", "also=train.max_steps=5"])
     assert len(commands) == 2 * 2 * 2  # MNIST's classifier ships
-    assert "sample.guidance=1.0" in commands[4]
+    assert "sample.guidance=0" in commands[4]
     assert all("train.max_steps=5" in command for command in commands if command[0] == "stages.train")
     report = json.loads((tmp_path / "results/mnist/candidates-absorbing.json").read_text())
-    base, labels = report["rows"]
+    base, unlabelled = report["rows"]
     assert base["classifier distance"]["per_seed"] == [2.0, 2.1]
-    assert labels["classifier distance"]["mean"] == pytest.approx(1.05)
-    told = "| labels | `conditional=true sample.guidance=1.0` | 1.05 ± 0.071 | 0.25 ± 0 | 40 ± 0 | 2 ± 0 | 1e+03 ± 0 |"
+    assert unlabelled["classifier distance"]["mean"] == pytest.approx(1.05)
+    changes = "`conditional=false styles=1 sample.guidance=0`"
+    told = f"| no-labels | {changes} | 1.05 ± 0.071 | 0.25 ± 0 | 40 ± 0 | 2 ± 0 | 1e+03 ± 0 |"
     assert told in (tmp_path / "results/mnist/candidates-absorbing.md").read_text()
     done = len(commands)
-    candidates.main([*arguments, "only=base labels", "also=train.max_steps=5"])
+    candidates.main([*arguments, "only=base no-labels", "also=train.max_steps=5"])
     assert len(commands) == done
     candidates.main([*arguments, "only=base"])
     assert len(commands) == done + 4  # of another length

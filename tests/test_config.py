@@ -46,7 +46,7 @@ def test_every_preset_builds(path, image_shape):
         image_shape = [image_shape[0], config.image_size, config.image_size]
     assert (config.stage, config.preset) == (path.parent.name, path.stem)
     config.image_shape = image_shape
-    if config.stage == "classifier":
+    if config.stage == "classifier" or getattr(config, "conditional", False):
         config.num_classes = 26
     if config.stage == "absorbing":
         config.vq_svae = load_config("vq_svae", CONFIGS / "vq_svae" / path.name)
@@ -144,7 +144,8 @@ def test_bad_value_is_named(override, told):
 
 
 @pytest.mark.parametrize(
-    "override", ["sample.temperature=-1", "sample.sample_steps=0", "sample.remask_calls=16", "stage1_sha256=0"]
+    "override",
+    ["sample.temperature=-1", "sample.top_p=0", "sample.sample_steps=0", "sample.remask_calls=16", "stage1_sha256=0"],
 )
 def test_bad_stage_2_value_is_named(override):
     with pytest.raises(InputError, match=override.split("=")[0]):
@@ -188,7 +189,7 @@ def test_the_message_tells_what_may_be_chosen():
 )
 def test_bad_stage_2_network_is_an_input_error(override, vq_svae_config):
     config = load_config("absorbing", CONFIGS / "absorbing" / "base.yaml", [override])  # has num_blocks, unlike SDID
-    config.vq_svae = vq_svae_config
+    config.vq_svae, config.num_classes = vq_svae_config, 10
     with pytest.raises(InputError, match=override.split("=")[0].split(".")[-1]):
         build_model(config)
 
@@ -217,7 +218,7 @@ def test_a_preset_may_extend_another(tmp_path):
         None,
         3,
     )
-    as_base = {name: getattr(base, name) for name in ("preset", "neuron", "T", "early_T", "activation_bits")}
+    as_base = {name: getattr(base, name) for name in ("preset", "neuron", "T", "early_T", "activation_bits", "rate")}
     assert replace(twin, **as_base) == base
     path = write(tmp_path, "extends: theirs\nseed: 3")
     (tmp_path / "theirs.yaml").write_text("seed: 1\nT: 5")
@@ -228,8 +229,10 @@ def test_a_preset_may_extend_another(tmp_path):
         load_config("vq_svae", path)
 
 
-@pytest.mark.parametrize("override", ["early_T=0", "early_part=-0.1", "early_part=1.5"])
-def test_bad_first_part_is_named(override):
+@pytest.mark.parametrize(
+    "override", ["early_T=0", "early_part=-0.1", "early_part=1.5", "styles=0", "styles=6", "label_dropout=1"]
+)
+def test_bad_value_of_a_denoiser_is_named(override):
     with pytest.raises(InputError, match=override.split("=")[0]):
         load_config("absorbing", CONFIGS / "absorbing/base.yaml", [override])
 

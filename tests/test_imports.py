@@ -23,6 +23,7 @@ LEVELS = {
     "metrics": 1,
     "layers": 2,
     "persistent": 2,
+    "styles": 2,
     "quantize": 3,
     "models": 4,
     "checkpoint": 5,

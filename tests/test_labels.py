@@ -18,11 +18,20 @@ COMMON = [
     "train.warmup_steps=20",
     "train.val_every=1000",
 ]
-TOLD = ["conditional=true", "T=2", "early_T=null", "train.ema_decay=0.99"]
+TOLD = ["conditional=true", "styles=2", "T=2", "early_T=null", "train.ema_decay=0.99"]
 TRAININGS = {
     "classifier": ["model.channels=[8,16]", "train.max_steps=300"],
-    "vq_svae": ["model.channels=[8,16]", "model.embedding_dim=4", "T=2", "train.max_steps=300"],
-    "absorbing": [*TOLD, "model.width=32", "model.num_blocks=2", "train.max_steps=500"],
+    "vq_svae": [
+        "model.channels=[8,16]",
+        "model.codebook_size=32",
+        "model.embedding_dim=4",
+        "T=2",
+        "perceptual.weight=0",
+        "adversary.weight=0",
+        "rate.weight=0",
+        "train.max_steps=300",
+    ],
+    "absorbing": [*TOLD, "rate.weight=0", "model.width=32", "model.num_blocks=2", "train.max_steps=500"],
     "gaussian": [*TOLD, "model.width=32", "model.multipliers=[1]", "train.lr=5e-3", "train.max_steps=400"],
 }
 

@@ -33,6 +33,8 @@ STAGE1 = [
     "model.channels=[4,8]",
     "model.embedding_dim=4",
     "model.codebook_size=16",
+    "perceptual.weight=0",
+    "adversary.weight=0",
     "train.compile=false",
     "train.batch_size=400",  # three batches an epoch: a run of ten steps crosses three epochs
     "train.max_steps=10",
@@ -40,7 +42,16 @@ STAGE1 = [
     "train.save_every=3",
     "train.val_every=4",
 ]
-STAGE2 = ["absorbing", *STAGE1[1:4], "model.width=8", "model.num_blocks=1", *STAGE1[7:]]
+STAGE2 = [
+    "absorbing",
+    *STAGE1[1:4],
+    "model.width=8",
+    "model.num_blocks=1",
+    "conditional=false",
+    "styles=1",
+    "sample.guidance=0",
+    *STAGE1[9:],
+]
 GAUSSIAN = [
     "gaussian",
     *STAGE1[1:4],
@@ -48,9 +59,9 @@ GAUSSIAN = [
     "model.width=4",
     "model.multipliers=[1,2]",
     "conditional=true",
-    *STAGE1[7:],
+    *STAGE1[9:],
 ]
-CLASSIFIER = ["classifier", *STAGE1[1:4], "model.channels=[4,8]", *STAGE1[7:]]
+CLASSIFIER = ["classifier", *STAGE1[1:4], "model.channels=[4,8]", *STAGE1[9:]]
 
 
 @pytest.fixture(scope="module")
@@ -336,14 +347,14 @@ def test_labels_are_told_and_dropped(unbroken, tmp_path, monkeypatch):
 
     monkeypatch.setattr(TokenDenoiser, "forward", watched)
     stage1 = f"stage1={unbroken / 'vq_svae/model.safetensors'}"
-    train.main([*STAGE2, "conditional=true", "label_dropout=0.25", stage1, f"runs={tmp_path}"])
+    train.main([*STAGE2, "conditional=true", "styles=2", "label_dropout=0.25", stage1, f"runs={tmp_path}"])
     told = torch.cat([labels for training, labels in seen if training])
-    assert set(told.tolist()) == set(range(11))
-    assert (told == 10).double().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert set(told.tolist()) == set(range(21))
+    assert (told == 20).double().mean().item() == pytest.approx(0.25, abs=0.03)
     assert load_model(unbroken / "absorbing/model.safetensors")[1].num_classes is None
     model, config = load_model(tmp_path / "digits/base/absorbing/model.safetensors")
-    assert (config.conditional, config.num_classes) == (True, 10)
-    assert model.denoiser.labels.weight.shape == (11, 8)
+    assert (config.conditional, config.num_classes, config.styles) == (True, 10, 2)
+    assert model.denoiser.labels.weight.shape == (10 + 20 + 1, 8)  # labels, halves of their images, none
 
 
 def test_the_published_continuous_networks_train(tmp_path):

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from spiking_vq.diffusion.guidance import told
 from spiking_vq.diffusion.times import stratified_times
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
+from spiking_vq.scan import state_type
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
@@ -230,6 +231,7 @@ class AbsorbingDiffusion:
         sample_steps: int | None = None,
         order: str = "random",
         temperature: float = 1.0,
+        top_p: float = 1.0,
         remask_calls: int = 0,
         known: Tensor | None = None,
         labels: Tensor | None = None,
@@ -257,6 +259,7 @@ class AbsorbingDiffusion:
             sample_steps: S, the number of calls; None means N + R.
             order: "bernoulli", "random" or "halton", see `unmask_schedule`.
             temperature: of the softmax the tokens are drawn from, >= 0; 0 takes the most probable token.
+            top_p: a token is drawn from the most probable ones that together have this probability, in (0, 1].
             remask_calls: R; S - R, the calls over which the positions are spread at first, is in 1..N.
             known: int64 [B, h, w] in 0..K, mask_id where free; its other tokens come back unchanged.
             labels: int64 [B], one for each image, which the denoiser is told as its third argument; None for none.
@@ -276,7 +279,7 @@ class AbsorbingDiffusion:
         Reference: drawing again, in the manner of ReMDM, Wang et al., arXiv:2503.00307.
         """
         sample_steps = self.diffusion_steps + remask_calls if sample_steps is None else sample_steps
-        self.check_settings(sample_steps, order, temperature, remask_calls)
+        self.check_settings(sample_steps, order, temperature, top_p, remask_calls)
         self._check_state(seeds, known)
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size must be at least 1, or None for all images at once; got {batch_size}.")
@@ -303,7 +306,7 @@ class AbsorbingDiffusion:
             chosen = unmask_call[row, part] == call.view(-1, 1, 1)
             denoise = told(denoiser, None if labels is None else labels[row])
             seen = tokens[row].masked_fill(chosen, self.mask_id)
-            tokens[row] = unmask(denoise, seen, t, chosen, gumbel[row, part], temperature)
+            tokens[row] = unmask(denoise, seen, t, chosen, gumbel[row, part], temperature, top_p)
             if progress is not None:
                 progress(done, len(rows))
         return tokens[:n]
@@ -319,9 +322,12 @@ class AbsorbingDiffusion:
         order_noise, gumbel = torch.stack(order_noise), torch.stack(gumbel).movedim(-1, 1)
         return order_noise.unflatten(0, (-1, passes)), gumbel.unflatten(0, (-1, passes))
 
-    def check_settings(self, sample_steps: int, order: str, temperature: float, remask_calls: int = 0) -> None:
+    def check_settings(
+        self, sample_steps: int, order: str, temperature: float, top_p: float = 1.0, remask_calls: int = 0
+    ) -> None:
         """Raise `InputError` if a setting of `sample` is out of its range."""
         check_temperature(temperature)
+        require(0 < top_p <= 1, "top_p", "in (0, 1]", top_p)
         if remask_calls < 0:
             raise InputError(f"remask_calls must be at least 0; got {remask_calls}.")
         least, most = remask_calls + 1, remask_calls + self.diffusion_steps
@@ -360,13 +366,14 @@ def _with_idle_rows(x: Tensor, count: int) -> Tensor:
 
 def summed_up(logits: Tensor, tokens: Tensor, masked: Tensor, weight: Tensor) -> dict[str, Tensor]:
     """Loss and figures, as `AbsorbingDiffusion.loss` gives them, of logits [B, K, h, w] and weights [B]."""
-    nll = masked_nll(logits, tokens, masked).sum((1, 2))
-    num_masked = masked.sum().clamp(min=1)  # small t may mask nothing at all
-    correct = (logits.argmax(1) == tokens) & masked
+    rows, targets = logits.movedim(1, -1)[masked], tokens[masked]
+    nll = F.cross_entropy(rows.to(state_type(rows)), targets, reduction="none")
+    weights = weight.view(-1, 1, 1).expand(masked.shape)[masked]
+    num_masked = max(len(rows), 1)  # small t may mask nothing at all
     return {
-        "loss": (weight * nll).mean(),
+        "loss": (weights * nll).sum() / len(tokens),
         "cross_entropy": nll.detach().sum() / num_masked,
-        "accuracy": correct.sum() / num_masked,
+        "accuracy": (rows.argmax(1) == targets).sum() / num_masked,
     }
 
 
@@ -381,9 +388,10 @@ def masked_nll(logits: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
     Returns:
         float32 or float64 [B, h, w].
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     # Ignored rather than multiplied by 0, as a denoiser may say -inf at a visible position.
-    return F.cross_entropy(logits, tokens.masked_fill(~masked, -1), ignore_index=-1, reduction="none")
+    return F.cross_entropy(
+        logits.to(state_type(logits)), tokens.masked_fill(~masked, -1), ignore_index=-1, reduction="none"
+    )
 
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device | str) -> Tensor:
@@ -392,7 +400,15 @@ def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator | None, devi
     return -torch.log(-torch.log(uniform.clamp(min=torch.finfo(uniform.dtype).tiny)))
 
 
-def unmask(denoiser: Denoiser, tokens: Tensor, t: Tensor, chosen: Tensor, gumbel: Tensor, temperature: float) -> Tensor:
+def unmask(
+    denoiser: Denoiser,
+    tokens: Tensor,
+    t: Tensor,
+    chosen: Tensor,
+    gumbel: Tensor,
+    temperature: float,
+    top_p: float = 1.0,
+) -> Tensor:
     """Replace the chosen positions by draws from softmax(logits / temperature), by the Gumbel-max trick.
 
     argmax(logits + temperature * gumbel) has that distribution, and the limit at temperature 0 needs no special case.
@@ -405,12 +421,33 @@ def unmask(denoiser: Denoiser, tokens: Tensor, t: Tensor, chosen: Tensor, gumbel
         chosen: bool [B, h, w].
         gumbel: float32 [B, K, h, w].
         temperature: >= 0.
+        top_p: in (0, 1]; below 1 only of the most probable tokens, see `nucleus`.
 
     Returns:
         int64 [B, h, w], equal to `tokens` where not chosen.
     """
-    drawn = (denoiser(tokens, t) + temperature * gumbel).argmax(1)
+    logits = denoiser(tokens, t)
+    if top_p < 1 and temperature > 0:
+        logits = logits.where(nucleus(logits / temperature, top_p), -math.inf)
+    drawn = (logits + temperature * gumbel).argmax(1)
     return torch.where(chosen, drawn, tokens)
+
+
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Which tokens are among the most probable ones whose probabilities first add up to `top_p`.
+
+    Args:
+        logits: [B, K, h, w].
+        top_p: in (0, 1]; the most probable token is always among them.
+
+    Returns:
+        bool [B, K, h, w].
+
+    Reference: Holtzman et al., arXiv:1904.09751.
+    """
+    descending, tokens = logits.to(state_type(logits)).softmax(1).sort(1, descending=True)
+    before = descending.cumsum(1) - descending
+    return torch.empty_like(before, dtype=torch.bool).scatter_(1, tokens, before < top_p)
 
 
 def unmask_schedule(order: str, order_noise: Tensor, free: Tensor, sample_steps: int) -> Tensor:

@@ -114,6 +114,7 @@ class SDDPMUNet(nn.Module):
         multipliers: of each level's width.
         num_blocks: blocks a level going down.
         num_classes: labels it is told; None for none.
+        styles: of each label, told with it.
         patch_size: side of the square of pixels that is one position of the first level; as published, 1.
 
     Raises:
@@ -131,6 +132,7 @@ class SDDPMUNet(nn.Module):
         multipliers: Sequence[int] = (1, 2, 2, 4),
         num_blocks: int = 2,
         num_classes: int | None = None,
+        styles: int = 1,
         patch_size: int = 1,
     ) -> None:
         super().__init__()
@@ -143,7 +145,7 @@ class SDDPMUNet(nn.Module):
             return PreSpikeBlock(neuron, in_channels, out_channels, num_features)
 
         self.time = nn.Sequential(nn.Linear(width, num_features), nn.SiLU(), nn.Linear(num_features, num_features))
-        self.labels = None if num_classes is None else ClassEmbedding(num_classes, num_features)
+        self.labels = None if num_classes is None else ClassEmbedding(num_classes, num_features, styles)
         self.stem = conv_norm(num_channels, width)
         self.entry = nn.Sequential(neuron(), conv_norm(width, width))
         self.down, self.up, skips = nn.ModuleList(), nn.ModuleList(), [width]
@@ -252,6 +254,7 @@ class FSDDIMUNet(nn.Module):
         threshold: of these neurons, to which the batch norms scale.
         width, multipliers, num_blocks: channels of the first level; of each level's output; blocks a level, both ways.
         num_classes: labels it is told; None for none.
+        styles: of each label, told with it.
         patch_size: side of the square of pixels that is one position of the first level; as published, 1.
 
     Raises:
@@ -270,6 +273,7 @@ class FSDDIMUNet(nn.Module):
         multipliers: Sequence[int] = (1, 2, 3, 4),
         num_blocks: int = 2,
         num_classes: int | None = None,
+        styles: int = 1,
         patch_size: int = 1,
     ) -> None:
         super().__init__()
@@ -289,7 +293,7 @@ class FSDDIMUNet(nn.Module):
 
         self.time_in, self.time_neuron = nn.Linear(width, num_features), neuron()
         self.time_out = nn.Linear(num_features, num_features)
-        self.labels = None if num_classes is None else ClassEmbedding(num_classes, num_features)
+        self.labels = None if num_classes is None else ClassEmbedding(num_classes, num_features, styles)
         self.stem = nn.Conv2d(num_channels, width, 3, padding=1)
         levels = list(pairwise(widths))
         self.down = nn.ModuleList(blocks(before, before) for before, _ in levels)

@@ -82,6 +82,7 @@ class TokenDenoiser(nn.Module):
         width: channels of the residual current.
         num_blocks: number of blocks.
         num_classes: labels it is told; None for none.
+        styles: of each label, told with it.
 
     Reference: pre-spike residuals, Cao et al., arXiv:2306.17046; no time input, Ou et al., arXiv:2406.03736.
     """
@@ -95,6 +96,7 @@ class TokenDenoiser(nn.Module):
         width: int = 128,
         num_blocks: int = 5,
         num_classes: int | None = None,
+        styles: int = 1,
     ) -> None:
         super().__init__()
         require(width >= 1, "width", "at least 1", width)
@@ -102,7 +104,7 @@ class TokenDenoiser(nn.Module):
         self.T = T
         self.token_embedding = nn.Embedding(codebook_size + 1, width)
         self.position_embedding = nn.Parameter(torch.randn(width, *grid))
-        self.labels = None if num_classes is None else ClassEmbedding(num_classes, width)
+        self.labels = None if num_classes is None else ClassEmbedding(num_classes, width, styles)
         self.blocks = nn.Sequential(
             *(
                 branch
