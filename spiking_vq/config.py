@@ -265,6 +265,8 @@ class SpikingConfig(Config):
 
     Attributes:
         T: spiking steps.
+        early_T: spiking steps in the first part of training, which cost so much less; None takes T from the start.
+        early_part: how much of training that is, in [0, 1].
         neuron: `lif`; or one of `TWINS`, which do not spike, at T = 1: `relu`, `quantised` to activations of few bits.
         activation_bits: of `quantised`; by default as many as the number of spikes in the preset's T steps takes.
         lif: the neuron's options.
@@ -273,6 +275,8 @@ class SpikingConfig(Config):
     """
 
     T: int = 16
+    early_T: int | None = None
+    early_part: float = 0.0
     neuron: str = "lif"
     activation_bits: int | None = None
     lif: LIFOptions = field(default_factory=LIFOptions)
@@ -291,16 +295,12 @@ class DenoiserConfig(SpikingConfig):
         styles: of each label, a power of two: the network is also told roughly what an image looks like, which the
             sampler draws (see `spiking_vq.styles`); 1 for labels alone.
         num_classes: number of labels of the data, where the network is told; filled in when training starts.
-        early_T: spiking steps in the first part of training, which cost so much less; None takes T from the start.
-        early_part: how much of training that is, in [0, 1].
     """
 
     conditional: bool = False
     label_dropout: float = 0.1
     styles: int = 1
     num_classes: int | None = None
-    early_T: int | None = None
-    early_part: float = 0.0
 
 
 @dataclass
@@ -559,6 +559,15 @@ def _check_values(config: Config) -> None:
         checks += [
             (not config.tsm or config.neuron == "lif", "tsm", f"false with neuron={config.neuron}", config.tsm),
             (config.T >= 1, "T", "at least 1", config.T),
+            (config.early_T is None or config.early_T >= 1, "early_T", "at least 1", config.early_T),
+            (
+                config.neuron not in TWINS or config.early_T in (None, 1),
+                "early_T",
+                f"1 with neuron={config.neuron}",
+                config.early_T,
+            ),
+            (not (config.tsm and config.early_T), "early_T", "null with tsm, whose scales are T", config.early_T),
+            (0 <= config.early_part <= 1, "early_part", "in [0, 1]", config.early_part),
             (0 < config.rate.target <= 1, "rate.target", "in (0, 1]", config.rate.target),
             (config.rate.weight >= 0, "rate.weight", "at least 0", config.rate.weight),
             (
@@ -592,15 +601,6 @@ def _check_values(config: Config) -> None:
                 "0 without conditional=true",
                 config.sample.guidance,
             ),
-            (config.early_T is None or config.early_T >= 1, "early_T", "at least 1", config.early_T),
-            (
-                config.neuron not in TWINS or config.early_T in (None, 1),
-                "early_T",
-                f"1 with neuron={config.neuron}",
-                config.early_T,
-            ),
-            (not (config.tsm and config.early_T), "early_T", "null with tsm, whose scales are T", config.early_T),
-            (0 <= config.early_part <= 1, "early_part", "in [0, 1]", config.early_part),
         ]
     if isinstance(config, GaussianConfig):
         diffusion, sample = config.diffusion, config.sample

@@ -127,7 +127,7 @@ def _rows(z: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Spike generators: code vectors [B, D, h, w] -> spike trains [T, B, D, h, w]
+# Spike generators: code vectors [B, D, h, w], number of steps T -> spike trains [T, B, D, h, w]
 
 
 class AdaptiveSpikeGenerator(nn.Module):
@@ -136,15 +136,14 @@ class AdaptiveSpikeGenerator(nn.Module):
     Reference: Liu et al., arXiv:2308.10187, adaptive spike generator.
     """
 
-    def __init__(self, embedding_dim: int, num_steps: int, neuron: NeuronFactory) -> None:
+    def __init__(self, embedding_dim: int, neuron: NeuronFactory) -> None:
         super().__init__()
-        self.num_steps = num_steps
         self.current = conv_norm(embedding_dim, embedding_dim, kernel_size=1)
         self.neuron = neuron()
 
-    def forward(self, vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, vectors: Tensor, num_steps: int, generator: torch.Generator | None = None) -> Tensor:
         """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w]; `generator` is not used."""
-        return self.neuron(direct_coding(self.current(vectors.unsqueeze(0)), self.num_steps))
+        return self.neuron(direct_coding(self.current(vectors.unsqueeze(0)), num_steps))
 
 
 class PoissonSpikeGenerator(nn.Module):
@@ -153,15 +152,14 @@ class PoissonSpikeGenerator(nn.Module):
     The gradient goes straight through to the probability.
     """
 
-    def __init__(self, embedding_dim: int, num_steps: int, neuron: NeuronFactory) -> None:
+    def __init__(self, embedding_dim: int, neuron: NeuronFactory) -> None:
         super().__init__()
-        self.num_steps = num_steps
 
-    def forward(self, vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, vectors: Tensor, num_steps: int, generator: torch.Generator | None = None) -> Tensor:
         """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w], drawn from `generator` (on CPU)."""
-        rate = vectors.clamp(0, 1).expand(self.num_steps, *vectors.shape)
+        rate = vectors.clamp(0, 1).expand(num_steps, *vectors.shape)
         if self.training:  # all ranks draw for the whole batch, from the same source
-            batch = torch.rand(len(vectors) * num_ranks(), self.num_steps, *vectors.shape[1:], generator=generator)
+            batch = torch.rand(len(vectors) * num_ranks(), num_steps, *vectors.shape[1:], generator=generator)
             uniform = own_rows(batch).transpose(0, 1)
         else:
             uniform = torch.rand(rate.shape, generator=generator)
@@ -172,13 +170,12 @@ class PoissonSpikeGenerator(nn.Module):
 class RepeatGenerator(nn.Module):
     """None: the real-valued vector itself at every step. An ablation: what follows it is not fed by spikes."""
 
-    def __init__(self, embedding_dim: int, num_steps: int, neuron: NeuronFactory) -> None:
+    def __init__(self, embedding_dim: int, neuron: NeuronFactory) -> None:
         super().__init__()
-        self.num_steps = num_steps
 
-    def forward(self, vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, vectors: Tensor, num_steps: int, generator: torch.Generator | None = None) -> Tensor:
         """`vectors` [B, D, h, w] as `[T, B, D, h, w]`; `generator` is not used."""
-        return vectors.expand(self.num_steps, *vectors.shape)
+        return vectors.expand(num_steps, *vectors.shape)
 
 
 SPIKE_GENERATORS = {

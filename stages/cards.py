@@ -121,7 +121,8 @@ def training_row(name: str, run: dict[str, Any]) -> dict[str, str]:
         "parameters": f"{run['parameters']:,}",
         "steps": f"{run['steps']:,}",
         "minutes": f"{run['seconds'] / 60:.1f}",
-        "machine": f"{machine['cores']} cores of {machine['cpu']}, {machine['device']}, torch {machine['torch']}",
+        "machine": f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores, {machine['device']},"
+        f" torch {machine['torch']}",
     }
 
 

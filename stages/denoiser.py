@@ -1,9 +1,8 @@
-"""What training the two diffusions has in common: labels, fewer spiking steps at first, validation."""
+"""What training the two diffusions has in common: labels, validation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +49,7 @@ class DenoiserStage(Stage):
         drawn = self.diffusion.draw(self.prepared(examples), generator)
         drawn = type(drawn)(*map(own_rows, drawn))
         labels = own_rows(self._some(labels, generator))
-        with self._steps_of_now():
-            return self.diffusion.loss_of(self._told(self.model, labels), drawn)
+        return self.diffusion.loss_of(self._told(self.model, labels), drawn)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -79,14 +77,3 @@ class DenoiserStage(Stage):
     def _told(self, network: nn.Module, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """The network as a denoiser that is told these labels, if it knows any."""
         return told(network, labels if self.config.conditional else None)
-
-    @contextmanager
-    def _steps_of_now(self) -> Iterator[None]:
-        """Inside the block the network takes `early_T` spiking steps, if it is early."""
-        config = self.config
-        early = config.early_T and self.global_step < config.early_part * self.total_steps
-        self.model.T = config.early_T if early else config.T
-        try:
-            yield
-        finally:
-            self.model.T = config.T

@@ -1,9 +1,10 @@
-"""What the stages have in common: the optimiser, the moving average of the weights, noise by (seed, step)."""
+"""What the stages have in common: optimiser, averaged weights, noise by (seed, step), few spiking steps at first."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -126,7 +127,7 @@ class Stage(LightningModule):
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """One step; its noise is a function of (seed, step)."""
         self.model.train()
-        with self.autocast():
+        with self.autocast(), self._steps_of_now():
             figures = self._sparing(batch, self.generator(2, self.global_step))
         means = mean_over_ranks(torch.stack([value.detach().float() for value in figures.values()]))
         names = (name if name == "loss" else f"train/{name}" for name in figures)
@@ -148,6 +149,20 @@ class Stage(LightningModule):
         exceeds = mean_over_ranks(found.detach()) > rate.target
         penalty = rate.weight * (found - rate.target) * exceeds
         return figures | {"loss": figures["loss"] + penalty, "firing_rate": found}
+
+    @contextmanager
+    def _steps_of_now(self) -> Iterator[None]:
+        """Inside the block a network that spikes takes `early_T` steps, if it is early."""
+        config = self.config
+        if not isinstance(config, SpikingConfig) or not config.early_T:
+            yield
+            return
+        early = self.global_step < config.early_part * self.total_steps
+        self.model.T = config.early_T if early else config.T
+        try:
+            yield
+        finally:
+            self.model.T = config.T
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step of the optimiser, then of the moving average."""

@@ -152,7 +152,7 @@ def test_published_model_samples_from_the_zoo(runs, tmp_path, command, monkeypat
 
 def test_model_cards_tell_what_was_measured_of_the_very_file(runs, tmp_path, command):
     zoo, results = tmp_path / "zoo", tmp_path / "results"
-    machine = {"device": "cpu", "cpu": "a processor", "cores": 2, "torch": "2"}
+    machine = {"device": "cpu", "cpu": "a processor", "cores": 2, "threads": 1, "torch": "2"}
     for stage in ("vq_svae", "absorbing"):
         told = {"stage": stage, "data": "digits", "preset": "base", "command": f"train {stage}", "machine": machine}
         told |= {"parameters": 12345, "steps": 3, "seconds": 90.0}

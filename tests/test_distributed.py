@@ -60,9 +60,9 @@ def codebook_after_updates():
 
 
 def poisson_spikes(training):
-    spikes = PoissonSpikeGenerator(3, 2, LIF).train(training)
+    spikes = PoissonSpikeGenerator(3, LIF).train(training)
     vectors = own_rows(torch.linspace(0, 1, 4 * 3 * 25).view(4, 3, 5, 5))
-    return spikes(vectors, torch.Generator().manual_seed(0))
+    return spikes(vectors, 2, torch.Generator().manual_seed(0))
 
 
 def everything():

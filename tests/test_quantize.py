@@ -193,17 +193,17 @@ def test_bad_options(options, told):
 @pytest.mark.parametrize("name", SPIKE_GENERATORS)
 def test_spike_generators_have_one_shape_and_pass_a_gradient(name):
     vectors = torch.rand(3, D, 2, 5, requires_grad=True)
-    generate = SPIKE_GENERATORS[name](D, 6, LIF)
-    spk = generate(vectors, seeded())
+    generate = SPIKE_GENERATORS[name](D, LIF)
+    spk = generate(vectors, 6, seeded())
     assert spk.shape == (6, 3, D, 2, 5)
     (spk * torch.randn_like(spk)).sum().backward()
     assert (vectors.grad != 0).any()
 
 
 def test_adaptive_drives_a_neuron_with_a_constant_current():
-    generate, vectors = SPIKE_GENERATORS["adaptive"](D, 6, LIF), 3 * torch.randn(3, D, 2, 5)
+    generate, vectors = SPIKE_GENERATORS["adaptive"](D, LIF), 3 * torch.randn(3, D, 2, 5)
     conv, norm = generate.current
-    spk = generate(vectors)
+    spk = generate(vectors, 6)
     assert torch.equal(spk, LIF()(norm(conv(vectors).unsqueeze(0)).value().repeat(6, 1, 1, 1, 1)))
     assert 0 < spk.mean() < 1
     spk.sum().backward()
@@ -218,7 +218,7 @@ def test_poisson_rate_is_the_clamped_vector():
     rates = values.clamp(0, 1)
     steps = 4000
     vectors = values.view(1, -1, 1, 1).clone().requires_grad_()
-    spk = SPIKE_GENERATORS["poisson"](7, steps, LIF)(vectors, seeded())
+    spk = SPIKE_GENERATORS["poisson"](7, LIF)(vectors, steps, seeded())
     assert set(spk.unique().tolist()) == {0.0, 1.0}
     error = (spk.mean(0).flatten() - rates).abs()
     assert (error <= 4 * (rates * (1 - rates) / steps).sqrt()).all()
@@ -229,13 +229,13 @@ def test_poisson_rate_is_the_clamped_vector():
 
 
 def test_poisson_depends_on_the_generator_alone():
-    generate, vectors = SPIKE_GENERATORS["poisson"](D, 6, LIF), torch.rand(3, D, 2, 5)
-    first = generate(vectors, seeded())
+    generate, vectors = SPIKE_GENERATORS["poisson"](D, LIF), torch.rand(3, D, 2, 5)
+    first = generate(vectors, 6, seeded())
     torch.rand(5)
-    assert torch.equal(first, generate(vectors, seeded()))
-    assert not torch.equal(first, generate(vectors, seeded(1)))
+    assert torch.equal(first, generate(vectors, 6, seeded()))
+    assert not torch.equal(first, generate(vectors, 6, seeded(1)))
 
 
 def test_repeat_repeats():
     vectors = torch.randn(3, D, 2, 5)
-    assert torch.equal(SPIKE_GENERATORS["repeat"](D, 6, LIF)(vectors), vectors.repeat(6, 1, 1, 1, 1))
+    assert torch.equal(SPIKE_GENERATORS["repeat"](D, LIF)(vectors, 6), vectors.repeat(6, 1, 1, 1, 1))

@@ -20,6 +20,7 @@ from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.errors import InputError
 from spiking_vq.models.spiking_unet import UNETS
 from spiking_vq.models.token_denoiser import TokenDenoiser
+from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.neurons import LIF
 from stages import train
 from stages.stage import Stage, averaged
@@ -157,6 +158,20 @@ def test_resumed_run_equals_the_unbroken_one(unbroken, tmp_path, monkeypatch, ar
     torch.rand(died_at)  # whatever the global random state is, the run does not depend on it
     train.main(arguments)
     assert_same_run(folder, unbroken / arguments[0])
+
+
+def test_stage_1_begins_with_fewer_spiking_steps(tmp_path, monkeypatch):
+    seen, whole = [], VQSVAE.decode_spikes
+
+    def watched(self, spk):
+        seen.append((self.training, len(spk)))
+        return whole(self, spk)
+
+    monkeypatch.setattr(VQSVAE, "decode_spikes", watched)
+    train.main([*STAGE1, "T=3", "early_T=1", "early_part=0.4", f"runs={tmp_path}"])
+    assert [T for training, T in seen if training] == [1, 1, 1, 1, 3, 3, 3, 3, 3, 3]
+    assert {T for training, T in seen if not training} == {3}
+    assert load_model(tmp_path / "digits/base/vq_svae/model.safetensors")[0].T == 3
 
 
 def test_stage_2_begins_with_fewer_spiking_steps(unbroken, tmp_path, monkeypatch):

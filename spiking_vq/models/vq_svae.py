@@ -152,7 +152,7 @@ class VQSVAE(nn.Module):
         )
         self.encode_spikes = SpikeEncoding(encoding, psp)
         self.quantizer = VectorQuantizer(codebook_size, embedding_dim, commitment_cost, ema_decay, restart_below)
-        self.spike_generator = SPIKE_GENERATORS[spike_generator](embedding_dim, T, neuron)
+        self.spike_generator = SPIKE_GENERATORS[spike_generator](embedding_dim, neuron)
         entry = [conv_norm(embedding_dim, inner), *residual_blocks(), neuron()] if num_residual_blocks else []
         self.decoder = nn.Sequential(
             *entry,
@@ -204,7 +204,7 @@ class VQSVAE(nn.Module):
 
     def decode(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images [B, C, H, W] in [0, 1] of `tokens` [B, h, w]; `generator` feeds the Poisson spike generator alone."""
-        spk = self.spike_generator(self.quantizer.lookup(tokens), generator)
+        spk = self.spike_generator(self.quantizer.lookup(tokens), self.T, generator)
         return (self.reconstruct(self.decode_spikes(spk)) + 0.5).clamp(0, 1)
 
     def forward(
@@ -218,7 +218,7 @@ class VQSVAE(nn.Module):
         """
         encoded = self.encode(images)
         quantized = self.quantizer(self.encode_spikes(encoded))
-        generated = self.spike_generator(quantized.vectors, generator)
+        generated = self.spike_generator(quantized.vectors, self.T, generator)
         return self.decode_spikes(generated), quantized, encoded, generated
 
     def loss(
