@@ -79,8 +79,8 @@ all-runs: $(VENV)/installed  ## train and measure DATA="mnist fmnist" PRESETS="b
 ablation: $(VENV)/installed  ## stage 1 with every encoding and spike generator, three seeds each, going on where it stopped
 	$(RUN) -m stages.ablation data=$(DATA) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
 
-candidates: $(VENV)/installed  ## base with each of the changes in configs/candidates.yaml, of STAGE=vq_svae or absorbing
-	$(RUN) -m stages.candidates stage=$(STAGE) data=$(DATA) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
+candidates: $(VENV)/installed  ## base with each of the changes in configs/candidates.yaml, of STAGE=vq_svae, absorbing or sampler
+	$(RUN) -m stages.candidates stage=$(STAGE) data=$(DATA) ckpt=$(CKPT) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
 
 decompose: $(VENV)/installed  ## where quality is lost: real images, reconstructions, one token a call, fewer calls
 	$(RUN) -m stages.decompose $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)

@@ -1,18 +1,22 @@
 """What makes `base` better? `python -m stages.candidates stage=absorbing data=mnist [only="base elbo"] [seeds=2]`.
 
 Trains every candidate of `configs/candidates.yaml`, which is `base` with a few changes, and measures it by the
-classifier distance on the validation split: of reconstructions, or of samples on one frozen stage 1 (`stage1=`, by
-default your own or the one that ships). `also="train.max_steps=3000"` changes all alike. `jobs=2` runs two at a time.
-The same command goes on where it stopped. Writes `<results>/<data>/candidates-<stage>.json` and `.md`.
+classifier distance on the validation split: of stage 1's reconstructions; or of samples, by stage 2 on one frozen
+stage 1. `stage=sampler` trains nothing: it tries settings of the sampler on one trained model. `ckpt=` is that stage 1,
+or that model; by default your own, or the one that ships. `also="train.max_steps=3000"` changes all alike. `jobs=2`
+runs two at a time. The same command goes on where it stopped. Writes `<results>/<data>/candidates-<stage>.json` and
+`.md`, and of what was trained `.png`: quality against firing rate.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+from matplotlib import pyplot as plt
 from omegaconf import OmegaConf
 
 from spiking_vq.checkpoint import atomic_write
@@ -21,7 +25,7 @@ from spiking_vq.generators import find_model
 from stages.command import parse_options, recorded_command, run_command
 from stages.machine import describe_machine
 from stages.markdown import table
-from stages.report import evaluation_name
+from stages.report import evaluation_name, identity
 from stages.steps import Step, classifier_step, perceptual_step, places_of, run_chains, run_steps
 from stages.train import CONFIGS
 from stages.trials import figure, spread, told
@@ -31,7 +35,7 @@ OPTIONS = {
     "data": "mnist",
     "only": "",
     "also": "",
-    "stage1": "",
+    "ckpt": str,
     "seeds": 2,
     "jobs": 1,
     "device": "cpu",
@@ -52,11 +56,16 @@ MEASURED = {
         "firing rate": ("firing_rate", "absorbing", "all"),
         "images / s": ("images_per_second",),
     },
+    "sampler": {
+        "classifier distance": ("metrics", "classifier_distance", "mean"),
+        "confidence": ("metrics", "confidence", "mean"),
+        "network calls": ("network_calls",),
+    },
 }
-"""Stage -> column -> where its figure stands in an evaluation."""
+"""What is varied -> column -> where its figure stands in an evaluation."""
 
-ONLY = {"vq_svae": "reconstruction", "absorbing": "samples"}
-"""Stage -> what of it is evaluated."""
+BUILT_ON = {"absorbing": "vq_svae", "sampler": "absorbing"}
+"""What is varied -> the stage of the one model that all candidates are built on."""
 
 
 def main(arguments: list[str]) -> None:
@@ -70,7 +79,7 @@ def main(arguments: list[str]) -> None:
         name: [steps(name, changes or "", seed, options) for seed in range(options["seeds"])]
         for name, changes in chosen.items()
     }
-    shared = [perceptual_step(options["data"], places_of(options))] if stage == "vq_svae" else []
+    shared = [] if stage in BUILT_ON else [perceptual_step(options["data"], places_of(options))]
     run_steps([*classifier_step(options["data"], places_of(options)), *shared])
     logs = Path(options["runs"]) / "candidates" / stage / "logs"
     run_chains([chain for runs in chains.values() for chain in runs], options["jobs"], logs)
@@ -78,14 +87,18 @@ def main(arguments: list[str]) -> None:
     report = {
         "command": recorded_command("stages.candidates", arguments),
         **{name: options[name] for name in ("stage", "data", "also", "seeds")},
+        **({"model": identity(built_on(options))} if stage in BUILT_ON else {}),
         "about": "base with each of these changes; classifier distance to the validation images",
         "machine": describe_machine(options["device"]),
         "rows": rows,
     }
     out = Path(options["results"]) / options["data"] / f"candidates-{stage}"
-    for suffix, text in {".json": json.dumps(report, indent=2) + "\n", ".md": markdown(report)}.items():
+    files = {".json": (json.dumps(report, indent=2) + "\n").encode(), ".md": markdown(report).encode()}
+    if stage != "sampler":
+        files[".png"] = quality_by_rate(report)
+    for suffix, content in files.items():
         with atomic_write(out.with_suffix(suffix)) as temporary:
-            temporary.write_text(text)
+            temporary.write_bytes(content)
         print(f"wrote {out.with_suffix(suffix)}")
     print("\n" + markdown(report))
 
@@ -101,43 +114,69 @@ def chosen_of(candidates: dict[str, str | None], names: list[str]) -> dict[str, 
     return {name: candidates[name] for name in names or candidates}
 
 
-def steps(name: str, changes: str, seed: int, options: dict[str, Any]) -> tuple[Step, Step]:
-    """Training and measurement of one candidate with one seed, in a folder of its name and of what is changed in it."""
+def built_on(options: dict[str, Any]) -> Path:
+    """The file of the model that all candidates are built on; of `vq_svae` there is none."""
+    return find_model(BUILT_ON[options["stage"]], options["data"], "base", options["runs"], options["ckpt"])
+
+
+def steps(name: str, changes: str, seed: int, options: dict[str, Any]) -> list[Step]:
+    """What makes and measures one candidate with one seed, in a folder of its name and of what is changed in it."""
     stage, data = options["stage"], options["data"]
     subject = [f"data={data}", "preset=base", *(f"{place}={options[place]}" for place in ("data_dir", "device"))]
-    network = [*changes.split(), *options["also"].split()]
-    changed = hashlib.sha256(" ".join(network).encode())
+    changed = [*changes.split(), *options["also"].split()]
+    described = hashlib.sha256(" ".join(changed).encode())
+    if stage in BUILT_ON:
+        described.update(built_on(options).read_bytes())
+    runs = Path(options["runs"]) / "candidates" / stage / f"{name}-{described.hexdigest()[:8]}-{seed}"
+
+    def evaluation(of: str, model: Path, **wanted: Any) -> Step:
+        wanted = {"protocol": "val", "features": "classifier"} | wanted
+        settings = [f"stage={of}", *(f"{key}={value}" for key, value in wanted.items()), f"seed={seed}"]
+        places = ["precision=bf16", f"ckpt={model}", f"runs={options['runs']}", f"results={runs / 'results'}"]
+        leaves = runs / "results" / data / "base" / evaluation_name(wanted)
+        return Step("stages.evaluate", [*subject, *settings, *places], leaves, model)
+
+    if stage == "sampler":
+        settings = dict(change.split("=", 1) for change in changed)
+        return [evaluation("absorbing", built_on(options), only="samples", **settings)]
     if stage == "absorbing":
-        own = find_model("vq_svae", data, "base", options["runs"], options["stage1"] or None)
-        network.append(f"stage1={own}")
-        changed.update(own.read_bytes())
+        changed.append(f"stage1={built_on(options)}")
     else:
-        network.append(f"perceptual.classifier={perceptual_step(data, places_of(options)).leaves}")
-    runs = Path(options["runs"]) / "candidates" / stage / f"{name}-{changed.hexdigest()[:8]}-{seed}"
+        changed.append(f"perceptual.classifier={perceptual_step(data, places_of(options)).leaves}")
     model = runs / data / "base" / stage / "model.safetensors"
-    wanted = {"protocol": "val", "only": ONLY[stage], "features": "classifier"}
-    measure = [f"stage={stage}", *(f"{key}={value}" for key, value in wanted.items()), f"seed={seed}", "precision=bf16"]
-    return (
-        Step("stages.train", [stage, *subject, *network, f"seed={seed}", f"runs={runs}"], model),
-        Step(
-            "stages.evaluate",
-            [*subject, *measure, f"ckpt={model}", f"runs={options['runs']}", f"results={runs / 'results'}"],
-            runs / "results" / data / "base" / evaluation_name(wanted),
-            model,
-        ),
-    )
+    return [
+        Step("stages.train", [stage, *subject, *changed, f"seed={seed}", f"runs={runs}"], model),
+        evaluation(stage, model, only="reconstruction" if stage == "vq_svae" else "samples"),
+    ]
 
 
-def row(stage: str, runs: list[tuple[Step, Step]]) -> dict[str, Any]:
+def row(stage: str, runs: list[list[Step]]) -> dict[str, Any]:
     """The figures of one candidate, over its seeds."""
-    summaries = [training.leaves.with_name("training.json") for training, _ in runs]
-    found = {
-        name: [figure(measuring.leaves, keys) for _, measuring in runs] for name, keys in MEASURED[stage].items()
-    } | {
-        "training minutes": [figure(path, ("seconds",), 1 / 60) for path in summaries],
-        "parameters": [figure(path, ("parameters",)) for path in summaries],
-    }
+    found = {name: [figure(steps[-1].leaves, keys) for steps in runs] for name, keys in MEASURED[stage].items()}
+    summaries = [training.leaves.with_name("training.json") for training, *measuring in runs if measuring]
+    if summaries:
+        found |= {
+            "training minutes": [figure(path, ("seconds",), 1 / 60) for path in summaries],
+            "parameters": [figure(path, ("parameters",)) for path in summaries],
+        }
     return {name: spread(values) for name, values in found.items()}
+
+
+def quality_by_rate(report: dict[str, Any]) -> bytes:
+    """A chart of all candidates as PNG, a cross of standard deviations each: the lower left corner is best."""
+    figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
+    for row in report["rows"]:
+        (x, dx), (y, dy) = ((row[name]["mean"], row[name]["std"]) for name in ("firing rate", "classifier distance"))
+        axis.errorbar(x, y, dy, dx, fmt="o", markersize=4)
+        axis.annotate(row["candidate"], (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
+    axis.set(xlabel="mean firing rate", ylabel="classifier distance", title=f"{report['data']}, {report['stage']}")
+    axis.set_xlim(left=0)
+    axis.set_ylim(bottom=0)
+    axis.spines[["top", "right"]].set_visible(False)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120)
+    plt.close(figure)
+    return stream.getvalue()
 
 
 def markdown(report: dict[str, Any]) -> str:

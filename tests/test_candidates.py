@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,18 +11,28 @@ from omegaconf import OmegaConf
 
 from spiking_vq.config import load_config
 from spiking_vq.errors import InputError
-from stages import candidates, steps
-from stages.command import recorded_command
+from spiking_vq.generators import LatentGenerator, find_model
+from stages import candidates, steps, trials
+from stages.command import SAMPLER, parse_options, recorded_command, sampler_settings
+from stages.report import evaluation_name
 from stages.train import preset_file
 
 
-@pytest.mark.parametrize("stage", candidates.MEASURED)
+@pytest.mark.parametrize("stage", ["vq_svae", "absorbing"])
 def test_all_candidates_are_configurations(stage):
     listed = OmegaConf.to_container(OmegaConf.load(candidates.LISTS))[stage]
     base = load_config(stage, preset_file(stage, "base"))
     for name, changes in listed.items():
         changed = load_config(stage, preset_file(stage, "base"), (changes or "").split())
         assert (changed == base) == (name == "base")
+
+
+def test_all_settings_of_the_sampler_are_possible():
+    listed = OmegaConf.to_container(OmegaConf.load(candidates.LISTS))["sampler"]
+    assert listed.pop("base") is None
+    generator = LatentGenerator.from_pretrained("mnist")
+    chosen = [sampler_settings(generator, parse_options(changes.split(), SAMPLER)) for changes in listed.values()]
+    assert all(settings != other for settings, other in combinations(chosen, 2))
 
 
 @pytest.fixture
@@ -37,11 +48,12 @@ def commands(monkeypatch):
             report = {
                 "command": recorded_command(command[2], command[3:]),
                 "checkpoint": {"sha256": hashlib.sha256(Path(given["ckpt"]).read_bytes()).hexdigest()},
-                "metrics": {"classifier_distance": {"mean": distance}},
+                "metrics": {"classifier_distance": {"mean": distance}, "confidence": {"mean": 0.9}},
+                "network_calls": int(given.get("sample_steps", 16)),
                 "firing_rate": {"absorbing": {"all": 0.25}},
                 "images_per_second": 40.0,
             }
-            leaves = Path(given["results"]) / "mnist/base/val-samples-classifier.json"
+            leaves = Path(given["results"]) / "mnist/base" / evaluation_name(given)
         else:
             leaves = Path(given["runs"]) / "mnist/base/absorbing/model.safetensors"
             report = {"seconds": 120.0, "parameters": 1000}
@@ -66,6 +78,7 @@ def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
     assert base["classifier distance"]["per_seed"] == [2.0, 2.1]
     assert unlabelled["classifier distance"]["mean"] == pytest.approx(1.05)
     changes = "`conditional=false styles=1 sample.guidance=0`"
+    assert (tmp_path / "results/mnist/candidates-absorbing.png").read_bytes().startswith(b"\x89PNG")
     told = f"| no-labels | {changes} | 1.05 ± 0.071 | 0.25 ± 0 | 40 ± 0 | 2 ± 0 | 1e+03 ± 0 |"
     assert told in (tmp_path / "results/mnist/candidates-absorbing.md").read_text()
     done = len(commands)
@@ -73,6 +86,21 @@ def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
     assert len(commands) == done
     candidates.main([*arguments, "only=base"])
     assert len(commands) == done + 4  # of another length
+
+
+def test_settings_of_the_sampler_are_tried_on_one_model(tmp_path, commands):
+    arguments = ["stage=sampler", f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"]
+    candidates.main([*arguments, "only=base guided-4"])
+    assert [command[0] for command in commands] == ["stages.evaluate"] * 2 * 2
+    assert len({argument for command in commands for argument in command if argument.startswith("ckpt=")}) == 1
+    assert {"sample_steps=4", "guidance=1.5"} <= set(commands[2])
+    report = json.loads((tmp_path / "results/mnist/candidates-sampler.json").read_text())
+    assert [row["network calls"]["mean"] for row in report["rows"]] == [16, 4]
+    assert "parameters" not in report["rows"][0]
+    assert (
+        report["model"]["sha256"] == hashlib.sha256(find_model("absorbing", "mnist", "base").read_bytes()).hexdigest()
+    )
+    assert not (tmp_path / "results/mnist/candidates-sampler.png").exists()
 
 
 def test_stage1s_candidates_share_the_classifier_they_learn_by(tmp_path):
@@ -90,7 +118,7 @@ def test_a_candidate_whose_changes_are_others_is_trained_anew(tmp_path, commands
     """And one on another stage 1: what is there under the same name is not taken for it."""
     listed, stage1 = tmp_path / "candidates.yaml", tmp_path / "stage1.safetensors"
     monkeypatch.setattr(candidates, "LISTS", listed)
-    arguments = ["data=mnist", "seeds=1", f"stage1={stage1}", f"runs={tmp_path}", f"results={tmp_path}"]
+    arguments = ["data=mnist", "seeds=1", f"ckpt={stage1}", f"runs={tmp_path}", f"results={tmp_path}"]
     for changes, weights, trained in (
         ("loss=elbo", "one", 1),
         ("loss=elbo", "one", 1),
@@ -109,3 +137,10 @@ def test_a_candidate_whose_changes_are_others_is_trained_anew(tmp_path, commands
 def test_what_is_not_listed(arguments, told):
     with pytest.raises(InputError, match=told):
         candidates.main(arguments)
+
+
+def test_what_was_not_measured_is_told(tmp_path):
+    report = tmp_path / "report.json"
+    report.write_text('{"images_per_second": null, "fid": 2.0}')
+    assert trials.told(trials.spread([3.0, trials.figure(report, ("images_per_second",))])) == "not measured"
+    assert trials.told(trials.spread([3.0, trials.figure(report, ("fid",), 0.5)])) == "2 ± 1.4"
