@@ -2,7 +2,9 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from spiking_vq.compiling import compiled
 from spiking_vq.models.classifier import Classifier
 from spiking_vq.models.perceptual import PerceptualDistance
 
@@ -33,6 +35,29 @@ def test_it_is_the_distance_of_directions_at_every_place_of_every_convolution(cl
     assert [tuple(maps.shape) for maps in classifier.maps(images[0])] == [(2, 4, 8, 8), (2, 6, 4, 4)]
     assert distance(*images).item() == pytest.approx(expected, rel=1e-4)  # in float32
     assert distance(images[0], images[0]).item() == 0
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_its_gradient_is_that_of_the_definition(classifier, images, compile):
+    classifier.float()
+    made, real = images[0].float().requires_grad_(), images[1].float()
+    with compiled(compile):
+        found = PerceptualDistance(classifier, 1.0)(made, real)
+        (gradient,) = torch.autograd.grad(found, made)
+    pairs = zip(classifier.maps(made), classifier.maps(real), strict=True)
+    plain = sum((F.normalize(x) - F.normalize(y.detach())).square().sum(1).mean() for x, y in pairs)
+    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(gradient, torch.autograd.grad(plain, made)[0])
+
+
+def test_where_nothing_is_seen_there_is_no_gradient(classifier):
+    for block in classifier.trunk:
+        block[1].bias.data.fill_(-1e3)
+    made = torch.rand(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    distance = PerceptualDistance(classifier, 1.0)(made, torch.rand(2, 1, 8, 8, dtype=torch.float64))
+    distance.backward()
+    assert distance.item() == 0
+    assert not made.grad.any()
 
 
 def test_it_moves_the_made_image_alone(classifier, images):

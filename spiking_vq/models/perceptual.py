@@ -5,12 +5,17 @@ It is part of training only: no file of a trained model holds it.
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from spiking_vq.compiling import is_compiling, kernel
 from spiking_vq.errors import require
 from spiking_vq.models.classifier import Classifier
+
+SHORTEST = 1e-12  # a vector shorter than this is divided by this
 
 
 class PerceptualDistance(nn.Module):
@@ -37,6 +42,40 @@ class PerceptualDistance(nn.Module):
         with torch.no_grad():
             wanted = self.classifier.maps(real)
         return sum(
-            (F.normalize(x.float(), dim=1) - F.normalize(y.float(), dim=1)).square().sum(1).mean()
-            for x, y in zip(self.classifier.maps(made), wanted, strict=True)
+            _Unlikeness.apply(*(maps.movedim(1, -1).flatten(0, -2) for maps in pair)).mean()
+            for pair in zip(self.classifier.maps(made), wanted, strict=True)
         )
+
+
+def _direction(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [N, C] scaled to length 1, and the lengths [N, 1], in fp32."""
+    length = x.float().square().sum(1, keepdim=True).sqrt().clamp(min=SHORTEST)
+    return x.float() / length, length
+
+
+def unlikeness_kernel(x: Tensor, y: Tensor) -> Tensor:
+    """Squared distances [N] of the directions of the rows [N, C] of x and y."""
+    return (_direction(x)[0] - _direction(y)[0]).square().sum(1)
+
+
+def unlikeness_backward_kernel(x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
+    """Gradient [N, C] of x, of that of the squared distances [N]."""
+    direction, length = _direction(x)
+    difference = direction - _direction(y)[0]
+    across = difference - (direction * difference).sum(1, keepdim=True) * direction
+    return (2 * grad.unsqueeze(1) / length * across).to(x.dtype)
+
+
+class _Unlikeness(torch.autograd.Function):
+    """The kernels as one function, differentiable in x: one pass over memory each way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        ctx.compile = is_compiling()
+        ctx.save_for_backward(x, y)
+        return kernel(unlikeness_kernel, None, ctx.compile)(x, y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return kernel(unlikeness_backward_kernel, None, ctx.compile)(*ctx.saved_tensors, grad), None
