@@ -305,10 +305,16 @@ class DenoiserConfig(SpikingConfig):
 
 @dataclass
 class VQSVAEConfig(SpikingConfig):
-    """Stage 1."""
+    """Stage 1.
+
+    Attributes:
+        judge_every: the classifier and the adversary see one of so many images of each batch: they cost more than the
+            autoencoder does in few spiking steps.
+    """
 
     stage: str = "vq_svae"
     model: VQSVAEOptions = field(default_factory=VQSVAEOptions)
+    judge_every: int = 1
     perceptual: PerceptualOptions = field(default_factory=PerceptualOptions)
     adversary: AdversaryOptions = field(default_factory=AdversaryOptions)
 
@@ -586,6 +592,7 @@ def _check_values(config: Config) -> None:
         ]
     if isinstance(config, VQSVAEConfig):
         checks += [
+            (config.judge_every >= 1, "judge_every", "at least 1", config.judge_every),
             (config.perceptual.weight >= 0, "perceptual.weight", "at least 0", config.perceptual.weight),
             (config.adversary.lr > 0, "adversary.lr", "greater than 0", config.adversary.lr),
         ]

@@ -54,7 +54,8 @@ class VQSVAEStage(Stage):
         """The paper's loss of uint8 images, and what the configuration adds to it."""
         (images,) = batch
         perceptual = self.frozen[0].to(self.device) if self.frozen else None
-        return self.model.loss(to_unit(own_rows(images)), generator, perceptual, self.adversary)
+        images = to_unit(own_rows(images))
+        return self.model.loss(images, generator, perceptual, self.adversary, self.config.judge_every)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The adversary learns at a rate of its own, and looks back less far."""

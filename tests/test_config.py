@@ -117,6 +117,7 @@ def test_unknown_key_with_nothing_near_lists_the_fields():
         ("train.max_steps=0", ["at least 1"]),
         ("train.weight_decay=-1", ["train.weight_decay", "at least 0"]),
         ("train.warmup_steps=-1", ["train.warmup_steps", "at least 0"]),
+        ("judge_every=0", ["judge_every", "at least 1"]),
         ("perceptual.weight=-1", ["perceptual.weight", "at least 0"]),
         ("perceptual.classifier_sha256=0", ["unknown configuration field", "classifier_sha256"]),
         ("adversary.lr=0", ["adversary.lr", "greater than 0"]),

@@ -11,6 +11,7 @@ from torch import nn
 from spiking_vq.checkpoint import build_vq_svae
 from spiking_vq.config import load_config
 from spiking_vq.errors import InputError
+from spiking_vq.models.adversary import PatchAdversary
 from spiking_vq.models.vq_svae import ENCODINGS, PSPS, VQSVAE, SpikeEncoding
 from spiking_vq.neurons import LIF, neuron_factory
 from spiking_vq.quantize import SPIKE_GENERATORS
@@ -321,3 +322,24 @@ def test_sigmoid_read_out_is_stretched_and_clamped(vq_svae_config):
 def test_cross_entropy_needs_the_sigmoid():
     with pytest.raises(InputError, match="output.*sigmoid.*'tanh'"):
         tiny(cross_entropy=1.0)
+
+
+def test_what_judges_sees_one_of_so_many_images():
+    model, images = tiny(), torch.rand(5, 1, 12, 12)
+    wake(model, images)
+    adversary, compared = PatchAdversary(1, [4], weight=0.5), []
+
+    def perceptual(made, real):
+        compared.append((made, real))
+        return mean_square(made - real)
+
+    perceptual.weight = 2.0
+    model.eval()
+    plain = model.loss(images)
+    found = model.loss(images, None, perceptual, adversary, judge_every=2)
+    ((made, real),) = compared
+    assert torch.equal(real, images[[0, 2, 4]])
+    expected = adversary(made - 0.5, real - 0.5)
+    torch.testing.assert_close(found["adversary"], expected.detach())
+    others = 2 * mean_square(made - real) + expected + adversary.pull(made - 0.5)
+    torch.testing.assert_close(found["loss"], plain["loss"] + others)

@@ -227,6 +227,7 @@ class VQSVAE(nn.Module):
         generator: torch.Generator | None = None,
         perceptual: PerceptualDistance | None = None,
         adversary: PatchAdversary | None = None,
+        judge_every: int = 1,
     ) -> dict[str, Tensor]:
         """The paper's loss; while training, also one step of the codebook's moving averages.
 
@@ -240,6 +241,7 @@ class VQSVAE(nn.Module):
             generator: source of what is random (Poisson spikes, code restarts), on CPU.
             perceptual: a distance of another kind, to be trained by too.
             adversary: to be trained against, and trained by the same loss.
+            judge_every: these two see one of so many images.
 
         Returns:
             `loss` (scalar, with gradient), and detached: `mse` in units of [0, 1] images, `quantizer`, `psp`,
@@ -253,13 +255,13 @@ class VQSVAE(nn.Module):
         error = mse / self.data_variance
         if self.cross_entropy:
             error = error + self.cross_entropy * F.binary_cross_entropy_with_logits(potential, images)
-        others = {}
+        others, seen = {}, made[::judge_every]
         if perceptual is not None:
-            others["perceptual"] = perceptual(made + 0.5, images)
+            others["perceptual"] = perceptual(seen + 0.5, images[::judge_every])
             error = error + perceptual.weight * others["perceptual"]
         if adversary is not None:
-            others["adversary"] = adversary(made, real)
-            error = error + adversary.pull(made) + others["adversary"]
+            others["adversary"] = adversary(seen, real[::judge_every])
+            error = error + adversary.pull(seen) + others["adversary"]
         psp_z, psp_q = psp_trace(encoded), psp_trace(generated)
         psp = F.mse_loss(psp_q, psp_z.detach()) + self.quantizer.commitment_cost * F.mse_loss(psp_z, psp_q.detach())
         restarts = 0
