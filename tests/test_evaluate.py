@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision.utils import save_image
 
-from spiking_vq.checkpoint import build_classifier, save_model
+from spiking_vq.checkpoint import LatentModel, build_classifier, build_denoiser, load_model, save_model
 from spiking_vq.config import ClassifierConfig, ClassifierOptions, TrainOptions
 from spiking_vq.data import load_dataset, resize_images, to_unit
 from spiking_vq.errors import InputError
@@ -173,6 +173,17 @@ def test_validation_leaves_the_files_of_the_test_set_alone(tmp_path, data_dir, r
     assert set(report["metrics"]) == {"classifier_distance", "confidence", "class_imbalance"}
     assert not {"likelihood", "reconstruction"} & set(report)
     assert report["counts"]["reference"] == 180
+
+
+def test_a_network_that_is_told_labels_has_no_bound_of_its_own(tmp_path, data_dir, runs, vq_svae):
+    path = runs / "digits/base/absorbing/model.safetensors"
+    _, config = load_model(path)
+    config = replace(config, conditional=True, num_classes=10)
+    save_model(path, LatentModel(vq_svae, build_denoiser(config)), config)
+    run(tmp_path, "protocol=val", "n=20", "features=classifier")
+    report = read(tmp_path, "val-classifier-n=20.json")
+    assert "likelihood" not in report
+    assert report["stage1"]["images"] > 0
 
 
 def test_the_protocols_compare_what_they_say(tmp_path, data_dir, runs):

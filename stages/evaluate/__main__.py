@@ -199,7 +199,8 @@ def generation_report(
     report["images_per_second"] = model.sampled / model.seconds if model.sampled else None
     if isinstance(model.generator, LatentGenerator):
         write_picture(_beside(out, "inpainting"), completions(model.generator, held_out[:8], options["seed"]), 8)
-        if options["only"] == "all" and not model.config.persistent:  # the bound is of a network without memory
+        # The bound is of a network without memory, and of one answer: what labels are told changes it.
+        if options["only"] == "all" and not (model.config.persistent or model.config.conditional):
             report["likelihood"] = likelihood(model.generator, held_out[:LIKELIHOOD_IMAGES], options["seed"])
     return report
 
