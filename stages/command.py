@@ -151,6 +151,11 @@ def can_compile() -> bool:
     return True
 
 
+def network_calls(settings: dict[str, Any]) -> int:
+    """How often the network is asked for an image: with guidance, with and without the label."""
+    return settings["sample_steps"] * (1 if settings.get("guidance", 0) in (0, 1) else 2)
+
+
 def worth_compiling(num_images: int, settings: dict[str, Any]) -> bool:
     """Whether sampling so many images takes longer than what compiling saves on them, and compiling works."""
-    return num_images * settings["sample_steps"] >= COMPILE_FROM and can_compile()
+    return num_images * network_calls(settings) >= COMPILE_FROM and can_compile()

@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
     generator = load_generator(path, options["device"], options["precision"])
     config = generator.config
     settings = sampler_settings(generator, options | {"label": 0, "guidance": min(strengths)})
-    generator.compile = worth_compiling(n, settings)
+    generator.compile = worth_compiling(n * config.num_classes * len(strengths), settings)
     data = load_dataset(config.data, options["data_dir"], config.image_size)
     measures = ClassifierMeasures.of(data, options)
     labels = torch.arange(config.num_classes)

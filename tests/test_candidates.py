@@ -98,7 +98,8 @@ def test_settings_of_the_sampler_are_tried_on_one_model(tmp_path, commands):
     assert [row["network calls"]["mean"] for row in report["rows"]] == [16, 4]
     assert "parameters" not in report["rows"][0]
     assert (
-        report["model"]["sha256"] == hashlib.sha256(find_model("absorbing", "mnist", "base").read_bytes()).hexdigest()
+        report["model"]["sha256"]
+        == hashlib.sha256(find_model("absorbing", "mnist", "base", tmp_path).read_bytes()).hexdigest()
     )
     assert not (tmp_path / "results/mnist/candidates-sampler.png").exists()
 

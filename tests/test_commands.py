@@ -17,7 +17,7 @@ from spiking_vq.config import AbsorbingConfig, DenoiserOptions, SampleOptions, V
 from spiking_vq.data import load_dataset, to_unit
 from spiking_vq.errors import InputError
 from stages import cards, firing_rates, publish, recognise, sample, train
-from stages.command import parse_options, recorded_command, run_command
+from stages.command import network_calls, parse_options, recorded_command, run_command
 from stages.evaluate import __main__ as evaluate
 
 ROOT = Path(__file__).parent.parent
@@ -312,3 +312,9 @@ def test_readme_names_targets_presets_and_modules_that_exist():
         assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
     for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme):
         assert (ROOT / picture).is_file()
+
+
+@pytest.mark.parametrize(("guidance", "calls"), [(None, 8), (0, 8), (1.0, 8), (1.5, 16)])
+def test_guidance_asks_the_network_twice(guidance, calls):
+    settings = {"sample_steps": 8} | ({} if guidance is None else {"guidance": guidance})
+    assert network_calls(settings) == calls

@@ -69,4 +69,4 @@ def test_strengths_are_numbers(folder, tmp_path, arguments, told):
 
 def test_a_network_that_knows_no_labels_is_told_so(tmp_path):
     with pytest.raises(InputError, match="conditional=true"):
-        labels.main(["data=mnist", "n=1", f"runs={tmp_path}", f"results={tmp_path}"])
+        labels.main(["stage=gaussian", "data=mnist", "n=1", f"runs={tmp_path}", f"results={tmp_path}"])

@@ -33,6 +33,7 @@ from stages.command import (
     MODEL,
     SAMPLER,
     check_device,
+    network_calls,
     parse_options,
     recorded_command,
     run_command,
@@ -144,8 +145,7 @@ def describe(model: Model | None, data: ImageData, protocol: Protocol, options: 
         parameters["vq_svae"] = {*vq_svae.parameters(), vq_svae.quantizer.codebook}
     if generator is not None:
         report["sampler"] = model.sampling | {"precision": generator.precision}
-        asked_twice = model.sampling.get("guidance", 0) not in (0, 1)
-        report["network_calls"] = model.sampling["sample_steps"] * (2 if asked_twice else 1)
+        report["network_calls"] = network_calls(model.sampling)
     return report | {"parameters": {name: sum(weight.numel() for weight in part) for name, part in parameters.items()}}
 
 

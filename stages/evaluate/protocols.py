@@ -16,8 +16,8 @@ class Protocol:
         first: compare with so many of the split only, from its beginning; None takes them all.
         image_size: resize all images to this square first; None leaves them as they are.
         resize: how Inception's input is made, one of `RESIZES`.
-        num_seeds: how many sets are generated and measured. Of sets of 10,000 one is enough: over three of the same model
-            FID has a standard deviation of 0.2 to 0.3.
+        num_seeds: how many sets are generated and measured. Of sets of 10,000 one is enough: over three of the same
+            model FID has a standard deviation of 0.2 to 0.3.
     """
 
     generated: int
