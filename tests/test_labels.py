@@ -31,7 +31,7 @@ TRAININGS = {
         "rate.weight=0",
         "train.max_steps=300",
     ],
-    "absorbing": [*TOLD, "rate.weight=0", "model.width=32", "model.num_blocks=2", "train.max_steps=500"],
+    "absorbing": [*TOLD, "rate.weight=0", "model.width=32", "model.num_blocks=2", "train.max_steps=1200"],
     "gaussian": [*TOLD, "model.width=32", "model.multipliers=[1]", "train.lr=5e-3", "train.max_steps=400"],
 }
 
@@ -54,7 +54,7 @@ def test_the_classifier_agrees_with_the_label(folder, stage, tmp_path):
     labelled, strongly = json.loads((out / "labels.json").read_text())["rows"]
     assert (labelled["guidance"], strongly["guidance"]) == (1, 2)
     assert labelled["agreement"] > 0.3  # by chance, 0.1
-    assert strongly["agreement"] > 0.45
+    assert strongly["agreement"] > 0.6
     for row in (labelled, strongly):
         assert sum(row["agreement_per_label"]) / 10 == pytest.approx(row["agreement"])
     assert Image.open(out / "labels.png").size == (10 * (8 + 2) + 2, 10 * (8 + 2) + 2)
