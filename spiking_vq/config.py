@@ -295,12 +295,25 @@ class DenoiserConfig(SpikingConfig):
         styles: of each label, a power of two: the network is also told roughly what an image looks like, which the
             sampler draws (see `spiking_vq.styles`); 1 for labels alone.
         num_classes: number of labels of the data, where the network is told; filled in when training starts.
+        label_counts: training images of each label, likewise; None, in files of before, is as many of each. The sampler
+            draws labels as often as the training images have them.
     """
 
     conditional: bool = False
     label_dropout: float = 0.1
     styles: int = 1
     num_classes: int | None = None
+    label_counts: list[int] | None = None
+
+    @property
+    def labels(self) -> list[int]:
+        """Those that a network which is told labels saw images of."""
+        return [label for label, count in enumerate(self.counts) if count > 0]
+
+    @property
+    def counts(self) -> list[int]:
+        """`label_counts`, or ones."""
+        return self.label_counts or [1] * self.num_classes
 
 
 @dataclass
@@ -392,6 +405,7 @@ _DERIVED = (
     "perceptual.classifier_sha256",
     "image_shape",
     "num_classes",
+    "label_counts",
 )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,22 +179,24 @@ class Generator:
             return settings
         require(guidance >= 0, "guidance", "at least 0", guidance)
         if label is not None:
-            last = self.config.num_classes - 1
-            require(0 <= label <= last, "label", f"in 0..{last}", label)
+            known = self.config.labels
+            require(label in known, "label", f"a number it was trained on, one of {', '.join(map(str, known))}", label)
             guidance = guidance if "guidance" in given else guidance or 1.0
         return settings | {"label": label, "guidance": guidance}
 
     def _split(self, settings: dict[str, Any], seeds: Sequence[int]) -> tuple[Tensor | None, float, dict[str, Any]]:
         """Of settings in force: the labels int64 [n] of images of these seeds, the guidance, and the sampler's part.
 
-        A label that is not asked for is drawn from the image's seed, all as probable, and so is a label's style.
+        A label that is not asked for is drawn from the image's seed, as probable as among the training images, and so
+        is a label's style, of which all are.
         """
         settings = dict(settings)
         if not self.config.conditional:
             return None, 1.0, settings
         label, guidance = settings.pop("label"), settings.pop("guidance")
-        num_classes, styles = self.config.num_classes, self.config.styles
-        labels = [mix_seed(seed, 2) % num_classes if label is None else label for seed in seeds]
+        styles, ends = self.config.styles, list(accumulate(self.config.counts))
+        drawn = [bisect(ends, mix_seed(seed, 2) % ends[-1]) for seed in seeds]
+        labels = drawn if label is None else [label] * len(seeds)
         told = [label * styles + mix_seed(seed, 3) % styles for label, seed in zip(labels, seeds, strict=True)]
         return torch.tensor(told, device=self.device), guidance, settings
 

@@ -19,7 +19,7 @@ from spiking_vq.errors import InputError, require
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.persistent import remembering
 from spiking_vq.styles import with_styles
-from stages.denoiser import DenoiserStage
+from stages.denoiser import DenoiserStage, knowing_labels
 from stages.run_folder import RunFolder
 
 TOKENIZE_BATCH = 256
@@ -61,7 +61,7 @@ class AbsorbingStage(DenoiserStage):
             stage1_sha256=fingerprint(vq_svae),
         )
         data = load_dataset(config.data, config.data_dir, config.image_size)
-        config = replace(config, num_classes=data.num_classes if config.conditional else None)
+        config = knowing_labels(config, data)
         cache = Path(config.runs) / config.data / "tokens"
         vq_svae.to(config.device)
         train, val = (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from spiking_vq.config import DenoiserConfig
+from spiking_vq.data import ImageData
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.diffusion.guidance import told
@@ -15,6 +17,14 @@ from spiking_vq.distributed import own_rows
 from stages.stage import Stage
 
 VALIDATION_BATCH = 128
+
+
+def knowing_labels(config: DenoiserConfig, data: ImageData) -> DenoiserConfig:
+    """With the number of labels and of the images of each, if the network is told them; without, if not."""
+    if not config.conditional:
+        return replace(config, num_classes=None, label_counts=None)
+    counts = data.train.labels.bincount(minlength=data.num_classes).tolist()
+    return replace(config, num_classes=data.num_classes, label_counts=counts)
 
 
 class DenoiserStage(Stage):

@@ -14,7 +14,7 @@ from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.generators import as_images
 from spiking_vq.precision import parameter_type
 from spiking_vq.styles import with_styles
-from stages.denoiser import DenoiserStage
+from stages.denoiser import DenoiserStage, knowing_labels
 
 PICTURED = 64
 PICTURE_STEPS = 20
@@ -31,8 +31,7 @@ class GaussianStage(DenoiserStage):
 
     def __init__(self, config: GaussianConfig) -> None:
         data = load_dataset(config.data, config.data_dir, config.image_size)
-        num_classes = data.num_classes if config.conditional else None
-        config = replace(config, image_shape=list(data.image_shape), num_classes=num_classes)
+        config = knowing_labels(replace(config, image_shape=list(data.image_shape)), data)
         diffusion, sample = GaussianDiffusion(**asdict(config.diffusion)), config.sample
         measured = torch.zeros(diffusion.diffusion_steps + 1)  # as it will be once `make analytic` has run
         diffusion.check_settings(

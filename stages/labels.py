@@ -61,13 +61,13 @@ def main(arguments: list[str]) -> None:
     generator = load_generator(path, options["device"], options["precision"])
     config = generator.config
     settings = sampler_settings(generator, options | {"label": 0, "guidance": min(strengths)})
-    generator.compile = worth_compiling(n * config.num_classes * len(strengths), settings)
+    generator.compile = worth_compiling(n * len(config.labels) * len(strengths), settings)
     data = load_dataset(config.data, options["data_dir"], config.image_size)
     measures = ClassifierMeasures.of(data, options)
-    labels = torch.arange(config.num_classes)
+    labels = torch.tensor(config.labels)
 
     def asked_for(guidance: float) -> Tensor:
-        """Images, those of one label after those of another: uint8 [num_classes * n, C, H, W]."""
+        """Images, those of one label after those of another: uint8 [labels * n, C, H, W]."""
         bar = tqdm(labels.tolist(), desc=f"guidance {guidance:g}", unit="label")
         told = settings | {"guidance": guidance}
         return torch.cat([generator.sample(n, seed, **told | {"label": label}).images for label in bar])
@@ -92,6 +92,7 @@ def main(arguments: list[str]) -> None:
             f" classifier distance {found['classifier_distance']:.3g}"
         )
     report = heading("stages.labels", arguments, config, path) | {
+        "labels": config.labels,
         "images_per_label": n,
         "seed": seed,
         "sampler": {name: value for name, value in settings.items() if name not in ("label", "guidance")},

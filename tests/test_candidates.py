@@ -77,7 +77,7 @@ def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
     base, unlabelled = report["rows"]
     assert base["classifier distance"]["per_seed"] == [2.0, 2.1]
     assert unlabelled["classifier distance"]["mean"] == pytest.approx(1.05)
-    changes = "`conditional=false styles=1 sample.guidance=0`"
+    changes = "`conditional=false styles=1 sample.sample_steps=16 sample.guidance=0`"
     assert (tmp_path / "results/mnist/candidates-absorbing.png").read_bytes().startswith(b"\x89PNG")
     told = f"| no-labels | {changes} | 1.05 ± 0.071 | 0.25 ± 0 | 40 ± 0 | 2 ± 0 | 1e+03 ± 0 |"
     assert told in (tmp_path / "results/mnist/candidates-absorbing.md").read_text()

@@ -23,15 +23,16 @@ TRAININGS = {
     "classifier": ["model.channels=[8,16]", "train.max_steps=300"],
     "vq_svae": [
         "model.channels=[8,16]",
-        "model.codebook_size=32",
-        "model.embedding_dim=4",
+        "model.codebook_size=64",
+        "model.embedding_dim=8",
         "T=2",
         "perceptual.weight=0",
         "adversary.weight=0",
         "rate.weight=0",
-        "train.max_steps=300",
+        "train.lr=5e-3",
+        "train.max_steps=600",
     ],
-    "absorbing": [*TOLD, "rate.weight=0", "model.width=32", "model.num_blocks=2", "train.max_steps=1200"],
+    "absorbing": [*TOLD, "rate.weight=0", "model.width=32", "model.num_blocks=2", "train.max_steps=500"],
     "gaussian": [*TOLD, "model.width=32", "model.multipliers=[1]", "train.lr=5e-3", "train.max_steps=400"],
 }
 

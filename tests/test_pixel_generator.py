@@ -69,7 +69,7 @@ def test_settings(generator, tmp_path, gaussian_config, pixel_model):
         ({"sampler": "euler"}, "sampler must be one of"),
         ({"sampler": "analytic"}, "make analytic"),
         ({"sample_steps": 11}, r"in 1\.\.10"),
-        ({"label": 10}, r"label must be in 0\.\.9; got 10"),
+        ({"label": 10}, "label must be a number it was trained on, one of 0, 1, .*, 9; got 10"),
         ({"guidance": -1.0}, "guidance must be at least 0"),
         ({"sample_steps": 0}, r"in 1\.\.10; got 0"),
         ({"eta": 0.5, "sampler": "ddpm_large"}, "eta is ddim's"),
@@ -207,6 +207,19 @@ def test_labels_are_drawn_where_none_is_asked_for(kind, request, generator):
     generator.config.sample.guidance = 1.0  # as a file may say
     assert torch.equal(generator.sample(2).images, few)
     assert torch.equal(generator.sample(2, guidance=0.0).images, generator.sample(2, guidance=0.0, label=3).images)
+
+
+def test_labels_are_drawn_as_often_as_there_were_images(labelled_latents):
+    """And never one of a label without any, which nobody may ask for either."""
+    config = labelled_latents.config
+    config.label_counts, config.sample.guidance = [0, 300, 100] + [0] * 7, 1.0
+    drawn = labelled_latents._split(labelled_latents.sampling(), range(4000))[0]
+    counts = drawn.bincount(minlength=10)
+    assert counts[[0, *range(3, 10)]].sum() == 0
+    assert counts[1].item() == pytest.approx(3000, abs=110)  # four deviations of the binomial
+    assert (drawn == labelled_latents._split(labelled_latents.sampling(label=2), [0])[0]).sum() == counts[2]
+    with pytest.raises(InputError, match="one of 1, 2; got 0"):
+        labelled_latents.sample(1, label=0)
 
 
 def test_contrast_is_about_mid_grey(generator):

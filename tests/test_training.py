@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from spiking_vq.checkpoint import fingerprint, load_model
+from spiking_vq.data import load_dataset
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.errors import InputError
 from spiking_vq.models.spiking_unet import UNETS
@@ -265,7 +266,6 @@ def test_retrained_stage1_is_noticed(unbroken, tmp_path):
 
 def test_tokens_are_encoded_once_and_do_not_depend_on_the_batch(unbroken, tmp_path, capsys, monkeypatch):
     from spiking_vq.checkpoint import load_model
-    from spiking_vq.data import load_dataset
     from stages import absorbing
 
     vq_svae, _ = load_model(unbroken / "vq_svae/model.safetensors")
@@ -369,6 +369,7 @@ def test_labels_are_told_and_dropped(unbroken, tmp_path, monkeypatch):
     assert load_model(unbroken / "absorbing/model.safetensors")[1].num_classes is None
     model, config = load_model(tmp_path / "digits/base/absorbing/model.safetensors")
     assert (config.conditional, config.num_classes, config.styles) == (True, 10, 2)
+    assert config.label_counts == load_dataset("digits", "data").train.labels.bincount(minlength=10).tolist()
     assert model.denoiser.labels.weight.shape == (10 + 20 + 1, 8)  # labels, halves of their images, none
 
 
