@@ -111,7 +111,7 @@ $(VENV)/bench: $(VENV)/installed
 	@touch $@
 
 publish: $(VENV)/installed  ## put your run among the weights that ship (bf16, at most 6 MB)
-	$(RUN) -m stages.publish stage=$(STAGE) data=$(DATA) preset=$(PRESET) runs=$(RUNS) $(ARGS)
+	$(RUN) -m stages.publish stage=$(STAGE) data=$(DATA) preset=$(PRESET) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
 
 cards: $(VENV)/installed  ## model cards of the weights that ship, with what results/ holds on them
 	$(RUN) -m stages.cards $(ARGS)

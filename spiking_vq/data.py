@@ -20,6 +20,15 @@ DATASETS = (*_TORCHVISION, "digits")
 # A table, because a stand-in may lack some of the classes.
 _NUM_CLASSES = dict.fromkeys(DATASETS, 10) | {"letters": 26}
 
+# Images in the official training and test files.
+_OFFICIAL = {
+    "mnist": (60_000, 10_000),
+    "fmnist": (60_000, 10_000),
+    "kmnist": (60_000, 10_000),
+    "letters": (124_800, 20_800),
+    "cifar10": (50_000, 10_000),
+}
+
 SPLIT_SEED = 0  # decides which images validate, and for digits which ones test; no training run changes it
 _DIGITS_SIZE = 28
 _RESIZE_CHUNK = 4096  # images that exist as floats at once while a whole set is resized
@@ -74,6 +83,18 @@ class ImageData:
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width (C, H, W) of every image."""
         return tuple(self.train.images.shape[1:])
+
+    @property
+    def stand_in(self) -> str | None:
+        """What to say of files that are not the official ones, judged by their counts; None if nothing."""
+        found = len(self.train.images) + len(self.val.images), len(self.test.images)
+        official = _OFFICIAL.get(self.name, found)
+        if found == official:
+            return None
+        return (
+            f"a stand-in of {found[0]:,} training and {found[1]:,} test images, officially {official[0]:,} and"
+            f" {official[1]:,}: not comparable with published figures"
+        )
 
     @cached_property
     def variance(self) -> float:

@@ -164,7 +164,7 @@ def row(stage: str, runs: list[list[Step]]) -> dict[str, Any]:
 
 def quality_by_rate(report: dict[str, Any]) -> bytes:
     """A chart of all candidates as PNG, a cross of standard deviations each: the lower left corner is best."""
-    figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
+    chart, axis = plt.subplots(figsize=(7, 5), layout="constrained")
     for row in report["rows"]:
         (x, dx), (y, dy) = ((row[name]["mean"], row[name]["std"]) for name in ("firing rate", "classifier distance"))
         axis.errorbar(x, y, dy, dx, fmt="o", markersize=4)
@@ -174,8 +174,8 @@ def quality_by_rate(report: dict[str, Any]) -> bytes:
     axis.set_ylim(bottom=0)
     axis.spines[["top", "right"]].set_visible(False)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120)
-    plt.close(figure)
+    chart.savefig(stream, format="png", dpi=120)
+    plt.close(chart)
     return stream.getvalue()
 
 

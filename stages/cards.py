@@ -74,7 +74,6 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
         protocol: {
             "command": own[protocol]["command"],
             "about": own[protocol]["about"],
-            "stand_in": own[protocol]["stand_in"],
             "sampler": own[protocol]["sampler"],
             "metrics": {name: own[protocol]["metrics"][name] for name in SHOWN},
             "floor": {name: own[protocol]["floor"][name] for name in SHOWN},
@@ -99,9 +98,9 @@ def card(description: dict[str, Any], config: Config) -> str:
         config: it was trained with.
     """
     found, title, kind = description["measured"], TITLES.get(config.data, config.data), KINDS[config.stage]
-    stand_ins = {report["stand_in"] for name, report in found.items() if name in PROTOCOLS} - {None}
     lines = [f"# `{description['file']}`", "", f"{kind}, trained on {title}."]
-    lines += [f"What is trained on and compared with: {stand_in}." for stand_in in sorted(stand_ins)]
+    if description["stand_in"]:
+        lines += [f"What it was trained on and is compared with: {description['stand_in']}."]
     lines += ["", f"{description['dtype']}, SHA-256 `{description['sha256']}`.", "", "## Training", ""]
     lines += table([training_row(name, run) for name, run in description["training"].items()])
     lines += ["", *(f"    {run['command']}" for run in description["training"].values()), ""]

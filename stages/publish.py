@@ -1,8 +1,8 @@
 """Put a trained model among those that ship: `python -m stages.publish data=mnist preset=base [stage=gaussian]`.
 
-Writes `spiking_vq/zoo/<data>-<preset>-<stage>.safetensors`, its weights in bf16, and beside it a JSON file of how all
-in it was trained. Evaluate that very file (`CKPT=`), since rounding changed it. Of a generator, settings of its
-sampler, chosen on the validation split, become the file's own defaults.
+Writes `spiking_vq/zoo/<data>-<preset>-<stage>.safetensors`, its weights in bf16, and beside it a JSON file of how and
+on what all in it was trained. Evaluate that very file (`CKPT=`), since rounding changed it. Of a generator, settings of
+its sampler, chosen on the validation split, become the file's own defaults.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 
 from spiking_vq.checkpoint import atomic_write, load_model, save_model
 from spiking_vq.config import DenoiserConfig
+from spiking_vq.data import load_dataset
 from spiking_vq.errors import InputError, require
 from spiking_vq.generators import ZOO, find_model, generator_of
 from stages.command import SAMPLER, parse_options, run_command
@@ -25,6 +26,7 @@ OPTIONS = {
     "data": "mnist",
     "preset": "base",
     "stage": "absorbing",
+    "data_dir": "data",
     "runs": "runs",
     "zoo": str(ZOO),
     **SETTINGS,
@@ -58,6 +60,7 @@ def main(arguments: list[str]) -> None:
         "file": target.name,
         "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
         "dtype": "bfloat16",
+        "stand_in": load_dataset(config.data, options["data_dir"]).stand_in,
         "training": {name: _training(run / name / "training.json") for name in TRAINED[stage]},
     }
     with atomic_write(target.with_suffix(".json")) as temporary:

@@ -158,9 +158,13 @@ def test_model_cards_tell_what_was_measured_of_the_very_file(runs, tmp_path, com
         told |= {"parameters": 12345, "steps": 3, "seconds": 90.0}
         (runs / "digits/base" / stage / "training.json").write_text(json.dumps(told))
     assert command(publish.main, "data=digits", f"runs={runs}", f"zoo={zoo}")[0] == 0
-    sha256 = json.loads((zoo / "digits-base-absorbing.json").read_text())["sha256"]
+    published = zoo / "digits-base-absorbing.json"
+    description = json.loads(published.read_text())
+    sha256 = description["sha256"]
+    assert description["stand_in"] is None
+    published.write_text(json.dumps(description | {"stand_in": "a stand-in of few images"}))
     figures = {name: {"mean": 0.25, "std": 0.0125, "per_seed": []} for name in cards.SHOWN}
-    evaluation = {"command": "measure", "about": "so many", "stand_in": "a stand-in", "sampler": {"sample_steps": 4}}
+    evaluation = {"command": "measure", "about": "so many", "sampler": {"sample_steps": 4}}
     evaluation |= {"metrics": figures, "floor": dict.fromkeys(cards.SHOWN, 0.125)}
     evaluation |= {"memorisation": {"authenticity": 0.9, "authenticity_held_out": 0.6}}
 
@@ -175,7 +179,7 @@ def test_model_cards_tell_what_was_measured_of_the_very_file(runs, tmp_path, com
     for name, report in reports.items():
         (results / "digits/base" / f"{name}.json").write_text(json.dumps(report))
     assert command(cards.main, f"zoo={zoo}", f"results={results}")[0] == 0
-    described = json.loads((zoo / "digits-base-absorbing.json").read_text())
+    described = json.loads(published.read_text())
     assert set(described["measured"]) == {"test-10k", "firing_rate"}
     card = (zoo / "digits-base-absorbing.md").read_text()
     for words in (
@@ -183,7 +187,7 @@ def test_model_cards_tell_what_was_measured_of_the_very_file(runs, tmp_path, com
         "| absorbing | 12,345 | 3 | 1.5 |",
         "    train vq_svae",
         "| KID x 1000 | 250 ± 12 | 125 |",
-        "a stand-in",
+        "What it was trained on and is compared with: a stand-in of few images.",
         "Mean firing rate: absorbing 0.062.",
         "Energy: not measured.",
         "codebook_size: ",

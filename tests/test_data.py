@@ -69,6 +69,7 @@ def test_counts_come_from_the_files_and_a_tenth_validates(tmp_path, name):
     assert sorted(file_rows(data.train) + file_rows(data.val)) == list(range(NUM_TRAIN))
     assert data.image_shape == (1, 5, 5)
     assert data.num_classes == (26 if name == "letters" else 10)
+    assert data.stand_in.startswith("a stand-in of 50 training and 7 test images, officially ")
     for split in (data.train, data.val, data.test):
         assert (split.images.dtype, split.labels.dtype) == (torch.uint8, torch.int64)
         assert split.images.shape[1:] == data.image_shape
