@@ -1,9 +1,9 @@
 """Where quality is lost: `python -m stages.decompose data=mnist preset=base [features=all]` (or `ckpt=FILE`).
 
 Measures on the validation split, step by step from real images to those of few calls: real training images, the
-floor; stage 1's reconstructions of them; images of one token a call, at temperature 1 the network's own distribution;
-images in fewer calls. What lies between two rows is what that step costs. Discrete models only. The same command goes
-on where it stopped. Writes `<results>/<data>/<preset>/decomposition.json` and `.md`.
+floor; stage 1's reconstructions of them; images of one token a call, at temperature and guidance 1 the network's own
+distribution; images in fewer calls. What lies between two rows is what that step costs. Discrete models only. The same
+command goes on where it stopped. Writes `<results>/<data>/<preset>/decomposition.json` and `.md`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"{path} is a {generator.config.stage} model: only those on tokens have steps to decompose")
     config, calls = generator.config, numbers_of_calls(options["calls"], generator.diffusion.diffusion_steps)
     options |= {"data": config.data, "preset": config.preset, "ckpt": path}
-    steps = {name: step(settings, options) for name, settings in samplings(calls)}
+    steps = {name: step(settings, options) for name, settings in samplings(calls, config.conditional)}
     stage1 = step({"only": "reconstruction"}, options)
     run_steps([stage1, *steps.values()])
     found = json.loads(stage1.leaves.read_text())
@@ -80,11 +80,12 @@ def numbers_of_calls(told: str, num_tokens: int) -> list[int]:
     return [num_tokens, *map(int, words)]
 
 
-def samplings(calls: list[int]) -> list[tuple[str, dict[str, Any]]]:
+def samplings(calls: list[int], conditional: bool) -> list[tuple[str, dict[str, Any]]]:
     """Name and sampler settings of each way to generate; the settings not told are the model's own."""
-    one_a_call = {"sample_steps": calls[0]}
+    one_a_call, plain = {"sample_steps": calls[0]}, {"temperature": 1.0} | ({"guidance": 1.0} if conditional else {})
+    told = ", ".join(f"{name} {value:g}" for name, value in plain.items())
     return [
-        (f"one token a call ({calls[0]} calls), temperature 1", one_a_call | {"temperature": 1.0}),
+        (f"one token a call ({calls[0]} calls), {told}", one_a_call | plain),
         (f"one token a call ({calls[0]} calls)", one_a_call),
         *((f"{number} calls", {"sample_steps": number}) for number in calls[1:]),
     ]

@@ -66,6 +66,14 @@ def test_from_the_floor_to_few_calls(tmp_path, commands, model, capsys):
     assert len(commands) == 10  # of another seed nothing was measured
 
 
+def test_a_network_that_is_told_labels_is_its_own_without_guidance():
+    plain, guided, *_ = decompose.samplings([9, 4], conditional=True)
+    assert plain == (
+        "one token a call (9 calls), temperature 1, guidance 1",
+        guided[1] | {"temperature": 1, "guidance": 1},
+    )
+
+
 @pytest.mark.parametrize("calls", ["9", "0", "four"])
 def test_calls_out_of_range(tmp_path, model, calls):
     with pytest.raises(InputError, match=r"numbers in 1\.\.8"):
