@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from spiking_vq.checkpoint import atomic_write
 from spiking_vq.errors import require
 from spiking_vq.generators import find_model
-from stages.command import parse_options, recorded_command, run_command
+from stages.command import SAMPLER, parse_options, recorded_command, run_command
 from stages.machine import describe_machine
 from stages.markdown import table
 from stages.report import evaluation_name, identity
@@ -137,7 +137,7 @@ def steps(name: str, changes: str, seed: int, options: dict[str, Any]) -> list[S
         return Step("stages.evaluate", [*subject, *settings, *places], leaves, model)
 
     if stage == "sampler":
-        settings = dict(change.split("=", 1) for change in changed)
+        settings = {name: value for name, value in parse_options(changed, SAMPLER).items() if value is not None}
         return [evaluation("absorbing", built_on(options), only="samples", **settings)]
     if stage == "absorbing":
         changed.append(f"stage1={built_on(options)}")

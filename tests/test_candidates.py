@@ -14,6 +14,7 @@ from spiking_vq.errors import InputError
 from spiking_vq.generators import LatentGenerator, find_model
 from stages import candidates, steps, trials
 from stages.command import SAMPLER, parse_options, recorded_command, sampler_settings
+from stages.evaluate.__main__ import OPTIONS
 from stages.report import evaluation_name
 from stages.train import preset_file
 
@@ -53,7 +54,8 @@ def commands(monkeypatch):
                 "firing_rate": {"absorbing": {"all": 0.25}},
                 "images_per_second": 40.0,
             }
-            leaves = Path(given["results"]) / "mnist/base" / evaluation_name(given)
+            name = evaluation_name(parse_options(command[3:], OPTIONS))
+            leaves = Path(given["results"]) / "mnist/base" / name
         else:
             leaves = Path(given["runs"]) / "mnist/base/absorbing/model.safetensors"
             report = {"seconds": 120.0, "parameters": 1000}
@@ -90,12 +92,12 @@ def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
 
 def test_settings_of_the_sampler_are_tried_on_one_model(tmp_path, commands):
     arguments = ["stage=sampler", f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"]
-    candidates.main([*arguments, "only=base guided-4"])
+    candidates.main([*arguments, "only=base guided"])
     assert [command[0] for command in commands] == ["stages.evaluate"] * 2 * 2
     assert len({argument for command in commands for argument in command if argument.startswith("ckpt=")}) == 1
-    assert {"sample_steps=4", "guidance=1.5"} <= set(commands[2])
+    assert {"sample_steps=8", "guidance=1.5"} <= set(commands[2])
     report = json.loads((tmp_path / "results/mnist/candidates-sampler.json").read_text())
-    assert [row["network calls"]["mean"] for row in report["rows"]] == [16, 4]
+    assert [row["network calls"]["mean"] for row in report["rows"]] == [16, 8]
     assert "parameters" not in report["rows"][0]
     assert (
         report["model"]["sha256"]
