@@ -36,7 +36,7 @@ from spiking_vq.models.adversary import PatchAdversary
 from spiking_vq.models.classifier import Classifier
 from spiking_vq.models.spiking_unet import UNETS
 from spiking_vq.models.token_denoiser import DENOISERS
-from spiking_vq.models.vq_svae import VQSVAE
+from spiking_vq.models.vq_svae import VQSVAE, token_grid
 from spiking_vq.neurons import neuron_factory
 from spiking_vq.precision import parameter_type
 
@@ -70,14 +70,14 @@ def build_denoiser(config: AbsorbingConfig) -> nn.Module:
     options = {key: value for key, value in asdict(config.model).items() if value is not None}
     name = options.pop("denoiser")
     require(name in DENOISERS, "model.denoiser", f"one of {', '.join(DENOISERS)}", repr(name))
-    _, height, width = config.vq_svae.image_shape
     denoiser = DENOISERS[name]
     known = inspect.signature(denoiser).parameters
     if foreign := options.keys() - known:
         raise InputError(f"model.denoiser={name} does not take {', '.join(f'model.{key}' for key in sorted(foreign))}")
     require("num_classes" in known or not config.conditional, "conditional", f"false: {name} takes no labels", "true")
-    grid, codebook_size = (height // 4, width // 4), config.vq_svae.model.codebook_size
-    return denoiser(grid, codebook_size, config.T, build_neurons(config), **options, **known_labels(config))
+    tokens = config.vq_svae.model
+    grid = token_grid(config.vq_svae.image_shape, tokens.channels)
+    return denoiser(grid, tokens.codebook_size, config.T, build_neurons(config), **options, **known_labels(config))
 
 
 def build_unet(config: GaussianConfig) -> nn.Module:

@@ -58,6 +58,7 @@ class VQSVAEOptions:
     commitment_cost: float = 0.25
     ema_decay: float = 0.0
     restart_below: float = 0.0
+    normalise_codes: bool = False
 
 
 @dataclass

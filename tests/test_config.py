@@ -159,7 +159,7 @@ def test_bad_stage_2_value_is_named(override):
         "model.codebook_size=0",
         "model.embedding_dim=0",
         "model.channels=[0,4]",
-        "model.channels=[4]",
+        "model.channels=[4,0]",
         "model.num_residual_blocks=-1",
         "model.encoding=bits",
         "model.psp=sum",

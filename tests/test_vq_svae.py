@@ -68,6 +68,19 @@ def test_shapes_and_ranges(image_shape, grid, num_residual_blocks):
     assert 0 <= decoded.min() < decoded.max() <= 1
 
 
+@pytest.mark.parametrize(("channels", "grid"), [([4], (8, 12)), ([4, 8], (4, 6)), ([4, 6, 8], (2, 3))])
+@pytest.mark.parametrize("num_residual_blocks", [0, 1])
+def test_each_of_the_channels_halves_the_grid(channels, grid, num_residual_blocks):
+    model = tiny((1, 16, 24), channels=channels, num_residual_blocks=num_residual_blocks)
+    images = torch.rand(2, 1, 16, 24)
+    wake(model, images)
+    tokens = model.tokenize(images)
+    assert tokens.shape == (2, *model.grid) == (2, *grid)
+    assert model.decode(tokens).shape == images.shape
+    strides = [module.stride for module in model.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
+    assert strides.count((2, 2)) == 2 * len(channels)
+
+
 def test_the_image_is_presented_around_zero():
     model = tiny()
     seen = []
@@ -290,7 +303,9 @@ def test_poisson_follows_its_generator(images):
         ({"image_shape": (1, 30, 28)}, "multiples of 4.*30x28.*image_size"),
         ({"image_shape": (1, 28, 30)}, "multiples of 4.*28x30"),
         ({"T": 0}, "T.*at least 1.*0"),
-        ({"channels": [4]}, "channels"),
+        ({"channels": []}, r"channels.*one width or more.*\[\]"),
+        ({"channels": [4, 0]}, r"channels.*\[4, 0\]"),
+        ({"channels": [4, 4, 4]}, "multiples of 8.*3 convolutions.*12x12.*model.channels"),
         ({"encoding": "bits"}, "encoding.*rate, psp, both.*'bits'"),
         ({"psp": "sum"}, "psp.*decay, trace.*'sum'"),
         ({"spike_generator": "none"}, "spike_generator.*adaptive, poisson, repeat.*'none'"),

@@ -7,6 +7,7 @@ decoder -> membrane read-out -> image
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,23 @@ from spiking_vq.quantize import SPIKE_GENERATORS, Quantized, VectorQuantizer
 ENCODINGS = ("rate", "psp", "both")
 PSPS = ("decay", "trace")
 STRETCH = 0.05
+
+
+def token_grid(image_shape: Sequence[int], channels: Sequence[int]) -> tuple[int, int]:
+    """(h, w) of the tokens of images (C, H, W): each of the strided convolutions, `channels` wide, halves H and W.
+
+    Raises:
+        InputError: it does not divide, or there is no convolution.
+    """
+    require(len(channels) > 0 and min(channels) > 0, "channels", "one width or more, such as [32, 64]", list(channels))
+    _, height, width = image_shape
+    factor = 2 ** len(channels)
+    if height % factor or width % factor:
+        raise InputError(
+            f"image height and width must be multiples of {factor}, as {len(channels)} convolutions halve them;"
+            f" got {height}x{width}. Set image_size to one that divides, or another number of model.channels."
+        )
+    return height // factor, width // factor
 
 
 def stretched_sigmoid(potential: Tensor) -> Tensor:
@@ -66,13 +84,13 @@ class SpikeEncoding(nn.Module):
 
 
 class VQSVAE(nn.Module):
-    """The autoencoder. Two stride-2 convolutions make a grid of a quarter of the image's height and width.
+    """The autoencoder. Each of its stride-2 convolutions halves the image's height and width: see `token_grid`.
 
     Args:
-        image_shape: (C, H, W); H and W multiples of 4.
+        image_shape: (C, H, W); H and W multiples of 2 to the number of `channels`.
         T: number of spiking steps.
         neuron: builds the neuron layers.
-        channels: widths after the first and the second stride-2 convolution.
+        channels: widths after the stride-2 convolutions, one for each; two as published.
         num_residual_blocks: pre-spike residual blocks at the grid's resolution, in the encoder and in the decoder each.
         embedding_dim: D.
         codebook_size: K.
@@ -83,7 +101,8 @@ class VQSVAE(nn.Module):
             there.
         cross_entropy: weight in the loss of the binary cross-entropy between pixels and the sigmoid of the potential,
             nats a pixel; needs `output="sigmoid"`. Where the squared error no longer sees a difference, it does.
-        commitment_cost, ema_decay, restart_below: see `VectorQuantizer`. The commitment cost weighs the PSP term too.
+        commitment_cost, ema_decay, restart_below, normalise_codes: see `VectorQuantizer`. The first weighs the PSP term
+            too.
         data_variance: variance of the training images' pixels; scales the reconstruction error. Saved with the weights.
 
     Raises:
@@ -111,17 +130,12 @@ class VQSVAE(nn.Module):
         commitment_cost: float = 0.25,
         ema_decay: float = 0.0,
         restart_below: float = 0.0,
+        normalise_codes: bool = False,
         data_variance: float = 1.0,
     ) -> None:
         super().__init__()
-        in_channels, height, width = image_shape
-        if height % 4 or width % 4:
-            raise InputError(
-                f"image height and width must be multiples of 4, as the token grid is a quarter of each;"
-                f" got {height}x{width}. Set image_size to one that divides."
-            )
+        self.image_shape, self.grid = tuple(image_shape), token_grid(image_shape, channels)
         require(T >= 1, "T, the number of spiking steps,", "at least 1", T)
-        require(len(channels) == 2 and min(channels) >= 1, "channels", "two widths, such as [32, 64]", list(channels))
         require(num_residual_blocks >= 0, "num_residual_blocks", "at least 0", num_residual_blocks)
         generators = ", ".join(SPIKE_GENERATORS)
         require(spike_generator in SPIKE_GENERATORS, "spike_generator", f"one of {generators}", repr(spike_generator))
@@ -129,11 +143,10 @@ class VQSVAE(nn.Module):
         require(cross_entropy >= 0, "cross_entropy", "at least 0", cross_entropy)
         needed = cross_entropy == 0 or output == "sigmoid"
         require(needed, "output", "sigmoid where the loss has a cross_entropy", repr(output))
-        self.image_shape, self.T = tuple(image_shape), T
+        self.T = T
         self.output, self.cross_entropy = output, cross_entropy
-        self.grid = (height // 4, width // 4)
         self.register_buffer("data_variance", torch.tensor(float(data_variance)))
-        outer, inner = channels
+        in_channels, outer, inner = image_shape[0], channels[0], channels[-1]
 
         def residual_blocks() -> list[nn.Module]:
             return [
@@ -143,22 +156,22 @@ class VQSVAE(nn.Module):
 
         self.stem = conv_norm(in_channels, outer, stride=2)
         self.encoder = nn.Sequential(
-            neuron(),
-            conv_norm(outer, inner, stride=2),
+            *(layer for pair in pairwise(channels) for layer in (neuron(), conv_norm(*pair, stride=2))),
             *residual_blocks(),
             neuron(),
             conv_norm(inner, embedding_dim, kernel_size=1),
             neuron(),
         )
         self.encode_spikes = SpikeEncoding(encoding, psp)
-        self.quantizer = VectorQuantizer(codebook_size, embedding_dim, commitment_cost, ema_decay, restart_below)
+        self.quantizer = VectorQuantizer(
+            codebook_size, embedding_dim, commitment_cost, ema_decay, restart_below, normalise_codes
+        )
         self.spike_generator = SPIKE_GENERATORS[spike_generator](embedding_dim, neuron)
         entry = [conv_norm(embedding_dim, inner), *residual_blocks(), neuron()] if num_residual_blocks else []
         self.decoder = nn.Sequential(
             *entry,
             up_conv_norm(inner if entry else embedding_dim, inner),
-            neuron(),
-            up_conv_norm(inner, outer),
+            *(layer for pair in pairwise(channels[::-1]) for layer in (neuron(), up_conv_norm(*pair))),
         )
         self.readout = MembraneReadout(neuron(), nn.ConvTranspose2d(outer, in_channels, 3, padding=1))
         # PyTorch takes a transposed convolution's fan-in from its output channels: six times too wide a start here, all
