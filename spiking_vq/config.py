@@ -99,6 +99,7 @@ class DenoiserOptions:
     denoiser: str = "sdid"
     width: int | None = None
     num_blocks: int | None = None
+    mixer: str | None = None
 
 
 @dataclass

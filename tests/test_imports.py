@@ -22,6 +22,7 @@ LEVELS = {
     "diffusion": 1,
     "metrics": 1,
     "layers": 2,
+    "attention": 3,
     "persistent": 2,
     "styles": 2,
     "quantize": 3,

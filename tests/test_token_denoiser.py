@@ -6,9 +6,10 @@ import torch
 from conftest import LIF_OPTIONS, wake
 from torch import nn
 
+from spiking_vq.attention import Attended
 from spiking_vq.checkpoint import build_denoiser
 from spiking_vq.config import load_config
-from spiking_vq.models.token_denoiser import DENOISERS, SDID
+from spiking_vq.models.token_denoiser import DENOISERS, MIXERS, SDID
 from spiking_vq.neurons import LIF, neuron_factory
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -107,9 +108,11 @@ def test_sdids_spikes_reach_every_synapse_between_the_first_and_the_last():
     assert seen.keys() == {"stem.0", "readout", *(f"blocks.{index}.0" for index in (0, 2, 4, 6))}
 
 
-def test_token_denoiser_blocks_see_spikes_only():
-    model = awake("token", num_blocks=2)
-    seen = record(synapses(model.blocks))
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_token_denoiser_blocks_see_spikes_only(mixer):
+    model = awake("token", num_blocks=2, mixer=mixer)
+    products = {name: module for name, module in model.named_modules() if isinstance(module, Attended)}
+    seen = record(synapses(model.blocks) | products)
     model(tokens_of(), times())
     assert real_valued_synapses(seen) == []
     assert len(list(seen)) >= 4

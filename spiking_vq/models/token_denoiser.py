@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from spiking_vq.attention import SpikingSelfAttention
 from spiking_vq.errors import require
 from spiking_vq.layers import (
     ClassEmbedding,
@@ -23,6 +24,12 @@ from spiking_vq.layers import (
     read_out,
 )
 from spiking_vq.neurons import firing_rate, rate_weights
+
+MIXERS = {
+    "grid": lambda grid, width, neuron: GridMixer(grid, width),
+    "attention": lambda grid, width, neuron: SpikingSelfAttention(neuron, width),
+}
+"""How a place sees those that are far from it: name -> builds, for a grid, a width and neurons, a layer of spikes."""
 
 
 class SDID(nn.Module):
@@ -69,10 +76,10 @@ class TokenDenoiser(nn.Module):
     """Ours: token and position embeddings as input current, then pre-spike residual blocks; no time input.
 
     For absorbing diffusion the optimal prediction depends on the visible tokens only, so t is accepted and ignored.
-    Each block adds to the residual current what a neuron's spikes give through a map over all places (`GridMixer`),
-    then what they give through a 3x3 convolution. Twice as many neurons are read out as the residual current has
-    channels. Every synapse is fed by spikes; real-valued are the embedding, which is a look-up, and the residual
-    current, which is summed into the neurons' membranes and never crosses a synapse.
+    Each block adds to the residual current what a neuron's spikes give through a map over all places (`GridMixer`, or
+    `SpikingSelfAttention`), then what they give through a 3x3 convolution. Twice as many neurons are read out as the
+    residual current has channels. Every synapse is fed by spikes; real-valued are the embedding, which is a look-up,
+    and the residual current, which is summed into the neurons' membranes and never crosses a synapse.
 
     Args:
         grid: (h, w).
@@ -81,6 +88,7 @@ class TokenDenoiser(nn.Module):
         neuron: builds the neuron layers.
         width: channels of the residual current.
         num_blocks: number of blocks.
+        mixer: `grid` or `attention`, a key of `MIXERS`.
         num_classes: labels it is told; None for none.
         styles: of each label, told with it.
 
@@ -95,12 +103,14 @@ class TokenDenoiser(nn.Module):
         neuron: NeuronFactory,
         width: int = 128,
         num_blocks: int = 5,
+        mixer: str = "grid",
         num_classes: int | None = None,
         styles: int = 1,
     ) -> None:
         super().__init__()
         require(width >= 1, "width", "at least 1", width)
         require(num_blocks >= 1, "num_blocks", "at least 1", num_blocks)
+        require(mixer in MIXERS, "mixer", f"one of {', '.join(MIXERS)}", repr(mixer))
         self.T = T
         self.token_embedding = nn.Embedding(codebook_size + 1, width)
         self.position_embedding = nn.Parameter(torch.randn(width, *grid))
@@ -110,7 +120,7 @@ class TokenDenoiser(nn.Module):
                 branch
                 for _ in range(num_blocks)
                 for branch in (
-                    SpikingResidual(neuron, GridMixer(grid, width)),
+                    SpikingResidual(neuron, MIXERS[mixer](grid, width, neuron)),
                     SpikingResidual(neuron, conv_norm(width, width)),
                 )
             ),
