@@ -196,6 +196,7 @@ class SampleOptions:
     temperature: float = 1.0
     top_p: float = 1.0
     remask_calls: int = 0
+    schedule: str = "linear"
     guidance: float = 0.0
 
 

@@ -222,14 +222,14 @@ class LatentGenerator(Generator):
         return AbsorbingDiffusion(self.model.vq_svae.grid, self.model.vq_svae.codebook_size, self.config.loss)
 
     def sampling(self, **given: Any) -> dict[str, Any]:
-        """Settings: `sample_steps`, `order`, `temperature`, `top_p` and `remask_calls` of
+        """Settings: `sample_steps`, `order`, `temperature`, `top_p`, `remask_calls` and `schedule` of
         `AbsorbingDiffusion.sample`; `guidance`, `label`.
         """
         settings = self._in_force(given, asdict(self.config.sample))
         most = self.diffusion.diffusion_steps + settings["remask_calls"]
         if given.get("sample_steps") is None:  # a preset's default may be more calls than a small grid has tokens
             settings["sample_steps"] = min(settings["sample_steps"] or most, most)
-        names = ("sample_steps", "order", "temperature", "top_p", "remask_calls")
+        names = ("sample_steps", "order", "temperature", "top_p", "remask_calls", "schedule")
         self.diffusion.check_settings(*(settings[name] for name in names))
         if self.config.persistent and settings.get("guidance", 0) not in (0, 1):
             guidance = settings["guidance"]

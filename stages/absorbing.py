@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spiking_vq.checkpoint import LatentModel, atomic_write, build_denoiser, fingerprint, load_model
 from spiking_vq.config import AbsorbingConfig, Config, VQSVAEConfig
 from spiking_vq.data import load_dataset, mix_seed, to_unit
-from spiking_vq.diffusion.absorbing import ORDERS, AbsorbingDiffusion
+from spiking_vq.diffusion.absorbing import ORDERS, SCHEDULES, AbsorbingDiffusion
 from spiking_vq.diffusion.trajectory import TrajectoryDiffusion
 from spiking_vq.errors import InputError, require
 from spiking_vq.models.vq_svae import VQSVAE
@@ -52,7 +52,9 @@ class AbsorbingStage(DenoiserStage):
             raise InputError(f"{path} was trained on {stage1.data}, not on {config.data}: use DATA={stage1.data}")
         sizes = f"left out, or stage 1's {stage1.image_size or 'own'}"
         require(config.image_size in (None, stage1.image_size), "image_size", sizes, config.image_size)
-        require(config.sample.order in ORDERS, "sample.order", f"one of {', '.join(ORDERS)}", repr(config.sample.order))
+        for name, known in {"order": ORDERS, "schedule": SCHEDULES}.items():
+            chosen = getattr(config.sample, name)
+            require(chosen in known, f"sample.{name}", f"one of {', '.join(known)}", repr(chosen))
         config = replace(
             config,
             image_size=stage1.image_size,
@@ -71,7 +73,7 @@ class AbsorbingStage(DenoiserStage):
         diffusion = AbsorbingDiffusion(vq_svae.grid, vq_svae.codebook_size, config.loss)
         if config.persistent:
             calls = min(config.sample.sample_steps, diffusion.diffusion_steps)  # a small grid has fewer tokens
-            diffusion = TrajectoryDiffusion(diffusion, calls, config.sample.order)
+            diffusion = TrajectoryDiffusion(diffusion, calls, config.sample.order, config.sample.schedule)
         train_labels, val_labels = with_styles(data.train, data.val, config.styles)
         rows = [train, train_labels], [val, val_labels]
         super().__init__(config, build_denoiser(config), diffusion, *rows)
@@ -87,6 +89,7 @@ class AbsorbingStage(DenoiserStage):
             [mix_seed(self.config.seed, 4, index) for index in range(PICTURED)],
             sample_steps=min(16, self.diffusion.diffusion_steps),  # a picture, not a measurement
             order=options.order,
+            schedule=options.schedule,
             temperature=options.temperature,
             start=start,
             device=self.device,

@@ -23,6 +23,7 @@ SAMPLER = {
     "temperature": float,
     "top_p": float,
     "remask_calls": int,
+    "schedule": str,
     "sampler": str,
     "eta": float,
     "contrast": float,

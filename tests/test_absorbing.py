@@ -278,6 +278,24 @@ def test_ranked_orders_split_evenly_over_exactly_the_calls(order, sample_steps):
     assert times == [math.ceil(12 * (sample_steps - c) / sample_steps) for c in range(sample_steps)]
 
 
+def test_cosine_schedule_unmasks_few_at_first():
+    recorder, diffusion = Recorder(mixing_denoiser), AbsorbingDiffusion((7, 7), 5)
+    tokens = diffusion.sample(recorder, [0, 1], sample_steps=8, schedule="cosine")
+    assert tokens.max() < 5
+    masked = [49, 48, 45, 40, 34, 27, 18, 9]  # as many as have not come up at 49 (1 - cos(pi / 2 * c / 8))
+    assert recorder.num_masked(5) == [[count] * 2 for count in masked]
+    times = [math.ceil(49 * math.cos(math.pi / 2 * c / 8)) for c in range(8)]
+    assert [t.tolist() for _, t in recorder.calls] == [[t] * 2 for t in times]
+
+
+def test_cosine_schedule_of_bernoulli_calls():
+    noise = torch.rand(4000, 12, generator=seeded())
+    calls = unmask_schedule("bernoulli", noise, torch.ones(4000, 3, 4, dtype=torch.bool), 4, "cosine")
+    left = [math.cos(math.pi / 2 * c / 4) for c in range(5)]
+    expected = -torch.tensor(left).diff()
+    torch.testing.assert_close(calls.flatten().bincount() / calls.numel(), expected, atol=0.01, rtol=0)
+
+
 def test_bernoulli_call_is_uniform_and_empty_calls_are_skipped():
     noise = torch.rand(2000, 12, generator=seeded())
     calls = unmask_schedule("bernoulli", noise, torch.ones(2000, 3, 4, dtype=torch.bool), 7)
@@ -481,6 +499,7 @@ def test_constructor_errors(arguments, message):
         ({"sample_steps": 0}, r"1\.\.12; got 0"),
         ({"sample_steps": 13}, r"1\.\.12; got 13"),
         ({"order": "raster"}, "bernoulli, random, halton"),
+        ({"schedule": "square"}, "schedule.*linear, cosine.*'square'"),
         ({"remask_calls": -1}, "remask_calls must be at least 0; got -1"),
         ({"sample_steps": 4, "remask_calls": 4}, r"sample_steps must be in 5\.\.16; got 4"),
         ({"known": torch.zeros(2, 4, 3, dtype=torch.int64)}, r"\[2, 3, 4\].*got \[2, 4, 3\]"),

@@ -135,7 +135,14 @@ def test_published_model_samples_from_the_zoo(runs, tmp_path, command, monkeypat
     code, _, _ = command(publish.main, "data=digits", f"runs={runs}", f"zoo={tmp_path / 'zoo'}", "temperature=0.5")
     assert code == 0
     published = generators.LatentGenerator.from_pretrained(tmp_path / "zoo/digits-base-absorbing.safetensors")
-    settings = {"sample_steps": 4, "order": "random", "temperature": 0.5, "top_p": 1.0, "remask_calls": 0}
+    settings = {
+        "sample_steps": 4,
+        "order": "random",
+        "temperature": 0.5,
+        "top_p": 1.0,
+        "remask_calls": 0,
+        "schedule": "linear",
+    }
     assert published.sampling() == settings
     description = json.loads((tmp_path / "zoo/digits-base-absorbing.json").read_text())
     assert description["training"] == {"vq_svae": {"steps": 3}, "absorbing": {"steps": 3}}

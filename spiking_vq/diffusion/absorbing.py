@@ -47,6 +47,30 @@ LOSSES = {"elbo": elbo_weight, "reweighted": reweighted_weight, "masked_ce": mas
 ORDERS = ("bernoulli", "random", "halton")
 
 
+class Schedule(NamedTuple):
+    """How the positions are spread over the calls, both from [0, 1] to [0, 1] and each the other's inverse.
+
+    Attributes:
+        share: of the positions, unmasked after this part of the calls.
+        part: of the calls, after which this share of the positions is unmasked.
+    """
+
+    share: Callable[[Tensor], Tensor]
+    part: Callable[[Tensor], Tensor]
+
+
+SCHEDULES = {
+    "linear": Schedule(lambda part: part, lambda share: share),
+    "cosine": Schedule(
+        lambda part: 1 - torch.cos(math.pi / 2 * part), lambda share: 2 / math.pi * torch.arccos(1 - share)
+    ),
+}
+"""`linear`: as many in every call; `cosine`: few at first, when little is known (MaskGIT, arXiv:2202.04200)."""
+
+EXACT = 1e-9
+"""What rounding may take from an integer."""
+
+
 class Draw(NamedTuple):
     """A batch as training sees it.
 
@@ -233,6 +257,7 @@ class AbsorbingDiffusion:
         temperature: float = 1.0,
         top_p: float = 1.0,
         remask_calls: int = 0,
+        schedule: str = "linear",
         known: Tensor | None = None,
         labels: Tensor | None = None,
         start: Callable[[Tensor], None] | None = None,
@@ -243,7 +268,8 @@ class AbsorbingDiffusion:
         """Generate one grid of tokens per seed, or fill in the masked positions of `known`.
 
         Every position is unmasked in exactly one of the first S - R calls of the denoiser. So `unmask_schedule` decides
-        beforehand which call that is, and one loop serves every order. Call c is told t = ceil(N (1 - c / (S - R))).
+        beforehand which call that is, and one loop serves every order. Call c is told t = ceil(N (1 - s)), s the
+        schedule's share after c of the S - R calls.
         An image skips the calls in which it unmasks nothing, as their output would not be used, and leaves its place in
         the batch to the next one when it is done: see `call_plan`.
 
@@ -261,6 +287,7 @@ class AbsorbingDiffusion:
             temperature: of the softmax the tokens are drawn from, >= 0; 0 takes the most probable token.
             top_p: a token is drawn from the most probable ones that together have this probability, in (0, 1].
             remask_calls: R; S - R, the calls over which the positions are spread at first, is in 1..N.
+            schedule: over the S - R calls, a key of `SCHEDULES`.
             known: int64 [B, h, w] in 0..K, mask_id where free; its other tokens come back unchanged.
             labels: int64 [B], one for each image, which the denoiser is told as its third argument; None for none.
             start: called before each call with the rows of its batch at which another image begins, bool [batch_size];
@@ -279,7 +306,7 @@ class AbsorbingDiffusion:
         Reference: drawing again, in the manner of ReMDM, Wang et al., arXiv:2503.00307.
         """
         sample_steps = self.diffusion_steps + remask_calls if sample_steps is None else sample_steps
-        self.check_settings(sample_steps, order, temperature, top_p, remask_calls)
+        self.check_settings(sample_steps, order, temperature, top_p, remask_calls, schedule)
         self._check_state(seeds, known)
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size must be at least 1, or None for all images at once; got {batch_size}.")
@@ -288,7 +315,8 @@ class AbsorbingDiffusion:
         tokens = self.prior(n, device) if known is None else known.to(device, torch.int64, copy=True)
         order_noise, gumbel = self._noise(seeds, passes=2 if remask_calls else 1)
         at_first = sample_steps - remask_calls
-        unmask_call = _drawn_in(order, order_noise, (tokens == self.mask_id).cpu(), at_first, remask_calls)
+        free = (tokens == self.mask_id).cpu()
+        unmask_call = _drawn_in(order, order_noise, free, at_first, remask_calls, schedule)
         rows, calls = (plan.to(tokens.device) for plan in call_plan(unmask_call, batch_size, idle=sample_steps))
         # after the images, a row for each place in the batch, to be worked on when it has no image
         tokens, unmask_call, gumbel = (
@@ -296,7 +324,7 @@ class AbsorbingDiffusion:
         )
         labels = None if labels is None else _with_idle_rows(labels.to(tokens.device), batch_size)
         again = ((calls >= at_first) & (calls < sample_steps)).long()
-        left = self.diffusion_steps - self.diffusion_steps * calls // at_first  # integers' ceil
+        left = self.times(calls, at_first, schedule)
         times = left.where(again == 0, -(-self.diffusion_steps // max(remask_calls, 1))).clamp(min=1)
         before = rows.new_full((batch_size,), -1)
         for done, (row, call, t, part) in enumerate(zip(rows, calls, times, again, strict=True), start=1):
@@ -311,6 +339,11 @@ class AbsorbingDiffusion:
                 progress(done, len(rows))
         return tokens[:n]
 
+    def times(self, calls: Tensor, sample_steps: int, schedule: str = "linear") -> Tensor:
+        """What t the calls [...] in 0..S-1, of S = sample_steps, are told: int64 [...] in 1..N; below 1 from S on."""
+        share = SCHEDULES[schedule].share(calls.double() / sample_steps)
+        return self.diffusion_steps - (self.diffusion_steps * share + EXACT).long()
+
     def _noise(self, seeds: list[int], passes: int) -> tuple[Tensor, Tensor]:
         """Uniform order noise [B, P, N] and Gumbel noise [B, P, K, h, w], every image from its own CPU generator."""
         order_noise, gumbel = [], []
@@ -323,7 +356,13 @@ class AbsorbingDiffusion:
         return order_noise.unflatten(0, (-1, passes)), gumbel.unflatten(0, (-1, passes))
 
     def check_settings(
-        self, sample_steps: int, order: str, temperature: float, top_p: float = 1.0, remask_calls: int = 0
+        self,
+        sample_steps: int,
+        order: str,
+        temperature: float,
+        top_p: float = 1.0,
+        remask_calls: int = 0,
+        schedule: str = "linear",
     ) -> None:
         """Raise `InputError` if a setting of `sample` is out of its range."""
         check_temperature(temperature)
@@ -335,6 +374,7 @@ class AbsorbingDiffusion:
             raise InputError(f"sample_steps must be in {least}..{most}; got {sample_steps}.")
         if order not in ORDERS:
             raise InputError(f"order must be one of {', '.join(ORDERS)}; got {order!r}.")
+        require(schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}", repr(schedule))
 
     def _check_state(self, seeds: list[int], known: Tensor | None) -> None:
         if len(seeds) == 0:
@@ -351,9 +391,9 @@ class AbsorbingDiffusion:
             )
 
 
-def _drawn_in(order: str, order_noise: Tensor, free: Tensor, at_first: int, remask_calls: int) -> Tensor:
+def _drawn_in(order: str, order_noise: Tensor, free: Tensor, at_first: int, remask_calls: int, schedule: str) -> Tensor:
     """In which call each position is drawn, and where there is remasking drawn again, [B, P, h, w]; -1 if it is not."""
-    calls = [unmask_schedule(order, order_noise[:, 0], free, at_first)]
+    calls = [unmask_schedule(order, order_noise[:, 0], free, at_first, schedule)]
     if remask_calls:
         calls.append(unmask_schedule("random", order_noise[:, 1], free, remask_calls).add(at_first).where(free, -1))
     return torch.stack(calls, dim=1)
@@ -450,7 +490,9 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
     return torch.empty_like(before, dtype=torch.bool).scatter_(1, tokens, before < top_p)
 
 
-def unmask_schedule(order: str, order_noise: Tensor, free: Tensor, sample_steps: int) -> Tensor:
+def unmask_schedule(
+    order: str, order_noise: Tensor, free: Tensor, sample_steps: int, schedule: str = "linear"
+) -> Tensor:
     """Decide in which of S = sample_steps calls each free position is unmasked.
 
     "bernoulli" is the paper's rule at the times t_c = N (1 - c / S): call c unmasks each still masked position with
@@ -461,17 +503,22 @@ def unmask_schedule(order: str, order_noise: Tensor, free: Tensor, sample_steps:
     "random" ranks the free positions by a random permutation, "halton" by `halton_order`; both split the ranks over the
     calls as evenly as possible. With fewer free positions than calls, the first calls unmask one each.
 
+    That is the schedule "linear". Any other bends the row of calls: the positions that come up after a share s of them
+    all are unmasked when its part of s of the calls is over.
+
     Args:
         order: one of `ORDERS`.
         order_noise: [B, N], uniform in [0, 1).
         free: bool [B, h, w], the positions to unmask.
         sample_steps: S in 1..N.
+        schedule: a key of `SCHEDULES`.
 
     Returns:
         int64 [B, h, w] in 0..S-1, -1 where not free.
     """
+    part = SCHEDULES[schedule].part
     if order == "bernoulli":
-        call = (order_noise * sample_steps).long()
+        call = (part(order_noise) * sample_steps).long()
     else:
         score = order_noise
         if order == "halton":
@@ -479,7 +526,8 @@ def unmask_schedule(order: str, order_noise: Tensor, free: Tensor, sample_steps:
         # Stable, so that ties, rare in 24-bit noise, fall the same way in every batch and on every device.
         by_score = score.masked_fill(~free.flatten(1), math.inf).argsort(dim=1, stable=True)
         num_free = free.sum((1, 2)).clamp(min=1)[:, None]
-        call = by_score.argsort(dim=1) * num_free.clamp(max=sample_steps) // num_free
+        rank = by_score.argsort(dim=1).clamp(max=num_free - 1)  # those that are not free come last
+        call = (part(rank / num_free.double()) * num_free.clamp(max=sample_steps) + EXACT).long()
     return call.view_as(free).masked_fill(~free, -1)
 
 

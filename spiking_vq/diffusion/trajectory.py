@@ -22,12 +22,15 @@ class TrajectoryDiffusion(AbsorbingDiffusion):
         diffusion: that process.
         sample_steps: S, in 1..N.
         order: in which the places of an image are unmasked, one of `ORDERS`.
+        schedule: over the calls, a key of `SCHEDULES`.
     """
 
-    def __init__(self, diffusion: AbsorbingDiffusion, sample_steps: int, order: str = "random") -> None:
+    def __init__(
+        self, diffusion: AbsorbingDiffusion, sample_steps: int, order: str = "random", schedule: str = "linear"
+    ) -> None:
         super().__init__(diffusion.grid, diffusion.codebook_size, diffusion.objective)
-        self.check_settings(sample_steps, order, temperature=1.0)
-        self.sample_steps, self.order = sample_steps, order
+        self.check_settings(sample_steps, order, temperature=1.0, schedule=schedule)
+        self.sample_steps, self.order, self.schedule = sample_steps, order, schedule
 
     def draw(self, tokens: Tensor, generator: torch.Generator | None = None) -> Draw:
         """The random part of `loss`: an order of unmasking for each image, and what the S calls see of it.
@@ -37,11 +40,11 @@ class TrajectoryDiffusion(AbsorbingDiffusion):
         """
         noise = torch.rand(len(tokens), self.diffusion_steps, generator=generator, device=tokens.device)
         free = torch.ones_like(tokens, dtype=torch.bool)
-        unmask_call = unmask_schedule(self.order, noise, free, self.sample_steps).unsqueeze(1)
+        unmask_call = unmask_schedule(self.order, noise, free, self.sample_steps, self.schedule).unsqueeze(1)
         calls = torch.arange(self.sample_steps, device=tokens.device)
         hidden = unmask_call >= calls.view(1, -1, 1, 1)
         noisy = tokens.unsqueeze(1).masked_fill(hidden, self.mask_id)
-        t = (self.diffusion_steps - self.diffusion_steps * calls // self.sample_steps).expand(len(tokens), -1)
+        t = self.times(calls, self.sample_steps, self.schedule).expand(len(tokens), -1)
         weight = LOSSES[self.objective](t.flatten(), hidden.flatten(0, 1).sum((1, 2)), self.diffusion_steps)
         return Draw(tokens, t, noisy, weight.view_as(t))
 
