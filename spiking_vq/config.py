@@ -131,6 +131,16 @@ class ClassifierOptions:
 
 
 @dataclass
+class AugmentOptions:
+    """How training moves its images; see `spiking_vq.augment.random_affine`. By default not at all."""
+
+    degrees: float = 0.0
+    stretch: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
+
+
+@dataclass
 class TrainOptions:
     """How to train.
 
@@ -382,11 +392,13 @@ class ClassifierConfig(Config):
     """The classifier that evaluation uses.
 
     Attributes:
+        augment: how its training images are moved.
         num_classes: number of labels of the data; filled in when training starts.
     """
 
     stage: str = "classifier"
     model: ClassifierOptions = field(default_factory=ClassifierOptions)
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
     num_classes: int | None = None
 
 
@@ -612,6 +624,10 @@ def _check_values(config: Config) -> None:
             (config.judge_every >= 1, "judge_every", "at least 1", config.judge_every),
             (config.perceptual.weight >= 0, "perceptual.weight", "at least 0", config.perceptual.weight),
             (config.adversary.lr > 0, "adversary.lr", "greater than 0", config.adversary.lr),
+        ]
+    if isinstance(config, ClassifierConfig):
+        checks += [
+            (limit >= 0, f"augment.{name}", "at least 0", limit) for name, limit in asdict(config.augment).items()
         ]
     if isinstance(config, DenoiserConfig):
         checks += [

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spiking_vq.augment import random_affine, warp
 from spiking_vq.checkpoint import build_classifier
-from spiking_vq.config import ClassifierConfig
+from spiking_vq.config import AugmentOptions, ClassifierConfig
 from spiking_vq.data import load_dataset, to_unit
 from spiking_vq.distributed import own_rows
 from stages.stage import Stage
@@ -34,9 +35,13 @@ class ClassifierStage(Stage):
         super().__init__(config, build_classifier(config), self.data.train)
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Cross-entropy of uint8 images and their labels."""
+        """Cross-entropy of uint8 images, moved a little, and their labels."""
         images, labels = map(own_rows, batch)
-        return self.model.loss(to_unit(images), labels)
+        images = to_unit(images)
+        if self.config.augment != AugmentOptions():
+            maps = random_affine(len(batch[0]), generator, **asdict(self.config.augment))
+            images = warp(images, own_rows(maps))
+        return self.model.loss(images, labels)
 
     def validate(self) -> dict[str, float]:
         """Cross-entropy in nats and accuracy over the validation split."""

@@ -195,6 +195,11 @@ def test_bad_stage_2_network_is_an_input_error(override, vq_svae_config):
         build_model(config)
 
 
+def test_bad_augmentation_is_named():
+    with pytest.raises(InputError, match=r"augment\.shift.*at least 0.*-1"):
+        load_config("classifier", CONFIGS / "classifier" / "base.yaml", ["augment.shift=-1"])
+
+
 def test_relu_sets_T():
     assert load().T == 16
     assert load("neuron=relu").T == 1

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEVELS = {
     "errors": 0,
+    "augment": 1,
     "distributed": 0,
     "precision": 0,
     "config": 1,

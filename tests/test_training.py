@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from spiking_vq.checkpoint import fingerprint, load_model
+from spiking_vq.config import load_config
 from spiking_vq.data import load_dataset
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.errors import InputError
@@ -24,6 +25,7 @@ from spiking_vq.models.token_denoiser import TokenDenoiser
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.neurons import LIF
 from stages import train
+from stages.classifier import ClassifierStage
 from stages.stage import Stage, averaged
 
 ROOT = Path(__file__).parent.parent
@@ -405,6 +407,19 @@ def test_resumed_bf16_run_with_other_networks_in_its_loss_equals_the_unbroken_on
         torch.testing.assert_close(*(state[name] for state in states), rtol=0, atol=0)
     assert not [name for name in load_file(folders[0] / "model.safetensors") if "adversary" in name]
     assert not [name for name in states[0] if "perceptual" in name]
+
+
+def test_the_classifier_learns_from_images_moved_by_its_noise(tmp_path):
+    def loss(seed, *overrides):
+        torch.manual_seed(0)
+        given = ["data=digits", f"runs={tmp_path}", "precision=fp32", *overrides]
+        stage = ClassifierStage(load_config("classifier", train.preset_file("classifier", "base"), given))
+        images, labels = stage.data.train.images[:8], stage.data.train.labels[:8]
+        return stage.eval().batch_loss((images, labels), torch.Generator().manual_seed(seed))["loss"].item()
+
+    moved = ["augment.degrees=8", "augment.shift=0.05"]
+    assert loss(0) == loss(1)
+    assert loss(0, *moved) == loss(0, *moved) != loss(1, *moved)
 
 
 def test_stage1_by_the_eyes_of_a_classifier(tmp_path, monkeypatch):
