@@ -1,6 +1,6 @@
-"""Spiking self-attention: what a place sees of the others is decided by spikes, and all that is multiplied is spikes.
+"""Spiking self-attention: spikes decide what a place sees of the others, and nothing is multiplied but by spikes.
 
-No softmax: how well two places agree is a count of coincident spikes, and so an integer that is not negative.
+There is no softmax: how well two places agree is a count of coincident spikes, an integer that is not negative.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from spiking_vq.layers import BatchNorm, NeuronFactory, conv_norm
 from spiking_vq.scan import Current
 
 
-class Attended(nn.Module):
+class AttentionProduct(nn.Module):
     """`y[c, i] = sum_j v[c, j] sum_d k[d, j] q[d, i]` at every step: the values of all places j, as they match place i.
 
     Of spikes it takes additions alone, and has no weights.
@@ -44,11 +44,11 @@ class SpikingSelfAttention(nn.Module):
     def __init__(self, neuron: NeuronFactory, num_channels: int, num_heads: int = 4) -> None:
         super().__init__()
         divides = num_heads >= 1 and num_channels % num_heads == 0
-        require(divides, "num_channels", f"a multiple of the {num_heads} heads", num_channels)
+        require(divides, "num_channels, the width,", f"a multiple of the {num_heads} heads", num_channels)
         self.num_heads = num_heads
         self.current = conv_norm(num_channels, 3 * num_channels, kernel_size=1)
         self.neuron = neuron()
-        self.attended = Attended()
+        self.attended = AttentionProduct()
         self.norm = BatchNorm(num_channels)
         self.last_neuron = neuron()
         self.synapse = conv_norm(num_channels, num_channels, kernel_size=1)

@@ -75,9 +75,9 @@ def build_denoiser(config: AbsorbingConfig) -> nn.Module:
     if foreign := options.keys() - known:
         raise InputError(f"model.denoiser={name} does not take {', '.join(f'model.{key}' for key in sorted(foreign))}")
     require("num_classes" in known or not config.conditional, "conditional", f"false: {name} takes no labels", "true")
-    tokens = config.vq_svae.model
-    grid = token_grid(config.vq_svae.image_shape, tokens.channels)
-    return denoiser(grid, tokens.codebook_size, config.T, build_neurons(config), **options, **known_labels(config))
+    stage1 = config.vq_svae.model
+    grid = token_grid(config.vq_svae.image_shape, stage1.channels)
+    return denoiser(grid, stage1.codebook_size, config.T, build_neurons(config), **options, **known_labels(config))
 
 
 def build_unet(config: GaussianConfig) -> nn.Module:

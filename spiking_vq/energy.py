@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spiking_vq.attention import Attended
+from spiking_vq.attention import AttentionProduct
 from spiking_vq.layers import SpikingResidual, unfolded
 from spiking_vq.models.spiking_unet import PostSumBlock, PreSpikeBlock
 from spiking_vq.neurons import LIF, QuantisedReLU, ReLU
@@ -48,14 +48,15 @@ class LayerCost:
     Attributes:
         kind: `synapse`, `neuron`, `attention`, `sum` (of a residual current) or `embedding`.
         input_bits: of what came in: 1 for spikes, more for the quantised twin's activations, 32 for real numbers.
-        spikes: that came in (synapse) or went out (neuron).
+        spikes: that came in (synapse, attention) or went out (neuron).
         slots: places for one: inputs, or neurons, x steps x images.
         connections: how often a connection could have carried a spike: connections x steps x images.
         accumulates, multiplies: additions, and multiplications with addition.
         weight_bits, state_bits: read and written; weights, and all else.
         arithmetic_pj, memory_pj: picojoules of the operations, and of the memory traffic.
         published_pj: picojoules by the papers' formula, `0.9 pJ rate T MACs` of a synapse fed by spikes and
-            `4.6 pJ MACs` of any other; MACs include the taps that lie outside the image, nothing but synapses counts.
+            `4.6 pJ MACs` of any other; MACs include the taps that lie outside the image, nothing but synapses and
+            attention counts.
     """
 
     kind: str
@@ -72,14 +73,14 @@ class LayerCost:
     published_pj: float = 0.0
 
     @property
-    def carries(self) -> bool:
+    def is_connection(self) -> bool:
         """Whether it brings what neurons give to other neurons."""
         return self.kind in ("synapse", "attention")
 
     @property
-    def takes_spikes(self) -> bool:
+    def is_fed_by_spikes(self) -> bool:
         """Whether it does, and neurons give nothing but spikes."""
-        return self.carries and self.input_bits == 1
+        return self.is_connection and self.input_bits == 1
 
     @property
     def firing_rate(self) -> float:
@@ -241,31 +242,30 @@ def _count_embedding(cost: LayerCost, bits: int, module: nn.Embedding, inputs: t
     cost.add(accumulates=elements, weight_bits=WORD * elements, state_bits=2 * WORD * elements)
 
 
-def _count_attended(cost: LayerCost, bits: int, module: Attended, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    """Spikes of a query and a key that coincide count one up; a value's spike adds the count of every place.
-
-    The papers' formula has the spikes' share of all pairs of places.
-    """
+def _count_attention(
+    cost: LayerCost, bits: int, module: AttentionProduct, inputs: tuple[Tensor, ...], output: Tensor
+) -> None:
+    """Spikes of a query and a key that coincide count one up; a value's spike adds the counts of all places."""
     q, k, v = (x.double() for x in inputs)
     places = q.shape[-1]
-    pairs, dense = (q.sum(-1) * k.sum(-1)).sum().item(), q.numel() * places
+    pairs, products = (q.sum(-1) * k.sum(-1)).sum().item(), 2 * q.numel() * places
+    spikes = sum(x.count_nonzero().item() for x in (q, k, v))
     cost.input_bits = max(cost.input_bits, *(_bits_of(x, bits) for x in inputs))
-    cost.connections += 2 * dense
+    cost.connections += products
     cost.slots += 3 * q.numel()
-    cost.spikes += sum(x.count_nonzero().item() for x in (q, k, v))
+    cost.spikes += spikes
     if cost.input_bits == 1:
         added = v.sum().item() * places
         cost.add(accumulates=pairs + added, state_bits=2 * WORD * pairs + 3 * WORD * added)
-        cost.published_pj += (pairs + added) * PICOJOULES["accumulate"]
+        cost.published_pj += spikes / (3 * q.numel()) * products * PICOJOULES["accumulate"]
     else:
-        products = 2 * dense
         cost.add(multiplies=products, state_bits=(cost.input_bits + WORD) * products)
         cost.published_pj += products * PICOJOULES["multiply_accumulate"]
 
 
 COUNTERS = [
     ((nn.Conv2d, nn.ConvTranspose2d, nn.Linear), "synapse", _count_synapse),
-    (Attended, "attention", _count_attended),
+    (AttentionProduct, "attention", _count_attention),
     (SpikingResidual, "sum", partial(_count_sums, 1)),
     ((PreSpikeBlock, PostSumBlock), "sum", partial(_count_sums, 2)),  # the time's current and the shortcut
     (nn.AvgPool2d, "sum", _count_average),

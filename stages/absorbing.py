@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spiking_vq.checkpoint import LatentModel, atomic_write, build_denoiser, fingerprint, load_model
 from spiking_vq.config import AbsorbingConfig, Config, VQSVAEConfig
 from spiking_vq.data import load_dataset, mix_seed, to_unit
-from spiking_vq.diffusion.absorbing import ORDERS, SCHEDULES, AbsorbingDiffusion
+from spiking_vq.diffusion.absorbing import ORDERS, UNMASK_SCHEDULES, AbsorbingDiffusion
 from spiking_vq.diffusion.trajectory import TrajectoryDiffusion
 from spiking_vq.errors import InputError, require
 from spiking_vq.models.vq_svae import VQSVAE
@@ -52,7 +52,7 @@ class AbsorbingStage(DenoiserStage):
             raise InputError(f"{path} was trained on {stage1.data}, not on {config.data}: use DATA={stage1.data}")
         sizes = f"left out, or stage 1's {stage1.image_size or 'own'}"
         require(config.image_size in (None, stage1.image_size), "image_size", sizes, config.image_size)
-        for name, known in {"order": ORDERS, "schedule": SCHEDULES}.items():
+        for name, known in {"order": ORDERS, "schedule": UNMASK_SCHEDULES}.items():
             chosen = getattr(config.sample, name)
             require(chosen in known, f"sample.{name}", f"one of {', '.join(known)}", repr(chosen))
         config = replace(

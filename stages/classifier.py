@@ -35,7 +35,7 @@ class ClassifierStage(Stage):
         super().__init__(config, build_classifier(config), self.data.train)
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Cross-entropy of uint8 images, moved a little, and their labels."""
+        """Cross-entropy of uint8 images, moved as `augment` says, and their labels."""
         images, labels = map(own_rows, batch)
         images = to_unit(images)
         if self.config.augment != AugmentOptions():

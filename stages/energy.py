@@ -119,7 +119,7 @@ def generation_cost(generator: Generator, settings: dict[str, Any], n: int, seed
         "call": figures(total(network.values()), calls),
         "decoder": figures(total(decoder.values()), n),
         "image": figures(total(costs.values()), n),
-        "by_spikes": figures(total(cost for cost in costs.values() if cost.takes_spikes), n),
+        "by_spikes": figures(total(cost for cost in costs.values() if cost.is_fed_by_spikes), n),
         "layers": {
             name: figures(cost, n)
             | {"kind": cost.kind, "input_bits": cost.input_bits}

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
         costs = watch_stage1(model, config, options)
     else:
         costs = watch_generation(load_generator(path, options["device"]), options)
-    synapses = {name: cost for name, cost in costs.items() if cost.carries and cost.slots}
+    synapses = {name: cost for name, cost in costs.items() if cost.is_connection and cost.slots}
     real = {name: cost for name, cost in synapses.items() if cost.input_bits > 1}
     operations = sum(map(work, synapses.values()))
     report = heading("stages.spiking_report", arguments, config, path) | {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from spiking_vq.attention import Attended
+from spiking_vq.attention import AttentionProduct
 from spiking_vq.checkpoint import build_denoiser, save_model
 from spiking_vq.config import DenoiserOptions
 from spiking_vq.energy import WORD, count_operations, total
@@ -87,17 +87,18 @@ def test_attention_counts_coincidences_and_then_adds_them():
     q[0, 0, 0, 0, :2] = 1  # feature 0 of the query at two places
     k[0, 0, 0, 0, 1] = k[0, 0, 0, 1, 1] = 1  # each meets one spike of the key's feature 0
     v[0, 0, 0, 1, 2] = v[1, 0, 0, 0, 0] = 1  # each adds three counts
-    net = Attended()
+    net = AttentionProduct()
     with count_operations(nn.ModuleDict({"a": net})) as costs:
         net(q, k, v)
     cost = costs["a"]
-    assert (cost.kind, cost.takes_spikes) == ("attention", True)
+    assert (cost.kind, cost.is_fed_by_spikes) == ("attention", True)
     assert (cost.accumulates, cost.multiplies, cost.weight_bits) == (2 + 6, 0, 0)
     assert cost.state_bits == 2 * 2 * WORD + 6 * 3 * WORD
+    assert cost.published_pj == pytest.approx(0.9 * 6 / 36 * 72)
     assert (cost.spikes, cost.slots, cost.connections) == (6, 3 * 12, 2 * 12 * 3)
     with count_operations(nn.ModuleDict({"a": net})) as costs:
         net(0.3 * q, k, v)
-    assert (costs["a"].multiplies, costs["a"].takes_spikes) == (2 * 12 * 3, False)
+    assert (costs["a"].multiplies, costs["a"].is_fed_by_spikes) == (2 * 12 * 3, False)
 
 
 def test_neurons_that_never_spike_cost_their_updates_alone():

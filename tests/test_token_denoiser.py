@@ -6,7 +6,7 @@ import torch
 from conftest import LIF_OPTIONS, wake
 from torch import nn
 
-from spiking_vq.attention import Attended
+from spiking_vq.attention import AttentionProduct
 from spiking_vq.checkpoint import build_denoiser
 from spiking_vq.config import load_config
 from spiking_vq.models.token_denoiser import DENOISERS, MIXERS, SDID
@@ -111,7 +111,7 @@ def test_sdids_spikes_reach_every_synapse_between_the_first_and_the_last():
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_token_denoiser_blocks_see_spikes_only(mixer):
     model = awake("token", num_blocks=2, mixer=mixer)
-    products = {name: module for name, module in model.named_modules() if isinstance(module, Attended)}
+    products = {name: module for name, module in model.named_modules() if isinstance(module, AttentionProduct)}
     seen = record(synapses(model.blocks) | products)
     model(tokens_of(), times())
     assert real_valued_synapses(seen) == []

@@ -59,7 +59,7 @@ class Schedule(NamedTuple):
     part: Callable[[Tensor], Tensor]
 
 
-SCHEDULES = {
+UNMASK_SCHEDULES = {
     "linear": Schedule(lambda part: part, lambda share: share),
     "cosine": Schedule(
         lambda part: 1 - torch.cos(math.pi / 2 * part), lambda share: 2 / math.pi * torch.arccos(1 - share)
@@ -67,7 +67,7 @@ SCHEDULES = {
 }
 """`linear`: as many in every call; `cosine`: few at first, when little is known (MaskGIT, arXiv:2202.04200)."""
 
-EXACT = 1e-9
+ROUNDING = 1e-9
 """What rounding may take from an integer."""
 
 
@@ -287,7 +287,7 @@ class AbsorbingDiffusion:
             temperature: of the softmax the tokens are drawn from, >= 0; 0 takes the most probable token.
             top_p: a token is drawn from the most probable ones that together have this probability, in (0, 1].
             remask_calls: R; S - R, the calls over which the positions are spread at first, is in 1..N.
-            schedule: over the S - R calls, a key of `SCHEDULES`.
+            schedule: over the S - R calls, a key of `UNMASK_SCHEDULES`.
             known: int64 [B, h, w] in 0..K, mask_id where free; its other tokens come back unchanged.
             labels: int64 [B], one for each image, which the denoiser is told as its third argument; None for none.
             start: called before each call with the rows of its batch at which another image begins, bool [batch_size];
@@ -341,8 +341,8 @@ class AbsorbingDiffusion:
 
     def times(self, calls: Tensor, sample_steps: int, schedule: str = "linear") -> Tensor:
         """What t the calls [...] in 0..S-1, of S = sample_steps, are told: int64 [...] in 1..N; below 1 from S on."""
-        share = SCHEDULES[schedule].share(calls.double() / sample_steps)
-        return self.diffusion_steps - (self.diffusion_steps * share + EXACT).long()
+        share = UNMASK_SCHEDULES[schedule].share(calls.double() / sample_steps)
+        return self.diffusion_steps - (self.diffusion_steps * share + ROUNDING).long()
 
     def _noise(self, seeds: list[int], passes: int) -> tuple[Tensor, Tensor]:
         """Uniform order noise [B, P, N] and Gumbel noise [B, P, K, h, w], every image from its own CPU generator."""
@@ -374,7 +374,7 @@ class AbsorbingDiffusion:
             raise InputError(f"sample_steps must be in {least}..{most}; got {sample_steps}.")
         if order not in ORDERS:
             raise InputError(f"order must be one of {', '.join(ORDERS)}; got {order!r}.")
-        require(schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}", repr(schedule))
+        require(schedule in UNMASK_SCHEDULES, "schedule", f"one of {', '.join(UNMASK_SCHEDULES)}", repr(schedule))
 
     def _check_state(self, seeds: list[int], known: Tensor | None) -> None:
         if len(seeds) == 0:
@@ -511,12 +511,12 @@ def unmask_schedule(
         order_noise: [B, N], uniform in [0, 1).
         free: bool [B, h, w], the positions to unmask.
         sample_steps: S in 1..N.
-        schedule: a key of `SCHEDULES`.
+        schedule: a key of `UNMASK_SCHEDULES`.
 
     Returns:
         int64 [B, h, w] in 0..S-1, -1 where not free.
     """
-    part = SCHEDULES[schedule].part
+    part = UNMASK_SCHEDULES[schedule].part
     if order == "bernoulli":
         call = (part(order_noise) * sample_steps).long()
     else:
@@ -527,7 +527,7 @@ def unmask_schedule(
         by_score = score.masked_fill(~free.flatten(1), math.inf).argsort(dim=1, stable=True)
         num_free = free.sum((1, 2)).clamp(min=1)[:, None]
         rank = by_score.argsort(dim=1).clamp(max=num_free - 1)  # those that are not free come last
-        call = (part(rank / num_free.double()) * num_free.clamp(max=sample_steps) + EXACT).long()
+        call = (part(rank / num_free.double()) * num_free.clamp(max=sample_steps) + ROUNDING).long()
     return call.view_as(free).masked_fill(~free, -1)
 
 

@@ -22,7 +22,7 @@ class TrajectoryDiffusion(AbsorbingDiffusion):
         diffusion: that process.
         sample_steps: S, in 1..N.
         order: in which the places of an image are unmasked, one of `ORDERS`.
-        schedule: over the calls, a key of `SCHEDULES`.
+        schedule: over the calls, a key of `UNMASK_SCHEDULES`.
     """
 
     def __init__(
