@@ -95,7 +95,7 @@ def test_settings_of_the_sampler_are_tried_on_one_model(tmp_path, commands):
     candidates.main([*arguments, "only=base guided"])
     assert [command[0] for command in commands] == ["stages.evaluate"] * 2 * 2
     assert len({argument for command in commands for argument in command if argument.startswith("ckpt=")}) == 1
-    assert {"sample_steps=8", "guidance=1.5"} <= set(commands[2])
+    assert {"sample_steps=8", "guidance=2.0"} <= set(commands[2])
     report = json.loads((tmp_path / "results/mnist/candidates-sampler.json").read_text())
     assert [row["network calls"]["mean"] for row in report["rows"]] == [16, 8]
     assert "parameters" not in report["rows"][0]
