@@ -92,10 +92,10 @@ def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
 
 def test_settings_of_the_sampler_are_tried_on_one_model(tmp_path, commands):
     arguments = ["stage=sampler", f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"]
-    candidates.main([*arguments, "only=base guided"])
+    candidates.main([*arguments, "only=base guided-cool"])
     assert [command[0] for command in commands] == ["stages.evaluate"] * 2 * 2
     assert len({argument for command in commands for argument in command if argument.startswith("ckpt=")}) == 1
-    assert {"sample_steps=8", "guidance=2.0"} <= set(commands[2])
+    assert {"sample_steps=8", "temperature=0.8"} <= set(commands[2])
     report = json.loads((tmp_path / "results/mnist/candidates-sampler.json").read_text())
     assert [row["network calls"]["mean"] for row in report["rows"]] == [16, 8]
     assert "parameters" not in report["rows"][0]
