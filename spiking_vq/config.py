@@ -358,6 +358,7 @@ class AbsorbingConfig(DenoiserConfig):
             else the one in the run folder of the same data and preset.
         stage1_sha256: fingerprint of its weights; filled in when training starts.
         vq_svae: its configuration; likewise.
+        tokens_dir: folder in which encoded images are kept; None is `<runs>/<data>/tokens`.
     """
 
     stage: str = "absorbing"
@@ -368,6 +369,7 @@ class AbsorbingConfig(DenoiserConfig):
     stage1: str | None = None
     stage1_sha256: str | None = None
     vq_svae: VQSVAEConfig | None = None
+    tokens_dir: str | None = None
 
 
 @dataclass
@@ -410,7 +412,7 @@ STAGES: dict[str, type[Config]] = {
 }
 
 # Where things are and what computes them does not change what is computed: a run may move.
-_PLACES = ("data_dir", "runs", "device", "stage1", "strategy", "start_from", "classifier")
+_PLACES = ("data_dir", "runs", "tokens_dir", "device", "stage1", "strategy", "start_from", "classifier")
 
 # Filled in when training starts.
 _DERIVED = (

@@ -64,7 +64,7 @@ class AbsorbingStage(DenoiserStage):
         )
         data = load_dataset(config.data, config.data_dir, config.image_size)
         config = knowing_labels(config, data)
-        cache = Path(config.runs) / config.data / "tokens"
+        cache = Path(config.tokens_dir or Path(config.runs) / config.data / "tokens")
         vq_svae.to(config.device)
         train, val = (
             cached_tokens(vq_svae, config.stage1_sha256, split.images, cache) for split in (data.train, data.val)

@@ -3,8 +3,8 @@
 Trains every candidate of `configs/candidates.yaml`, which is `base` with a few changes, and measures it by the
 classifier distance on the validation split: of stage 1's reconstructions; or of samples, by stage 2 on one frozen
 stage 1. `stage=sampler` trains nothing: it tries settings of the sampler on one trained model. `ckpt=` is that stage 1,
-or that model; by default your own, or the one that ships. `also="train.max_steps=3000"` changes all alike. `jobs=2`
-runs two at a time. The same command goes on where it stopped. Writes `<results>/<data>/candidates-<stage>.json` and
+or that model; by default your own, or the one that ships. `length=0.1` trains a tenth of the steps. `jobs=2` runs two
+at a time. The same command goes on where it stopped. Writes `<results>/<data>/candidates-<stage>.json` and
 `.md`, and of what was trained `.png`: quality against firing rate.
 """
 
@@ -20,6 +20,7 @@ from matplotlib import pyplot as plt
 from omegaconf import OmegaConf
 
 from spiking_vq.checkpoint import atomic_write
+from spiking_vq.config import load_config
 from spiking_vq.errors import require
 from spiking_vq.generators import find_model
 from stages.command import SAMPLER, parse_options, recorded_command, run_command
@@ -27,14 +28,14 @@ from stages.machine import describe_machine
 from stages.markdown import table
 from stages.report import evaluation_name, identity
 from stages.steps import Step, classifier_step, perceptual_step, places_of, run_chains, run_steps
-from stages.train import CONFIGS
+from stages.train import CONFIGS, preset_file
 from stages.trials import figure, spread, told
 
 OPTIONS = {
     "stage": "absorbing",
     "data": "mnist",
     "only": "",
-    "also": "",
+    "length": 1.0,
     "ckpt": str,
     "seeds": 2,
     "jobs": 1,
@@ -74,6 +75,7 @@ def main(arguments: list[str]) -> None:
     stage = options["stage"]
     require(stage in MEASURED, "stage", f"one of {', '.join(MEASURED)}", repr(stage))
     require(options["seeds"] >= 1, "seeds", "at least 1", options["seeds"])
+    require(options["length"] > 0, "length", "above 0, 1 being that of base", options["length"])
     chosen = chosen_of(OmegaConf.to_container(OmegaConf.load(LISTS))[stage], options["only"].split())
     chains = {
         name: [steps(name, changes or "", seed, options) for seed in range(options["seeds"])]
@@ -86,7 +88,7 @@ def main(arguments: list[str]) -> None:
     rows = [{"candidate": name, "changes": chosen[name] or ""} | row(stage, runs) for name, runs in chains.items()]
     report = {
         "command": recorded_command("stages.candidates", arguments),
-        **{name: options[name] for name in ("stage", "data", "also", "seeds")},
+        **{name: options[name] for name in ("stage", "data", "length", "seeds")},
         **({"model": identity(built_on(options))} if stage in BUILT_ON else {}),
         "about": "base with each of these changes; classifier distance to the validation images",
         "machine": describe_machine(options["device"]),
@@ -123,7 +125,10 @@ def steps(name: str, changes: str, seed: int, options: dict[str, Any]) -> list[S
     """What makes and measures one candidate with one seed, in a folder of its name and of what is changed in it."""
     stage, data = options["stage"], options["data"]
     subject = [f"data={data}", "preset=base", *(f"{place}={options[place]}" for place in ("data_dir", "device"))]
-    changed = [*changes.split(), *options["also"].split()]
+    changed = changes.split()
+    if stage != "sampler" and options["length"] != 1:
+        count = round(options["length"] * load_config(stage, preset_file(stage, "base"), changed).train.max_steps)
+        changed += [f"train.max_steps={count}", f"train.val_every={count}"]
     described = hashlib.sha256(" ".join(changed).encode())
     if stage in BUILT_ON:
         described.update(built_on(options).read_bytes())
@@ -140,7 +145,7 @@ def steps(name: str, changes: str, seed: int, options: dict[str, Any]) -> list[S
         settings = {name: value for name, value in parse_options(changed, SAMPLER).items() if value is not None}
         return [evaluation("absorbing", built_on(options), only="samples", **settings)]
     if stage == "absorbing":
-        changed.append(f"stage1={built_on(options)}")
+        changed += [f"stage1={built_on(options)}", f"tokens_dir={Path(options['runs']) / data / 'tokens'}"]
     else:
         changed.append(f"perceptual.classifier={perceptual_step(data, places_of(options)).leaves}")
     model = runs / data / "base" / stage / "model.safetensors"
@@ -187,8 +192,8 @@ def markdown(report: dict[str, Any]) -> str:
         for row in report["rows"]
     ]
     title = f"# {report['data']}, {report['stage']}: what makes base better?"
-    also = f", all with `{report['also']}`" if report["also"] else ""
-    about = f"{report['about']}{also}; mean ± standard deviation over {report['seeds']} seeds."
+    length = "" if report["length"] == 1 else f", all trained {report['length']:g} of the steps"
+    about = f"{report['about']}{length}; mean ± standard deviation over {report['seeds']} seeds."
     return "\n".join([title, "", about[:1].upper() + about[1:], "", *table(rows)]) + "\n"
 
 

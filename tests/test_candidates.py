@@ -71,10 +71,12 @@ def commands(monkeypatch):
 
 def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
     arguments = ["stage=absorbing", "data=mnist", f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"]
-    candidates.main([*arguments, "only=base no-labels", "also=train.max_steps=5"])
+    candidates.main([*arguments, "only=base no-labels", "length=0.001"])
     assert len(commands) == 2 * 2 * 2  # MNIST's classifier ships
     assert "sample.guidance=0" in commands[4]
-    assert all("train.max_steps=5" in command for command in commands if command[0] == "stages.train")
+    for command in commands:
+        if command[0] == "stages.train":
+            assert {"train.max_steps=8", f"tokens_dir={tmp_path / 'runs/mnist/tokens'}"} <= set(command)
     report = json.loads((tmp_path / "results/mnist/candidates-absorbing.json").read_text())
     base, unlabelled = report["rows"]
     assert base["classifier distance"]["per_seed"] == [2.0, 2.1]
@@ -84,7 +86,7 @@ def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
     told = f"| no-labels | {changes} | 1.05 ± 0.071 | 0.25 ± 0 | 40 ± 0 | 2 ± 0 | 1e+03 ± 0 |"
     assert told in (tmp_path / "results/mnist/candidates-absorbing.md").read_text()
     done = len(commands)
-    candidates.main([*arguments, "only=base no-labels", "also=train.max_steps=5"])
+    candidates.main([*arguments, "only=base no-labels", "length=0.001"])
     assert len(commands) == done
     candidates.main([*arguments, "only=base"])
     assert len(commands) == done + 4  # of another length
