@@ -46,7 +46,7 @@ demo: $(VENV)/installed  ## both stages on scikit-learn's digits, samples, and a
 # The digits are 1,437 small images: short runs and few styles are enough, of a smaller denoiser, without waiting for
 # a compiler.
 DEMO := data=digits preset=base runs=$(RUNS)/demo train.compile=false precision=fp32
-DEMO_STAGE1 := $(DEMO) train.max_steps=300 train.val_every=100 perceptual.weight=0
+DEMO_STAGE1 := $(DEMO) train.max_steps=300 train.val_every=100 train.batch_size=64 perceptual.weight=0
 DEMO_STAGE2 := $(DEMO) train.max_steps=600 train.val_every=200 model.width=64 styles=4
 
 stage1: $(VENV)/installed  ## train the VQ-SVAE (the same command resumes)
