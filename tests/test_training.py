@@ -281,6 +281,14 @@ def test_tokens_are_encoded_once_and_do_not_depend_on_the_batch(unbroken, tmp_pa
     assert capsys.readouterr().out.count("encoding") == 1
 
 
+def test_runs_may_share_a_folder_of_tokens(unbroken, tmp_path, capsys):
+    stage1 = f"stage1={unbroken}/vq_svae/model.safetensors"
+    for seed in (0, 1):
+        train.main([*STAGE2, stage1, f"runs={tmp_path / str(seed)}", f"tokens_dir={tmp_path}", f"seed={seed}"])
+    assert len(list(tmp_path.glob("*.npy"))) == 2  # of the training and of the validation images
+    assert capsys.readouterr().out.count("encoding") == 2
+
+
 def test_moving_average_by_hand():
     model = torch.nn.BatchNorm1d(1)
     average = averaged(model, 0.5)
