@@ -43,10 +43,10 @@ demo: $(VENV)/installed  ## both stages on scikit-learn's digits, samples, and a
 	$(RUN) -m stages.sample preset=base data=digits runs=$(RUNS)/demo n=100
 	$(RUN) -m stages.recognise runs=$(RUNS)/demo
 
-# The digits are 1,437 small images: short runs and few styles are enough, of a smaller denoiser, without waiting for
-# a compiler.
+# The digits are 1,437 small images: short runs, few codes and styles are enough, of smaller networks, without waiting
+# for a compiler.
 DEMO := data=digits preset=base runs=$(RUNS)/demo train.compile=false precision=fp32
-DEMO_STAGE1 := $(DEMO) train.max_steps=300 train.val_every=100 train.batch_size=64 perceptual.weight=0
+DEMO_STAGE1 := $(DEMO) train.max_steps=300 train.val_every=100 train.batch_size=32 model.channels=[16,64] model.codebook_size=128 perceptual.weight=0
 DEMO_STAGE2 := $(DEMO) train.max_steps=600 train.val_every=200 model.width=64 styles=4
 
 stage1: $(VENV)/installed  ## train the VQ-SVAE (the same command resumes)
