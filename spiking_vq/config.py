@@ -359,6 +359,9 @@ class AbsorbingConfig(DenoiserConfig):
         stage1_sha256: fingerprint of its weights; filled in when training starts.
         vq_svae: its configuration; likewise.
         tokens_dir: folder in which encoded images are kept; None is `<runs>/<data>/tokens`.
+        moved_copies: beside every training image so many copies of it are learnt, each moved in its own way: few images
+            are learnt by heart otherwise.
+        augment: how they are moved.
     """
 
     stage: str = "absorbing"
@@ -370,6 +373,8 @@ class AbsorbingConfig(DenoiserConfig):
     stage1_sha256: str | None = None
     vq_svae: VQSVAEConfig | None = None
     tokens_dir: str | None = None
+    moved_copies: int = 0
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
 
 
 @dataclass
@@ -627,7 +632,7 @@ def _check_values(config: Config) -> None:
             (config.perceptual.weight >= 0, "perceptual.weight", "at least 0", config.perceptual.weight),
             (config.adversary.lr > 0, "adversary.lr", "greater than 0", config.adversary.lr),
         ]
-    if isinstance(config, ClassifierConfig):
+    if isinstance(config, AbsorbingConfig | ClassifierConfig):
         checks += [
             (limit >= 0, f"augment.{name}", "at least 0", limit) for name, limit in asdict(config.augment).items()
         ]
@@ -677,6 +682,12 @@ def _check_values(config: Config) -> None:
             ),
             (sample.temperature >= 0, "sample.temperature", "at least 0", sample.temperature),
             (0 < sample.top_p <= 1, "sample.top_p", "in (0, 1]", sample.top_p),
+            (
+                config.moved_copies >= 0 and bool(config.moved_copies) == (config.augment != AugmentOptions()),
+                "moved_copies",
+                "at least 1 where augment. moves them, and 0 where it does not",
+                config.moved_copies,
+            ),
         ]
     for holds, name, expected, got in checks:
         require(holds, f"configuration field {name}", expected, got)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spiking_vq.augment import random_affine, warp
 from spiking_vq.checkpoint import LatentModel, atomic_write, build_denoiser, fingerprint, load_model
-from spiking_vq.config import AbsorbingConfig, Config, VQSVAEConfig
-from spiking_vq.data import load_dataset, mix_seed, to_unit
+from spiking_vq.config import AbsorbingConfig, AugmentOptions, Config, VQSVAEConfig
+from spiking_vq.data import load_dataset, mix_seed, to_uint8, to_unit
 from spiking_vq.diffusion.absorbing import ORDERS, UNMASK_SCHEDULES, AbsorbingDiffusion
 from spiking_vq.diffusion.trajectory import TrajectoryDiffusion
 from spiking_vq.errors import InputError, require
@@ -65,9 +66,14 @@ class AbsorbingStage(DenoiserStage):
         data = load_dataset(config.data, config.data_dir, config.image_size)
         config = knowing_labels(config, data)
         cache = Path(config.tokens_dir or Path(config.runs) / config.data / "tokens")
+        copies = [
+            moved(data.train.images, config.augment, mix_seed(config.seed, 6, copy))
+            for copy in range(config.moved_copies)
+        ]
         vq_svae.to(config.device)
-        train, val = (
-            cached_tokens(vq_svae, config.stage1_sha256, split.images, cache) for split in (data.train, data.val)
+        val, *train = (
+            cached_tokens(vq_svae, config.stage1_sha256, images, cache)
+            for images in (data.val.images, data.train.images, *copies)
         )
         vq_svae.cpu()  # it is needed for pictures only, of one rank
         diffusion = AbsorbingDiffusion(vq_svae.grid, vq_svae.codebook_size, config.loss)
@@ -75,7 +81,7 @@ class AbsorbingStage(DenoiserStage):
             calls = min(config.sample.sample_steps, diffusion.diffusion_steps)  # a small grid has fewer tokens
             diffusion = TrajectoryDiffusion(diffusion, calls, config.sample.order, config.sample.schedule)
         train_labels, val_labels = with_styles(data.train, data.val, config.styles)
-        rows = [train, train_labels], [val, val_labels]
+        rows = [torch.cat(train), train_labels.repeat(len(train))], [val, val_labels]
         super().__init__(config, build_denoiser(config), diffusion, *rows)
         self.frozen = [vq_svae]  # in a list, so that it is not a part of what is trained and checkpointed
 
@@ -111,6 +117,13 @@ class AbsorbingStage(DenoiserStage):
                 f"train.start_from={self.config.train.start_from} knows other tokens than those of"
                 f" stage1={self.config.stage1}: leave stage1= out, as the file holds its own stage 1"
             )
+
+
+def moved(images: Tensor, augment: AugmentOptions, seed: int) -> Tensor:
+    """uint8 images [N, C, H, W], each moved in its own way."""
+    maps = random_affine(len(images), torch.Generator().manual_seed(seed), **asdict(augment))
+    batches = zip(images.split(TOKENIZE_BATCH), maps.split(TOKENIZE_BATCH), strict=True)
+    return torch.cat([to_uint8(warp(to_unit(batch), own)) for batch, own in batches])
 
 
 def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor, folder: Path) -> Tensor:

@@ -76,6 +76,7 @@ def main(arguments: list[str]) -> None:
     require(stage in MEASURED, "stage", f"one of {', '.join(MEASURED)}", repr(stage))
     require(options["seeds"] >= 1, "seeds", "at least 1", options["seeds"])
     require(options["length"] > 0, "length", "above 0, 1 being that of base", options["length"])
+    require(stage != "sampler" or options["length"] == 1, "length", "1, as the sampler trains nothing", options["length"])
     chosen = chosen_of(OmegaConf.to_container(OmegaConf.load(LISTS))[stage], options["only"].split())
     chains = {
         name: [steps(name, changes or "", seed, options) for seed in range(options["seeds"])]
@@ -126,7 +127,7 @@ def steps(name: str, changes: str, seed: int, options: dict[str, Any]) -> list[S
     stage, data = options["stage"], options["data"]
     subject = [f"data={data}", "preset=base", *(f"{place}={options[place]}" for place in ("data_dir", "device"))]
     changed = changes.split()
-    if stage != "sampler" and options["length"] != 1:
+    if options["length"] != 1:
         count = round(options["length"] * load_config(stage, preset_file(stage, "base"), changed).train.max_steps)
         changed += [f"train.max_steps={count}", f"train.val_every={count}"]
     described = hashlib.sha256(" ".join(changed).encode())

@@ -137,7 +137,13 @@ def test_a_candidate_whose_changes_are_others_is_trained_anew(tmp_path, commands
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [(["only=none"], "only must be of base, "), (["stage=gaussian"], "stage must be one of")]
+    ("arguments", "told"),
+    [
+        (["only=none"], "only must be of base, "),
+        (["stage=gaussian"], "stage must be one of"),
+        (["length=0"], "length must be above 0"),
+        (["stage=sampler", "length=0.5"], "length must be 1, as the sampler trains nothing"),
+    ],
 )
 def test_what_is_not_listed(arguments, told):
     with pytest.raises(InputError, match=told):

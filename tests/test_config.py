@@ -200,6 +200,12 @@ def test_bad_augmentation_is_named():
         load_config("classifier", CONFIGS / "classifier" / "base.yaml", ["augment.shift=-1"])
 
 
+@pytest.mark.parametrize(("override", "copies"), [("moved_copies=3", 3), ("augment.shift=0.1", 0)])
+def test_copies_of_training_images_have_to_move(override, copies):
+    with pytest.raises(InputError, match=f"moved_copies.*at least 1 where augment. moves them.*got {copies}"):
+        load_config("absorbing", CONFIGS / "absorbing" / "base.yaml", [override])
+
+
 def test_relu_sets_T():
     assert load().T == 16
     assert load("neuron=relu").T == 1

@@ -25,6 +25,7 @@ from spiking_vq.models.token_denoiser import TokenDenoiser
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.neurons import LIF
 from stages import train
+from stages.absorbing import AbsorbingStage
 from stages.classifier import ClassifierStage
 from stages.stage import Stage, averaged
 
@@ -287,6 +288,27 @@ def test_runs_may_share_a_folder_of_tokens(unbroken, tmp_path, capsys):
         train.main([*STAGE2, stage1, f"runs={tmp_path / str(seed)}", f"tokens_dir={tmp_path}", f"seed={seed}"])
     assert len(list(tmp_path.glob("*.npy"))) == 2  # of the training and of the validation images
     assert capsys.readouterr().out.count("encoding") == 2
+
+
+def test_moved_copies_stand_beside_the_training_images(unbroken, monkeypatch):
+    """With their labels; the images themselves, and those that validate, stay as they are."""
+    grey_levels = lambda vq_svae, sha256, images, folder: images[:, 0, ::4, ::4].long() // 16  # noqa: E731
+    monkeypatch.setattr("stages.absorbing.cached_tokens", grey_levels)
+    given = [*STAGE2[1:5], "conditional=true", "styles=2", f"stage1={unbroken}/vq_svae/model.safetensors"]
+
+    def rows(*overrides):
+        stage = AbsorbingStage(load_config("absorbing", train.preset_file("absorbing", "base"), [*given, *overrides]))
+        return *stage.stream.tensors, *stage.val
+
+    tokens, labels, *val = rows()
+    many, their_labels, *same_val = rows("moved_copies=2", "augment.shift=0.1")
+    assert torch.equal(many[: len(tokens)], tokens)
+    copies = many[len(tokens) :].unflatten(0, (2, -1))
+    assert 0.1 < (copies == tokens).double().mean() < 0.9  # of the same images, not the same
+    assert not torch.equal(*copies)
+    assert torch.equal(their_labels, labels.repeat(3))
+    assert all(map(torch.equal, same_val, val))
+    assert not torch.equal(rows("moved_copies=2", "augment.shift=0.1", "seed=1")[0], many)
 
 
 def test_moving_average_by_hand():
