@@ -75,8 +75,9 @@ def main(arguments: list[str]) -> None:
     stage = options["stage"]
     require(stage in MEASURED, "stage", f"one of {', '.join(MEASURED)}", repr(stage))
     require(options["seeds"] >= 1, "seeds", "at least 1", options["seeds"])
-    require(options["length"] > 0, "length", "above 0, 1 being that of base", options["length"])
-    require(stage != "sampler" or options["length"] == 1, "length", "1, as the sampler trains nothing", options["length"])
+    length = options["length"]
+    require(length > 0, "length", "above 0, 1 being that of base", length)
+    require(stage != "sampler" or length == 1, "length", "1, as the sampler trains nothing", length)
     chosen = chosen_of(OmegaConf.to_container(OmegaConf.load(LISTS))[stage], options["only"].split())
     chains = {
         name: [steps(name, changes or "", seed, options) for seed in range(options["seeds"])]
