@@ -199,6 +199,8 @@ class SampleOptions:
     """Defaults of `sample`, which travel with the weights; see `AbsorbingDiffusion.sample`.
 
     `guidance` is for networks that know labels: 0 asks for none, above 0 labels are drawn where none is asked for.
+    `guidance_T` is the number of spiking steps of the answer without a label, which guidance departs from: it need not
+    be as good as the other, and costs so much less; None takes T.
     """
 
     sample_steps: int | None = None
@@ -208,6 +210,7 @@ class SampleOptions:
     remask_calls: int = 0
     schedule: str = "linear"
     guidance: float = 0.0
+    guidance_T: int | None = None
 
 
 @dataclass
@@ -477,7 +480,8 @@ def _as_twin(neuron: str | None, preset: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     bits = {"activation_bits": twin_bits(preset.get("T", SpikingConfig.T))} if neuron == "quantised" else {}
     early = {"early_T": None} if "early_T" in preset else {}
-    return {"T": 1, "rate": {"weight": 0.0}} | early | bits
+    guided = {"sample": {"guidance_T": None}} if "guidance_T" in preset.get("sample", {}) else {}
+    return {"T": 1, "rate": {"weight": 0.0}} | early | guided | bits
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
@@ -679,6 +683,12 @@ def _check_values(config: Config) -> None:
                 "sample.remask_calls",
                 "at least 0, and less than sample.sample_steps",
                 sample.remask_calls,
+            ),
+            (
+                sample.guidance_T is None or 1 <= sample.guidance_T <= config.T,
+                "sample.guidance_T",
+                f"in 1..T, {config.T}",
+                sample.guidance_T,
             ),
             (sample.temperature >= 0, "sample.temperature", "at least 0", sample.temperature),
             (0 < sample.top_p <= 1, "sample.top_p", "in (0, 1]", sample.top_p),

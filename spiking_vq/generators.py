@@ -20,6 +20,7 @@ from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.diffusion.guidance import guided, told
 from spiking_vq.errors import InputError, require
+from spiking_vq.layers import spiking_steps
 from spiking_vq.neurons import shifted_thresholds
 from spiking_vq.persistent import remembering
 from spiking_vq.precision import PRECISIONS, autocast, parameter_type
@@ -174,7 +175,8 @@ class Generator:
         settings = defaults | {name: value for name, value in given.items() if name in defaults}
         label, guidance = given.get("label"), settings.pop("guidance")
         if not self.config.conditional:
-            if given.keys() & {"label", "guidance"}:
+            settings.pop("guidance_T", None)
+            if given.keys() & {"label", "guidance", "guidance_T"}:
                 raise InputError("this model was not told labels: train one with ARGS=conditional=true")
             return settings
         require(guidance >= 0, "guidance", "at least 0", guidance)
@@ -223,7 +225,7 @@ class LatentGenerator(Generator):
 
     def sampling(self, **given: Any) -> dict[str, Any]:
         """Settings: `sample_steps`, `order`, `temperature`, `top_p`, `remask_calls` and `schedule` of
-        `AbsorbingDiffusion.sample`; `guidance`, `label`.
+        `AbsorbingDiffusion.sample`; `guidance`, `guidance_T`, `label`.
         """
         settings = self._in_force(given, asdict(self.config.sample))
         most = self.diffusion.diffusion_steps + settings["remask_calls"]
@@ -231,6 +233,8 @@ class LatentGenerator(Generator):
             settings["sample_steps"] = min(settings["sample_steps"] or most, most)
         names = ("sample_steps", "order", "temperature", "top_p", "remask_calls", "schedule")
         self.diffusion.check_settings(*(settings[name] for name in names))
+        steps, most = settings.get("guidance_T"), self.config.T
+        require(steps is None or 1 <= steps <= most, "guidance_T", f"in 1..{most}, the network's T", steps)
         if self.config.persistent and settings.get("guidance", 0) not in (0, 1):
             guidance = settings["guidance"]
             raise InputError(f"guidance must be 0 or 1 where membranes persist: they are of one answer; got {guidance}")
@@ -254,7 +258,7 @@ class LatentGenerator(Generator):
         """
         labels, guidance, settings = self._split(settings, seeds)
         network, start = remembering(self.network, self.config.persistent)
-        denoiser = guided(network, guidance)
+        denoiser = guided(network, guidance, with_steps(self.network, settings.pop("guidance_T", None)))
 
         def watched(tokens: Tensor, *rest: Tensor) -> Tensor:
             watch(tokens)
@@ -403,6 +407,16 @@ def with_shifted_thresholds(network: nn.Module, shift: float) -> Callable[..., T
             return network(*inputs)
 
     return call if shift else network
+
+
+def with_steps(network: nn.Module, num_steps: int | None) -> Callable[..., Tensor]:
+    """The network, taking so many spiking steps in every call and nowhere else; None leaves them as they are."""
+
+    def call(*inputs: Tensor) -> Tensor:
+        with spiking_steps(network, num_steps):
+            return network(*inputs)
+
+    return call
 
 
 def as_images(noisy: Tensor, contrast: float = 1.0) -> Tensor:

@@ -43,6 +43,17 @@ def at_each_step(layer: nn.Module, x: Tensor) -> Tensor:
     return unfold_time(layer(fold_time(x)), len(x))
 
 
+@contextmanager
+def spiking_steps(network: nn.Module, num_steps: int | None) -> Iterator[None]:
+    """Inside the block a network takes so many spiking steps; None leaves them as they are."""
+    usual = network.T
+    network.T = num_steps or usual
+    try:
+        yield
+    finally:
+        network.T = usual
+
+
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm of currents `[T, B, C, ...]`, statistics over all but the channels; the neuron computes it on the way.
 

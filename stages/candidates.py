@@ -61,6 +61,7 @@ MEASURED = {
         "classifier distance": ("metrics", "classifier_distance", "mean"),
         "confidence": ("metrics", "confidence", "mean"),
         "network calls": ("network_calls",),
+        "spiking steps": ("network_steps",),
     },
 }
 """What is varied -> column -> where its figure stands in an evaluation."""

@@ -30,6 +30,7 @@ SAMPLER = {
     "threshold_shift": float,
     "label": int,
     "guidance": float,
+    "guidance_T": int,
 }
 """Options of the samplers; what is not given is the model's own."""
 
@@ -155,6 +156,12 @@ def can_compile() -> bool:
 def network_calls(settings: dict[str, Any]) -> int:
     """How often the network is asked for an image: with guidance, with and without the label."""
     return settings["sample_steps"] * (1 if settings.get("guidance", 0) in (0, 1) else 2)
+
+
+def network_steps(settings: dict[str, Any], T: int) -> int:
+    """Spiking steps of the network in all its calls for an image, T in one that is told the label."""
+    guiding = network_calls(settings) - settings["sample_steps"]
+    return settings["sample_steps"] * T + guiding * (settings.get("guidance_T") or T)
 
 
 def worth_compiling(num_images: int, settings: dict[str, Any]) -> bool:

@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> None:
     config = generator.config
     require(config.neuron == "lif", "the model's neuron", "lif: its twin is counted beside it", config.neuron)
     settings = sampler_settings(generator, options)
+    own_steps = {"guidance_T": None} if "guidance_T" in settings else {}  # a twin has no fewer
     n, seed = options["n"], options["seed"]
     report = heading("stages.energy", arguments, config, path) | {
         "images": n,
@@ -62,7 +63,7 @@ def main(arguments: list[str]) -> None:
         "spiking": generation_cost(generator, settings, n, seed),
     }
     for neuron in TWINS:
-        report[neuron] = generation_cost(twin_of(generator, neuron), settings, 1, seed)
+        report[neuron] = generation_cost(twin_of(generator, neuron), settings | own_steps, 1, seed)
     report["verdict"] = {neuron: verdict(report["spiking"], report[neuron], name) for neuron, name in TWINS.items()}
     print_report(report)
     write_report(options["results"], "energy.json", report)
@@ -90,7 +91,8 @@ def twin_config(config: DenoiserConfig, neuron: str) -> DenoiserConfig:
 
     twin = replace(config, **plain(config))
     if isinstance(config, AbsorbingConfig):
-        twin = replace(twin, early_T=None, vq_svae=replace(config.vq_svae, **plain(config.vq_svae)))
+        sample = replace(config.sample, guidance_T=None)
+        twin = replace(twin, early_T=None, sample=sample, vq_svae=replace(config.vq_svae, **plain(config.vq_svae)))
     return twin
 
 

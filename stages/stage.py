@@ -19,7 +19,7 @@ from spiking_vq.config import Config, SpikingConfig
 from spiking_vq.data import BatchStream, mix_seed
 from spiking_vq.distributed import mean_over_ranks
 from spiking_vq.errors import InputError
-from spiking_vq.layers import synchronise
+from spiking_vq.layers import spiking_steps, synchronise
 from spiking_vq.precision import autocast, parameter_type
 
 ADDED = ("scales", "labels.weight")
@@ -158,11 +158,8 @@ class Stage(LightningModule):
             yield
             return
         early = self.global_step < config.early_part * self.total_steps
-        self.model.T = config.early_T if early else config.T
-        try:
+        with spiking_steps(self.model, config.early_T if early else None):
             yield
-        finally:
-            self.model.T = config.T
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step of the optimiser, then of the moving average."""

@@ -51,6 +51,7 @@ def commands(monkeypatch):
                 "checkpoint": {"sha256": hashlib.sha256(Path(given["ckpt"]).read_bytes()).hexdigest()},
                 "metrics": {"classifier_distance": {"mean": distance}, "confidence": {"mean": 0.9}},
                 "network_calls": int(given.get("sample_steps", 16)),
+                "network_steps": 4 * int(given.get("sample_steps", 16)),
                 "firing_rate": {"absorbing": {"all": 0.25}},
                 "images_per_second": 40.0,
             }

@@ -17,7 +17,7 @@ from spiking_vq.config import AbsorbingConfig, DenoiserOptions, SampleOptions, V
 from spiking_vq.data import load_dataset, to_unit
 from spiking_vq.errors import InputError
 from stages import cards, firing_rates, publish, recognise, sample, train
-from stages.command import network_calls, parse_options, recorded_command, run_command
+from stages.command import network_calls, network_steps, parse_options, recorded_command, run_command
 from stages.evaluate import __main__ as evaluate
 
 ROOT = Path(__file__).parent.parent
@@ -329,3 +329,5 @@ def test_readme_names_targets_presets_and_modules_that_exist():
 def test_guidance_asks_the_network_twice(guidance, calls):
     settings = {"sample_steps": 8} | ({} if guidance is None else {"guidance": guidance})
     assert network_calls(settings) == calls
+    assert network_steps(settings, 4) == 4 * calls
+    assert network_steps(settings | {"guidance_T": 1}, 4) == {8: 32, 16: 40}[calls]

@@ -211,7 +211,7 @@ def test_relu_sets_T():
     assert load("neuron=relu").T == 1
     assert load("neuron=relu", "T=1").T == 1
     twin = load_config("absorbing", CONFIGS / "absorbing/base.yaml", ["neuron=relu"])
-    assert (twin.T, twin.early_T) == (1, None)
+    assert (twin.T, twin.early_T, twin.sample.guidance_T) == (1, None, None)
 
 
 def test_quantised_takes_as_many_bits_as_the_spikes():

@@ -80,6 +80,7 @@ def test_evaluation(runs, tmp_path):
     evaluate.main([*places(tmp_path, "runs", "results", "data_dir"), *few, "label=1", "guidance=2"])
     guided = read(tmp_path, "val-classifier-n=20-sample_steps=2-label=1-guidance=2.0.json")
     assert guided["network_calls"] == 4  # with the label and without
+    assert guided["network_steps"] == 4 * guided["T"]["unet"]
 
 
 def test_evaluation_takes_no_model_for_another(runs, tmp_path):

@@ -152,9 +152,9 @@ def report(tmp_path, latent_model, absorbing_config):
     path = tmp_path / "model.safetensors"
     absorbing_config.data = absorbing_config.vq_svae.data = "digits"
     absorbing_config.preset = absorbing_config.vq_svae.preset = "base"
-    save_model(path, latent_model, absorbing_config)
 
     def run(*arguments):
+        save_model(path, latent_model, absorbing_config)
         energy.main([f"ckpt={path}", f"results={tmp_path}", "n=2", *arguments])
         return json.loads((tmp_path / "digits/base/energy.json").read_text())
 
@@ -178,6 +178,21 @@ def test_an_image_is_its_calls_and_the_decoder(report, capsys):
         assert "it would" in sentence
         assert sentence in said
     assert not [name for name in spiking["layers"] if "encoder" in name]
+
+
+def test_fewer_spiking_steps_without_a_label_cost_less(report, latent_model, absorbing_config):
+    """Of the spiking network; its twins, which take one step, have no fewer."""
+    absorbing_config.conditional, absorbing_config.num_classes, absorbing_config.sample.guidance = True, 10, 2.0
+    latent_model.denoiser = build_denoiser(absorbing_config).eval()
+    full = report("sample_steps=2", "temperature=0")
+    absorbing_config.sample.guidance_T = 1  # the file's own
+    fewer = report("sample_steps=2", "temperature=0")
+    assert fewer["sampler"]["guidance_T"] == 1
+    assert fewer["spiking"]["calls"] == full["spiking"]["calls"] == 4
+    slots = [part["spiking"]["layers"]["denoiser.last_neuron"]["slots"] for part in (full, fewer)]
+    T = absorbing_config.T
+    assert slots[1] / slots[0] == pytest.approx((T + 1) / (2 * T))
+    assert fewer["relu"]["image"]["arithmetic_pj"] == full["relu"]["image"]["arithmetic_pj"]
 
 
 def test_twice_the_calls_cost_twice_as_much(report):

@@ -180,6 +180,37 @@ def test_guidance_by_hand():
     assert calls == [None, [4, 2]]
     assert torch.equal(guided(network, 1.5)(x, t, labels), x + 1.5 * labels.view(2, 1))
     assert calls == [None, [4, 2], [4, 2], None]
+    weaker = guided(network, 3.0, lambda x, t: x - 10)
+    assert torch.equal(weaker(x, t, labels), x - 10 + 3.0 * (labels.view(2, 1) + 10))
+    assert calls[4:] == [[4, 2]]
+    assert torch.equal(weaker(x, t), x)  # by itself it is not asked
+
+
+def test_the_answer_without_a_label_may_take_fewer_spiking_steps(labelled_latents):
+    generator, seen = labelled_latents, []
+    network, T = generator.network, generator.config.T
+
+    def sampled(**settings):
+        seen.clear()
+        return generator.sample(2, label=1, sample_steps=2, **settings).tokens
+
+    hook = network.register_forward_pre_hook(lambda module, inputs: seen.append((len(inputs), module.T)))
+    full = sampled(guidance=3.0)
+    assert set(seen) == {(3, T), (2, T)}
+    assert torch.equal(sampled(guidance=3.0, guidance_T=T), full)
+    fewer = sampled(guidance=3.0, guidance_T=1)
+    assert set(seen) == {(3, T), (2, 1)}
+    assert network.T == T
+    assert not torch.equal(fewer, full)
+    alone = sampled(guidance=0.0, guidance_T=1)
+    assert set(seen) == {(2, T)}  # what is not held against anything is the answer itself
+    hook.remove()
+    assert torch.equal(alone, sampled(guidance=0.0))
+    generator.config.sample.guidance_T = 1  # as a file may say
+    assert torch.equal(sampled(guidance=3.0), fewer)
+    for steps in (0, T + 1):
+        with pytest.raises(InputError, match=f"guidance_T must be in 1..{T}, the network's T; got {steps}"):
+            generator.sampling(guidance_T=steps)
 
 
 @pytest.mark.parametrize("kind", ["pixel", "latent"])

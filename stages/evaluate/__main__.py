@@ -34,6 +34,7 @@ from stages.command import (
     SAMPLER,
     check_device,
     network_calls,
+    network_steps,
     parse_options,
     recorded_command,
     run_command,
@@ -138,6 +139,7 @@ def describe(model: Model | None, data: ImageData, protocol: Protocol, options: 
     if generator is not None:
         report["sampler"] = model.sampling | {"precision": generator.precision}
         report["network_calls"] = network_calls(model.sampling)
+        report["network_steps"] = network_steps(model.sampling, config.T)
     return report | {"parameters": {name: sum(weight.numel() for weight in part) for name, part in parameters.items()}}
 
 
