@@ -695,7 +695,7 @@ def _check_values(config: Config) -> None:
             (
                 config.moved_copies >= 0 and bool(config.moved_copies) == (config.augment != AugmentOptions()),
                 "moved_copies",
-                "at least 1 where augment. moves them, and 0 where it does not",
+                "at least 1 with augment.degrees, stretch, shear or shift above 0, and 0 without",
                 config.moved_copies,
             ),
         ]

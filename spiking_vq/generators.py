@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
@@ -258,7 +259,8 @@ class LatentGenerator(Generator):
         """
         labels, guidance, settings = self._split(settings, seeds)
         network, start = remembering(self.network, self.config.persistent)
-        denoiser = guided(network, guidance, with_steps(self.network, settings.pop("guidance_T", None)))
+        unlabelled = within(spiking_steps, self.network, settings.pop("guidance_T", None))
+        denoiser = guided(network, guidance, unlabelled)
 
         def watched(tokens: Tensor, *rest: Tensor) -> Tensor:
             watch(tokens)
@@ -372,7 +374,7 @@ class PixelGenerator(Generator):
         """
         labels, guidance, settings = self._split(settings, seeds)
         diffusion, contrast = self.diffusion, settings.pop("contrast")
-        network = with_shifted_thresholds(self.network, settings.pop("threshold_shift"))
+        network = within(shifted_thresholds, self.network, settings.pop("threshold_shift"))
         states = diffusion.trajectory(
             told(guided(network, guidance), labels),
             seeds,
@@ -399,21 +401,13 @@ class PixelGenerator(Generator):
         return Samples(torch.cat(finished))
 
 
-def with_shifted_thresholds(network: nn.Module, shift: float) -> Callable[..., Tensor]:
-    """The network, its neurons firing at their threshold plus `shift` in every call and nowhere else."""
+def within(
+    block: Callable[[nn.Module, Any], AbstractContextManager], network: nn.Module, value: Any
+) -> Callable[..., Tensor]:
+    """The network, every call of it inside `block(network, value)`, which changes it there and nowhere else."""
 
     def call(*inputs: Tensor) -> Tensor:
-        with shifted_thresholds(network, shift):
-            return network(*inputs)
-
-    return call if shift else network
-
-
-def with_steps(network: nn.Module, num_steps: int | None) -> Callable[..., Tensor]:
-    """The network, taking so many spiking steps in every call and nowhere else; None leaves them as they are."""
-
-    def call(*inputs: Tensor) -> Tensor:
-        with spiking_steps(network, num_steps):
+        with block(network, value):
             return network(*inputs)
 
     return call

@@ -179,7 +179,9 @@ def quality_by_rate(report: dict[str, Any]) -> bytes:
         axis.annotate(row["candidate"], (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
     axis.set(xlabel="mean firing rate", ylabel="classifier distance", title=f"{report['data']}, {report['stage']}")
     axis.set_xlim(left=0)
-    axis.set_ylim(bottom=0)
+    axis.set_yscale("log")  # most candidates are close together, some far off
+    for formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        formatter("{x:g}")
     axis.spines[["top", "right"]].set_visible(False)
     stream = io.BytesIO()
     chart.savefig(stream, format="png", dpi=120)

@@ -202,7 +202,7 @@ def test_bad_augmentation_is_named():
 
 @pytest.mark.parametrize(("override", "copies"), [("moved_copies=3", 3), ("augment.shift=0.1", 0)])
 def test_copies_of_training_images_have_to_move(override, copies):
-    with pytest.raises(InputError, match=f"moved_copies.*at least 1 where augment. moves them.*got {copies}"):
+    with pytest.raises(InputError, match=f"moved_copies.*at least 1 with augment.degrees.*and 0 without; got {copies}"):
         load_config("absorbing", CONFIGS / "absorbing" / "base.yaml", [override])
 
 
@@ -211,7 +211,17 @@ def test_relu_sets_T():
     assert load("neuron=relu").T == 1
     assert load("neuron=relu", "T=1").T == 1
     twin = load_config("absorbing", CONFIGS / "absorbing/base.yaml", ["neuron=relu"])
-    assert (twin.T, twin.early_T, twin.sample.guidance_T) == (1, None, None)
+    assert (twin.T, twin.early_T) == (1, None)
+
+
+def test_a_twin_has_no_fewer_steps_to_guide_by(tmp_path):
+    preset = tmp_path / "fewer.yaml"
+    preset.write_text("T: 4\nconditional: true\nsample: {guidance: 2.0, guidance_T: 2}\n")
+    assert load_config("absorbing", preset).sample.guidance_T == 2
+    twin = load_config("absorbing", preset, ["neuron=relu"]).sample
+    assert (twin.guidance, twin.guidance_T) == (2.0, None)
+    with pytest.raises(InputError, match=r"sample\.guidance_T must be in 1\.\.T, 4; got 5"):
+        load_config("absorbing", preset, ["sample.guidance_T=5"])
 
 
 def test_quantised_takes_as_many_bits_as_the_spikes():
