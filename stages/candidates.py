@@ -172,11 +172,20 @@ def row(stage: str, runs: list[list[Step]]) -> dict[str, Any]:
 
 def quality_by_rate(report: dict[str, Any]) -> bytes:
     """A chart of all candidates as PNG, a cross of standard deviations each: the lower left corner is best."""
-    chart, axis = plt.subplots(figsize=(7, 5), layout="constrained")
-    for row in report["rows"]:
+    chart, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    rows = sorted(report["rows"], key=lambda row: row["classifier distance"]["mean"])
+    for place, row in enumerate(rows):  # many fire alike: their names stand in a column, each with a line to its cross
         (x, dx), (y, dy) = ((row[name]["mean"], row[name]["std"]) for name in ("firing rate", "classifier distance"))
-        axis.errorbar(x, y, dy, dx, fmt="o", markersize=4)
-        axis.annotate(row["candidate"], (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
+        color = axis.errorbar(x, y, dy, dx, fmt="o", markersize=4).lines[0].get_color()
+        axis.annotate(
+            row["candidate"],
+            (x, y),
+            xytext=(1.03, (place + 0.5) / len(rows)),
+            textcoords="axes fraction",
+            fontsize=8,
+            verticalalignment="center",
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "relpos": (0, 0.5)},
+        )
     axis.set(xlabel="mean firing rate", ylabel="classifier distance", title=f"{report['data']}, {report['stage']}")
     axis.set_xlim(left=0)
     axis.set_yscale("log")  # most candidates are close together, some far off
