@@ -77,7 +77,7 @@ def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
     assert "sample.guidance=0" in commands[4]
     for command in commands:
         if command[0] == "stages.train":
-            assert {"train.max_steps=8", f"tokens_dir={tmp_path / 'runs/mnist/tokens'}"} <= set(command)
+            assert {"train.max_steps=16", f"tokens_dir={tmp_path / 'runs/mnist/tokens'}"} <= set(command)
     report = json.loads((tmp_path / "results/mnist/candidates-absorbing.json").read_text())
     base, unlabelled = report["rows"]
     assert base["classifier distance"]["per_seed"] == [2.0, 2.1]

@@ -240,8 +240,9 @@ def test_a_preset_may_extend_another(tmp_path):
         None,
         3,
     )
-    as_base = {name: getattr(base, name) for name in ("preset", "neuron", "T", "early_T", "activation_bits", "rate")}
-    assert replace(twin, **as_base) == base
+    assert twin.sample == replace(base.sample, guidance_T=None)
+    of_base = ("preset", "neuron", "T", "early_T", "activation_bits", "rate", "sample")
+    assert replace(twin, **{name: getattr(base, name) for name in of_base}) == base
     path = write(tmp_path, "extends: theirs\nseed: 3")
     (tmp_path / "theirs.yaml").write_text("seed: 1\nT: 5")
     config = load_config("vq_svae", path)

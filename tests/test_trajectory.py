@@ -159,7 +159,7 @@ def test_a_persistent_network_trains_samples_and_is_counted(tmp_path):
     common = ["data=digits", "preset=base", "train.compile=false", "precision=fp32", f"runs={tmp_path}"]
     common += ["train.warmup_steps=0", "train.val_every=1000"]
     train.main(["vq_svae", *common, "model.channels=[4,8]", "T=2", "perceptual.weight=0", "train.max_steps=20"])
-    told = ["persistent=true", "T=1", "early_T=null", "sample.guidance=1"]
+    told = ["persistent=true", "T=1", "early_T=null", "sample.guidance=1", "sample.guidance_T=null"]
     told += ["model.width=16", "model.num_blocks=1", "train.max_steps=40"]
     train.main(["absorbing", *common, *told])
     losses = list(json.loads((tmp_path / "digits/base/absorbing/training.json").read_text())["loss"].values())
