@@ -687,7 +687,7 @@ def _check_values(config: Config) -> None:
             (
                 sample.guidance_T is None or 1 <= sample.guidance_T <= config.T,
                 "sample.guidance_T",
-                f"in 1..T, {config.T}",
+                f"in 1..T, {config.T}, or null, which takes T",
                 sample.guidance_T,
             ),
             (sample.temperature >= 0, "sample.temperature", "at least 0", sample.temperature),
