@@ -206,6 +206,7 @@ class SampleOptions:
     sample_steps: int | None = None
     order: str = "random"
     temperature: float = 1.0
+    last_temperature: float | None = None
     top_p: float = 1.0
     remask_calls: int = 0
     schedule: str = "linear"
@@ -691,6 +692,12 @@ def _check_values(config: Config) -> None:
                 sample.guidance_T,
             ),
             (sample.temperature >= 0, "sample.temperature", "at least 0", sample.temperature),
+            (
+                sample.last_temperature is None or sample.last_temperature >= 0,
+                "sample.last_temperature",
+                "at least 0, or null, which takes sample.temperature",
+                sample.last_temperature,
+            ),
             (0 < sample.top_p <= 1, "sample.top_p", "in (0, 1]", sample.top_p),
             (
                 config.moved_copies >= 0 and bool(config.moved_copies) == (config.augment != AugmentOptions()),

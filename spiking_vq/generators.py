@@ -225,15 +225,15 @@ class LatentGenerator(Generator):
         return AbsorbingDiffusion(self.model.vq_svae.grid, self.model.vq_svae.codebook_size, self.config.loss)
 
     def sampling(self, **given: Any) -> dict[str, Any]:
-        """Settings: `sample_steps`, `order`, `temperature`, `top_p`, `remask_calls` and `schedule` of
-        `AbsorbingDiffusion.sample`; `guidance`, `guidance_T`, `label`.
+        """Settings: `sample_steps`, `order`, `temperature`, `last_temperature`, `top_p`, `remask_calls` and `schedule`
+        of `AbsorbingDiffusion.sample`; `guidance`, `guidance_T`, `label`.
         """
         settings = self._in_force(given, asdict(self.config.sample))
         most = self.diffusion.diffusion_steps + settings["remask_calls"]
         if given.get("sample_steps") is None:  # a preset's default may be more calls than a small grid has tokens
             settings["sample_steps"] = min(settings["sample_steps"] or most, most)
-        names = ("sample_steps", "order", "temperature", "top_p", "remask_calls", "schedule")
-        self.diffusion.check_settings(*(settings[name] for name in names))
+        names = ("sample_steps", "order", "temperature", "last_temperature", "top_p", "remask_calls", "schedule")
+        self.diffusion.check_settings(**{name: settings[name] for name in names})
         steps, most = settings.get("guidance_T"), self.config.T
         require(steps is None or 1 <= steps <= most, "guidance_T", f"in 1..{most}, the network's T", steps)
         if self.config.persistent and settings.get("guidance", 0) not in (0, 1):

@@ -21,6 +21,7 @@ SAMPLER = {
     "sample_steps": int,
     "order": str,
     "temperature": float,
+    "last_temperature": float,
     "top_p": float,
     "remask_calls": int,
     "schedule": str,

@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 import torch
 
+from spiking_vq.diffusion import absorbing
 from spiking_vq.diffusion.absorbing import (
     LOSSES,
     ORDERS,
@@ -13,6 +14,7 @@ from spiking_vq.diffusion.absorbing import (
     call_plan,
     halton_order,
     nucleus,
+    unmask,
     unmask_schedule,
 )
 from spiking_vq.errors import InputError
@@ -386,6 +388,38 @@ def test_only_tokens_of_the_nucleus_are_drawn():
     assert diffusion.sample(denoiser, seeds, top_p=0.7, temperature=0.0).max() == 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"sample_steps": 4}, [2.0, 1.5, 1.0, 0.5]),
+        ({"sample_steps": 4, "last_temperature": None}, [2.0] * 4),
+        ({"sample_steps": 6, "remask_calls": 2}, [2.0, 1.5, 1.0, 0.5, 0.5, 0.5]),
+        ({"sample_steps": 1}, [2.0]),
+    ],
+)
+def test_temperature_goes_from_the_first_call_to_the_last(settings, expected, monkeypatch):
+    used = []
+
+    def recorded(denoiser, tokens, t, chosen, gumbel, temperature, top_p):
+        used.append(temperature.flatten().tolist())
+        return unmask(denoiser, tokens, t, chosen, gumbel, temperature, top_p)
+
+    monkeypatch.setattr(absorbing, "unmask", recorded)
+    diffusion = AbsorbingDiffusion((3, 4), 5)
+    diffusion.sample(mixing_denoiser, [0, 1], **({"temperature": 2.0, "last_temperature": 0.5} | settings))
+    assert used == [[value] * 2 for value in expected]
+
+
+def test_images_in_one_batch_are_drawn_each_at_its_own_temperature():
+    """As the Bernoulli order skips calls, an image is ahead of its neighbour in the batch."""
+    diffusion = AbsorbingDiffusion((3, 4), 5)
+    settings = {"order": "bernoulli", "temperature": 2.0, "last_temperature": 0.0}
+    together = diffusion.sample(mixing_denoiser, [0, 1, 2], **settings)
+    alone = [diffusion.sample(mixing_denoiser, [seed], **settings) for seed in (0, 1, 2)]
+    assert torch.equal(together, torch.cat(alone))
+    assert not torch.equal(together, diffusion.sample(mixing_denoiser, [0, 1, 2], **settings | {"last_temperature": 2}))
+
+
 def test_remasking_draws_everything_once_more():
     diffusion, recorder = AbsorbingDiffusion((3, 4), 5), Recorder(mixing_denoiser)
     known = torch.full((2, 3, 4), 5)
@@ -495,6 +529,7 @@ def test_constructor_errors(arguments, message):
         ({"temperature": -0.1}, ">= 0"),
         ({"temperature": math.inf}, "finite"),
         ({"temperature": math.nan}, "finite"),
+        ({"last_temperature": -0.1}, "last_temperature must be finite and >= 0"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\]"),
         ({"sample_steps": 0}, r"1\.\.12; got 0"),
         ({"sample_steps": 13}, r"1\.\.12; got 13"),

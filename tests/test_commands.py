@@ -139,6 +139,7 @@ def test_published_model_samples_from_the_zoo(runs, tmp_path, command, monkeypat
         "sample_steps": 4,
         "order": "random",
         "temperature": 0.5,
+        "last_temperature": None,
         "top_p": 1.0,
         "remask_calls": 0,
         "schedule": "linear",

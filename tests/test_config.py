@@ -146,7 +146,14 @@ def test_bad_value_is_named(override, told):
 
 @pytest.mark.parametrize(
     "override",
-    ["sample.temperature=-1", "sample.top_p=0", "sample.sample_steps=0", "sample.remask_calls=16", "stage1_sha256=0"],
+    [
+        "sample.temperature=-1",
+        "sample.last_temperature=-1",
+        "sample.top_p=0",
+        "sample.sample_steps=0",
+        "sample.remask_calls=16",
+        "stage1_sha256=0",
+    ],
 )
 def test_bad_stage_2_value_is_named(override):
     with pytest.raises(InputError, match=override.split("=")[0]):

@@ -70,6 +70,9 @@ UNMASK_SCHEDULES = {
 ROUNDING = 1e-9
 """What rounding may take from an integer."""
 
+COLDEST = 1e-3
+"""The temperature by which the most probable tokens are found, where that of drawing is lower."""
+
 
 class Draw(NamedTuple):
     """A batch as training sees it.
@@ -255,6 +258,7 @@ class AbsorbingDiffusion:
         sample_steps: int | None = None,
         order: str = "random",
         temperature: float = 1.0,
+        last_temperature: float | None = None,
         top_p: float = 1.0,
         remask_calls: int = 0,
         schedule: str = "linear",
@@ -285,6 +289,9 @@ class AbsorbingDiffusion:
             sample_steps: S, the number of calls; None means N + R.
             order: "bernoulli", "random" or "halton", see `unmask_schedule`.
             temperature: of the softmax the tokens are drawn from, >= 0; 0 takes the most probable token.
+            last_temperature: that of the last of the S - R calls, from `temperature` to which it goes in equal steps,
+                and of the calls that draw again; None keeps to `temperature`. What an image will be is decided early,
+                and wants variety; what is drawn late has to fit.
             top_p: a token is drawn from the most probable ones that together have this probability, in (0, 1].
             remask_calls: R; S - R, the calls over which the positions are spread at first, is in 1..N.
             schedule: over the S - R calls, a key of `UNMASK_SCHEDULES`.
@@ -306,7 +313,7 @@ class AbsorbingDiffusion:
         Reference: drawing again, in the manner of ReMDM, Wang et al., arXiv:2503.00307.
         """
         sample_steps = self.diffusion_steps + remask_calls if sample_steps is None else sample_steps
-        self.check_settings(sample_steps, order, temperature, top_p, remask_calls, schedule)
+        self.check_settings(sample_steps, order, temperature, last_temperature, top_p, remask_calls, schedule)
         self._check_state(seeds, known)
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size must be at least 1, or None for all images at once; got {batch_size}.")
@@ -326,15 +333,19 @@ class AbsorbingDiffusion:
         again = ((calls >= at_first) & (calls < sample_steps)).long()
         left = self.times(calls, at_first, schedule)
         times = left.where(again == 0, -(-self.diffusion_steps // max(remask_calls, 1))).clamp(min=1)
+        last = temperature if last_temperature is None else last_temperature
+        gone = (calls / max(at_first - 1, 1)).clamp(max=1)[..., None, None, None]
+        temperatures = temperature + (last - temperature) * gone
         before = rows.new_full((batch_size,), -1)
-        for done, (row, call, t, part) in enumerate(zip(rows, calls, times, again, strict=True), start=1):
+        plan = zip(rows, calls, times, again, temperatures, strict=True)
+        for done, (row, call, t, part, warmth) in enumerate(plan, start=1):
             if start is not None:
                 start(row != before)
                 before = row
             chosen = unmask_call[row, part] == call.view(-1, 1, 1)
             denoise = told(denoiser, None if labels is None else labels[row])
             seen = tokens[row].masked_fill(chosen, self.mask_id)
-            tokens[row] = unmask(denoise, seen, t, chosen, gumbel[row, part], temperature, top_p)
+            tokens[row] = unmask(denoise, seen, t, chosen, gumbel[row, part], warmth, top_p)
             if progress is not None:
                 progress(done, len(rows))
         return tokens[:n]
@@ -360,12 +371,15 @@ class AbsorbingDiffusion:
         sample_steps: int,
         order: str,
         temperature: float,
+        last_temperature: float | None = None,
         top_p: float = 1.0,
         remask_calls: int = 0,
         schedule: str = "linear",
     ) -> None:
         """Raise `InputError` if a setting of `sample` is out of its range."""
         check_temperature(temperature)
+        if last_temperature is not None:
+            check_temperature(last_temperature, "last_temperature")
         require(0 < top_p <= 1, "top_p", "in (0, 1]", top_p)
         if remask_calls < 0:
             raise InputError(f"remask_calls must be at least 0; got {remask_calls}.")
@@ -446,7 +460,7 @@ def unmask(
     t: Tensor,
     chosen: Tensor,
     gumbel: Tensor,
-    temperature: float,
+    temperature: float | Tensor,
     top_p: float = 1.0,
 ) -> Tensor:
     """Replace the chosen positions by draws from softmax(logits / temperature), by the Gumbel-max trick.
@@ -460,15 +474,16 @@ def unmask(
         t: int64 [B] in 1..N.
         chosen: bool [B, h, w].
         gumbel: float32 [B, K, h, w].
-        temperature: >= 0.
+        temperature: >= 0; of each image, [B, 1, 1, 1], or of all.
         top_p: in (0, 1]; below 1 only of the most probable tokens, see `nucleus`.
 
     Returns:
         int64 [B, h, w], equal to `tokens` where not chosen.
     """
     logits = denoiser(tokens, t)
-    if top_p < 1 and temperature > 0:
-        logits = logits.where(nucleus(logits / temperature, top_p), -math.inf)
+    if top_p < 1:
+        divisor = torch.as_tensor(temperature, device=logits.device).clamp(min=COLDEST)
+        logits = logits.where(nucleus(logits / divisor, top_p), -math.inf)
     drawn = (logits + temperature * gumbel).argmax(1)
     return torch.where(chosen, drawn, tokens)
 
@@ -588,7 +603,7 @@ def scaled_radical_inverse(index: int, base: int, size: int) -> int:
     return size * numerator // denominator
 
 
-def check_temperature(temperature: float) -> None:
+def check_temperature(temperature: float, name: str = "temperature") -> None:
     """Raise InputError unless the temperature is finite and >= 0."""
     if not 0 <= temperature < math.inf:
-        raise InputError(f"temperature must be finite and >= 0, 0 meaning the most probable token; got {temperature}.")
+        raise InputError(f"{name} must be finite and >= 0, 0 meaning the most probable token; got {temperature}.")
