@@ -226,9 +226,12 @@ class LatentGenerator(Generator):
 
     def sampling(self, **given: Any) -> dict[str, Any]:
         """Settings: `sample_steps`, `order`, `temperature`, `last_temperature`, `top_p`, `remask_calls` and `schedule`
-        of `AbsorbingDiffusion.sample`; `guidance`, `guidance_T`, `label`.
+        of `AbsorbingDiffusion.sample`; `guidance`, `guidance_T`, `label`. A `temperature` given alone is that of all
+        calls.
         """
         settings = self._in_force(given, asdict(self.config.sample))
+        if given.get("temperature") is not None:
+            settings["last_temperature"] = given.get("last_temperature")
         most = self.diffusion.diffusion_steps + settings["remask_calls"]
         if given.get("sample_steps") is None:  # a preset's default may be more calls than a small grid has tokens
             settings["sample_steps"] = min(settings["sample_steps"] or most, most)

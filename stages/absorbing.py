@@ -97,6 +97,7 @@ class AbsorbingStage(DenoiserStage):
             order=options.order,
             schedule=options.schedule,
             temperature=options.temperature,
+            last_temperature=options.last_temperature,
             start=start,
             device=self.device,
         )

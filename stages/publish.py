@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -47,8 +47,9 @@ def main(arguments: list[str]) -> None:
     model, config = load_model(source)
     chosen = {key: options[key] for key in SETTINGS if options[key] is not None}
     if isinstance(config, DenoiserConfig):
-        generator_of(model, config).sampling(**chosen)  # one out of range is found here
-        config = replace(config, sample=replace(config.sample, **chosen))
+        in_force = generator_of(model, config).sampling(**chosen)  # one out of range is found here
+        defaults = {field.name: in_force[field.name] for field in fields(config.sample) if field.name in in_force}
+        config = replace(config, sample=replace(config.sample, **defaults))
     elif chosen:
         raise InputError(f"a {stage} does not sample: leave {', '.join(chosen)} out")
     target = Path(options["zoo"]) / f"{config.data}-{config.preset}-{stage}.safetensors"

@@ -131,6 +131,14 @@ def test_defaults_come_from_the_checkpoint(generator, tmp_path):
         assert torch.equal(loaded.sample(3, **change).tokens, generator.sample(3, **options | change).tokens)
 
 
+def test_temperature_given_alone_is_that_of_all_calls(generator):
+    generator.config.sample.last_temperature = 0.3
+    assert generator.sampling()["last_temperature"] == 0.3
+    assert generator.sampling(temperature=0.9)["last_temperature"] is None
+    assert generator.sampling(temperature=0.9, last_temperature=0.2)["last_temperature"] == 0.2
+    assert generator.sampling(last_temperature=0.2)["temperature"] == generator.config.sample.temperature
+
+
 def test_default_calls_fit_a_small_grid(generator):
     generator.config.sample.sample_steps = 16  # of the base preset; here are 9 tokens
     assert torch.equal(generator.sample(2).tokens, generator.sample(2, sample_steps=9).tokens)
