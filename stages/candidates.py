@@ -1,11 +1,12 @@
 """What makes `base` better? `python -m stages.candidates stage=absorbing data=mnist [only="base elbo"] [seeds=2]`.
 
 Trains every candidate of `configs/candidates.yaml`, which is `base` with a few changes, and measures it by the
-classifier distance on the validation split: of stage 1's reconstructions; or of samples, by stage 2 on one frozen
-stage 1. `stage=sampler` trains nothing: it tries settings of the sampler on one trained model. `ckpt=` is that stage 1,
-or that model; by default your own, or the one that ships. `length=0.1` trains a tenth of the steps. `jobs=2` runs two
-at a time. The same command goes on where it stopped. Writes `<results>/<data>/candidates-<stage>.json` and
-`.md`, and of what was trained `.png`: quality against firing rate.
+classifier distance on the validation split: of stage 1's reconstructions; or of samples, by stage 2 on one frozen stage
+1. `stage=sampler` trains nothing: it tries settings of the sampler on one trained model. `ckpt=` is that stage 1, or
+that model; by default your own, or the one that ships. `length=0.1` trains a tenth of the steps. `features=all` tells
+FID, too, by the Inception: some minutes for each. `jobs=2` runs two at a time. The same command goes on where it
+stopped. Writes `<results>/<data>/candidates-<stage>.json` and `.md`, and of what was trained `.png`: quality against
+firing rate.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from spiking_vq.config import load_config
 from spiking_vq.errors import require
 from spiking_vq.generators import find_model
 from stages.command import SAMPLER, parse_options, recorded_command, run_command
+from stages.evaluate.examiner import NETWORKS
 from stages.machine import describe_machine
 from stages.markdown import table
 from stages.report import evaluation_name, identity
@@ -36,6 +38,7 @@ OPTIONS = {
     "data": "mnist",
     "only": "",
     "length": 1.0,
+    "features": "classifier",
     "ckpt": str,
     "seeds": 2,
     "jobs": 1,
@@ -66,6 +69,9 @@ MEASURED = {
 }
 """What is varied -> column -> where its figure stands in an evaluation."""
 
+FID = {"vq_svae": ("reconstruction", "fid"), **dict.fromkeys(("absorbing", "sampler"), ("metrics", "fid", "mean"))}
+"""What is varied -> where, with `features=all`, FID stands."""
+
 BUILT_ON = {"absorbing": "vq_svae", "sampler": "absorbing"}
 """What is varied -> the stage of the one model that all candidates are built on."""
 
@@ -76,6 +82,7 @@ def main(arguments: list[str]) -> None:
     stage = options["stage"]
     require(stage in MEASURED, "stage", f"one of {', '.join(MEASURED)}", repr(stage))
     require(options["seeds"] >= 1, "seeds", "at least 1", options["seeds"])
+    require(options["features"] in NETWORKS, "features", f"one of {', '.join(NETWORKS)}", repr(options["features"]))
     length = options["length"]
     require(length > 0, "length", "above 0, 1 being that of base", length)
     require(stage != "sampler" or length == 1, "length", "1, as the sampler trains nothing", length)
@@ -88,12 +95,13 @@ def main(arguments: list[str]) -> None:
     run_steps([*classifier_step(options["data"], places_of(options)), *shared])
     logs = Path(options["runs"]) / "candidates" / stage / "logs"
     run_chains([chain for runs in chains.values() for chain in runs], options["jobs"], logs)
-    rows = [{"candidate": name, "changes": chosen[name] or ""} | row(stage, runs) for name, runs in chains.items()]
+    columns = MEASURED[stage] | ({"FID": FID[stage]} if options["features"] == "all" else {})
+    rows = [{"candidate": name, "changes": chosen[name] or ""} | row(columns, runs) for name, runs in chains.items()]
     report = {
         "command": recorded_command("stages.candidates", arguments),
         **{name: options[name] for name in ("stage", "data", "length", "seeds")},
         **({"model": identity(built_on(options))} if stage in BUILT_ON else {}),
-        "about": "base with each of these changes; classifier distance to the validation images",
+        "about": "base with each of these changes; distances are to the validation images",
         "machine": describe_machine(options["device"]),
         "rows": rows,
     }
@@ -138,7 +146,7 @@ def steps(name: str, changes: str, seed: int, options: dict[str, Any]) -> list[S
     runs = Path(options["runs"]) / "candidates" / stage / f"{name}-{described.hexdigest()[:8]}-{seed}"
 
     def evaluation(of: str, model: Path, **wanted: Any) -> Step:
-        wanted = {"protocol": "val", "features": "classifier"} | wanted
+        wanted = {"protocol": "val", "features": options["features"]} | wanted
         settings = [f"stage={of}", *(f"{key}={value}" for key, value in wanted.items()), f"seed={seed}"]
         places = ["precision=bf16", f"ckpt={model}", f"runs={options['runs']}", f"results={runs / 'results'}"]
         leaves = runs / "results" / data / "base" / evaluation_name(wanted)
@@ -158,9 +166,9 @@ def steps(name: str, changes: str, seed: int, options: dict[str, Any]) -> list[S
     ]
 
 
-def row(stage: str, runs: list[list[Step]]) -> dict[str, Any]:
-    """The figures of one candidate, over its seeds."""
-    found = {name: [figure(steps[-1].leaves, keys) for steps in runs] for name, keys in MEASURED[stage].items()}
+def row(columns: dict[str, tuple[str, ...]], runs: list[list[Step]]) -> dict[str, Any]:
+    """The figures of one candidate, over its seeds: column -> mean and spread."""
+    found = {name: [figure(steps[-1].leaves, keys) for steps in runs] for name, keys in columns.items()}
     summaries = [training.leaves.with_name("training.json") for training, *measuring in runs if measuring]
     if summaries:
         found |= {

@@ -49,7 +49,11 @@ def commands(monkeypatch):
             report = {
                 "command": recorded_command(command[2], command[3:]),
                 "checkpoint": {"sha256": hashlib.sha256(Path(given["ckpt"]).read_bytes()).hexdigest()},
-                "metrics": {"classifier_distance": {"mean": distance}, "confidence": {"mean": 0.9}},
+                "metrics": {
+                    "classifier_distance": {"mean": distance},
+                    "confidence": {"mean": 0.9},
+                    **({} if given["features"] == "classifier" else {"fid": {"mean": 10 * distance}}),
+                },
                 "network_calls": int(given.get("sample_steps", 16)),
                 "network_steps": 4 * int(given.get("sample_steps", 16)),
                 "firing_rate": {"absorbing": {"all": 0.25}},
@@ -107,6 +111,11 @@ def test_settings_of_the_sampler_are_tried_on_one_model(tmp_path, commands):
         == hashlib.sha256(find_model("absorbing", "mnist", "base", tmp_path).read_bytes()).hexdigest()
     )
     assert not (tmp_path / "results/mnist/candidates-sampler.png").exists()
+    candidates.main([*arguments, "only=base", "features=all"])
+    report = json.loads((tmp_path / "results/mnist/candidates-sampler.json").read_text())
+    assert report["rows"][0]["FID"]["per_seed"] == [20.0, 21.0]
+    with pytest.raises(InputError, match="features must be one of all, classifier"):
+        candidates.main([*arguments, "features=inception"])
 
 
 def test_stage1s_candidates_share_the_classifier_they_learn_by(tmp_path):
