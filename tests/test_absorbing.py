@@ -388,6 +388,19 @@ def test_only_tokens_of_the_nucleus_are_drawn():
     assert diffusion.sample(denoiser, seeds, top_p=0.7, temperature=0.0).max() == 0
 
 
+@pytest.fixture
+def temperatures(monkeypatch):
+    """Those of the images of each call, as they are made."""
+    used = []
+
+    def recorded(denoiser, tokens, t, chosen, gumbel, temperature, top_p):
+        used.append(temperature.flatten().tolist())
+        return unmask(denoiser, tokens, t, chosen, gumbel, temperature, top_p)
+
+    monkeypatch.setattr(absorbing, "unmask", recorded)
+    return used
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -397,17 +410,19 @@ def test_only_tokens_of_the_nucleus_are_drawn():
         ({"sample_steps": 1}, [2.0]),
     ],
 )
-def test_temperature_goes_from_the_first_call_to_the_last(settings, expected, monkeypatch):
-    used = []
-
-    def recorded(denoiser, tokens, t, chosen, gumbel, temperature, top_p):
-        used.append(temperature.flatten().tolist())
-        return unmask(denoiser, tokens, t, chosen, gumbel, temperature, top_p)
-
-    monkeypatch.setattr(absorbing, "unmask", recorded)
+def test_temperature_goes_from_the_first_call_to_the_last(settings, expected, temperatures):
     diffusion = AbsorbingDiffusion((3, 4), 5)
     diffusion.sample(mixing_denoiser, [0, 1], **({"temperature": 2.0, "last_temperature": 0.5} | settings))
-    assert used == [[value] * 2 for value in expected]
+    assert temperatures == [[value] * 2 for value in expected]
+
+
+def test_temperature_starts_on_the_way_where_much_is_known(temperatures):
+    diffusion = AbsorbingDiffusion((2, 4), 5)
+    known = torch.full((1, 2, 4), 5)
+    known[:, 0] = 0
+    known[:, 1, 0] = 0  # five of eight
+    diffusion.sample(mixing_denoiser, [0], sample_steps=4, temperature=0.8, last_temperature=0.0, known=known)
+    torch.testing.assert_close(torch.tensor(temperatures).flatten(), torch.tensor([0.3, 0.15, 0.0]))
 
 
 def test_images_in_one_batch_are_drawn_each_at_its_own_temperature():

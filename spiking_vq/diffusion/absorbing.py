@@ -289,9 +289,10 @@ class AbsorbingDiffusion:
             sample_steps: S, the number of calls; None means N + R.
             order: "bernoulli", "random" or "halton", see `unmask_schedule`.
             temperature: of the softmax the tokens are drawn from, >= 0; 0 takes the most probable token.
-            last_temperature: that of the last of the S - R calls, from `temperature` to which it goes in equal steps,
-                and of the calls that draw again; None keeps to `temperature`. What an image will be is decided early,
-                and wants variety; what is drawn late has to fit.
+            last_temperature: that of an image's last call before drawing again, to which it goes in equal steps from
+                `temperature`, and of drawing again; None keeps to `temperature`. Where a share of the grid is known, it
+                starts that share of the way. What an image will be is decided early, and wants variety; what is drawn
+                late has to fit.
             top_p: a token is drawn from the most probable ones that together have this probability, in (0, 1].
             remask_calls: R; S - R, the calls over which the positions are spread at first, is in 1..N.
             schedule: over the S - R calls, a key of `UNMASK_SCHEDULES`.
@@ -325,17 +326,20 @@ class AbsorbingDiffusion:
         free = (tokens == self.mask_id).cpu()
         unmask_call = _drawn_in(order, order_noise, free, at_first, remask_calls, schedule)
         rows, calls = (plan.to(tokens.device) for plan in call_plan(unmask_call, batch_size, idle=sample_steps))
+        known_share, last_call = 1 - free.float().mean((1, 2)), unmask_call[:, 0].amax((1, 2))
         # after the images, a row for each place in the batch, to be worked on when it has no image
-        tokens, unmask_call, gumbel = (
-            _with_idle_rows(x.to(tokens.device), batch_size) for x in (tokens, unmask_call, gumbel)
+        tokens, unmask_call, gumbel, known_share, last_call = (
+            _with_idle_rows(x.to(tokens.device), batch_size)
+            for x in (tokens, unmask_call, gumbel, known_share, last_call)
         )
         labels = None if labels is None else _with_idle_rows(labels.to(tokens.device), batch_size)
         again = ((calls >= at_first) & (calls < sample_steps)).long()
         left = self.times(calls, at_first, schedule)
         times = left.where(again == 0, -(-self.diffusion_steps // max(remask_calls, 1))).clamp(min=1)
+        part_of_calls = (calls / last_call[rows].clamp(min=1)).clamp(max=1)
+        gone = known_share[rows] + (1 - known_share[rows]) * part_of_calls
         last = temperature if last_temperature is None else last_temperature
-        gone = (calls / max(at_first - 1, 1)).clamp(max=1)[..., None, None, None]
-        temperatures = temperature + (last - temperature) * gone
+        temperatures = (temperature + (last - temperature) * gone)[..., None, None, None]
         before = rows.new_full((batch_size,), -1)
         plan = zip(rows, calls, times, again, temperatures, strict=True)
         for done, (row, call, t, part, warmth) in enumerate(plan, start=1):
@@ -567,7 +571,7 @@ def call_plan(unmask_call: Tensor, batch_size: int, idle: int) -> tuple[Tensor, 
     rounds = max(map(len, places))
     for place, jobs in enumerate(places):
         jobs += [(len(unmask_call) + place, idle)] * (rounds - len(jobs))
-    rows, calls = torch.tensor(places).view(batch_size, rounds, 2).permute(2, 1, 0)
+    rows, calls = torch.tensor(places, dtype=torch.int64).view(batch_size, rounds, 2).permute(2, 1, 0)
     return rows, calls
 
 
