@@ -156,7 +156,8 @@ class TrainOptions:
         val_every: steps between validations.
         save_every: steps between writes of `last.ckpt`.
         grad_clip: largest norm of the gradient of all parameters together; 0 leaves it as it is.
-        start_from: file of a trained model whose weights to start from, to fine-tune it; None starts anew.
+        start_from: file of a trained model whose weights to start from, to fine-tune it; None starts anew. After
+            other data its labels begin anew, and a stage 2 needs a stage 1 that was fine-tuned from its own.
         start_from_sha256: fingerprint of these weights; filled in when training starts.
         compile: compile the kernels with `torch.compile` where there is a compiler (see `spiking_vq.compiling`), and
             use `spiking_vq.winograd`; else run them as they are.
@@ -358,8 +359,8 @@ class AbsorbingConfig(DenoiserConfig):
         persistent: the denoiser's membranes persist from call to call, each of T spiking steps; it is trained on whole
             trajectories of `sample.sample_steps` calls (see `spiking_vq.diffusion.trajectory`).
         sample: defaults of the sampler.
-        stage1: file of the frozen stage 1, or one of a stage 2 that holds it; None takes that of `train.start_from`, or
-            else the one in the run folder of the same data and preset.
+        stage1: file of the frozen stage 1, or one of a stage 2 that holds it; None takes that of `train.start_from`, if
+            it was trained on the same data, or else the one in the run folder of the same data and preset.
         stage1_sha256: fingerprint of its weights; filled in when training starts.
         vq_svae: its configuration; likewise.
         tokens_dir: folder in which encoded images are kept; None is `<runs>/<data>/tokens`.

@@ -37,8 +37,7 @@ class AbsorbingStage(DenoiserStage):
     monitor = "cross_entropy"
 
     def __init__(self, config: AbsorbingConfig) -> None:
-        own = RunFolder(replace(VQSVAEConfig(), **_place(config))).model
-        path = Path(config.stage1 or config.train.start_from or own)
+        path = _stage1(config)
         if not path.is_file():
             raise InputError(
                 f"stage 2 needs a finished stage 1, and there is no {path}: run `make stage1 DATA={config.data}"
@@ -112,11 +111,13 @@ class AbsorbingStage(DenoiserStage):
         return exported.denoiser
 
     def check_start(self, exported: LatentModel) -> None:
-        """A denoiser knows the tokens of its own stage 1 only."""
-        if fingerprint(exported.vq_svae) != self.config.stage1_sha256:
+        """A denoiser knows the tokens of its own stage 1, and roughly those of one that was fine-tuned from it."""
+        known = fingerprint(exported.vq_svae)
+        if known not in (self.config.stage1_sha256, self.config.vq_svae.train.start_from_sha256):
             raise InputError(
                 f"train.start_from={self.config.train.start_from} knows other tokens than those of"
-                f" stage1={self.config.stage1}: leave stage1= out, as the file holds its own stage 1"
+                f" stage1={_stage1(self.config)}: leave stage1= out, as the file holds its own stage 1, or name one"
+                " that was fine-tuned from that"
             )
 
 
@@ -141,6 +142,16 @@ def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor, folder: Path) ->
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.save(file, tokens.numpy().astype(np.int16 if vq_svae.codebook_size < 2**15 else np.int32))
     return tokens.clone()
+
+
+def _stage1(config: AbsorbingConfig) -> Path:
+    """The file to take stage 1 from."""
+    if config.stage1:
+        return Path(config.stage1)
+    start = config.train.start_from
+    if start and load_model(start)[1].data == config.data:
+        return Path(start)
+    return RunFolder(replace(VQSVAEConfig(), **_place(config))).model
 
 
 def _place(config: Config) -> dict[str, str]:

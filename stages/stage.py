@@ -25,6 +25,9 @@ from spiking_vq.precision import autocast, parameter_type
 ADDED = ("scales", "labels.weight")
 """What fine-tuning may add to a trained network: scales of the steps, or labels."""
 
+OF_DATA = ("labels.weight", "data_variance")
+"""What a network knows of its data alone: fine-tuning on other data begins with that of the new."""
+
 
 class Stage(LightningModule):
     """A network being trained. A stage adds what a batch is, its loss, its validation and its picture.
@@ -37,9 +40,11 @@ class Stage(LightningModule):
     Attributes:
         total_steps: length of the run.
         monitor: name of the validation metric that the best checkpoint minimises.
+        held_by: other stages, whose files hold the network, too.
     """
 
     monitor: str
+    held_by: tuple[str, ...] = ()
 
     def __init__(self, config: Config, model: nn.Module, rows: Sequence[Tensor]) -> None:
         super().__init__()
@@ -78,14 +83,14 @@ class Stage(LightningModule):
         raise NotImplementedError
 
     def part(self, exported: nn.Module) -> nn.Module:
-        """The network that is trained, of what `export` gives."""
+        """The network that is trained, of what a file of this stage, or of one of `held_by`, holds."""
         return exported
 
     def check_start(self, exported: nn.Module) -> None:
         """Raise `InputError` if a stage's file that fine-tuning is to start from is of no use here."""
 
     def _start_from(self, path: str) -> str:
-        """Take over the weights of a trained model; what it may lack, `ADDED`, stays as it begins.
+        """Take over the weights of a trained model, but for `OF_DATA` of other data; `ADDED` it may lack.
 
         Returns:
             Fingerprint of the weights.
@@ -94,12 +99,16 @@ class Stage(LightningModule):
             InputError: it is another stage's, or its network another.
         """
         exported, config = load_model(path)
-        if config.stage != self.config.stage:
-            raise InputError(f"train.start_from={path} is a {config.stage} model: name a {self.config.stage} one")
+        if config.stage not in (self.config.stage, *self.held_by):
+            wanted = " or ".join((self.config.stage, *self.held_by))
+            raise InputError(f"train.start_from={path} is a {config.stage} model: name a {wanted} one")
         self.check_start(exported)
+        weights = self.part(exported).state_dict()
+        if config.data != self.config.data:
+            weights = {name: value for name, value in weights.items() if not name.endswith(OF_DATA)}
         try:
-            found = self.model.load_state_dict(self.part(exported).state_dict(), strict=False)
-            missing = [name for name in found.missing_keys if not name.endswith(ADDED)]
+            found = self.model.load_state_dict(weights, strict=False)
+            missing = [name for name in found.missing_keys if not name.endswith((*ADDED, *OF_DATA))]
             if missing or found.unexpected_keys:
                 raise RuntimeError(f"{len(missing)} weights are missing, {len(found.unexpected_keys)} unknown")
         except RuntimeError as error:

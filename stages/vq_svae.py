@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spiking_vq.checkpoint import build_adversary, build_vq_svae, fingerprint, load_model
+from spiking_vq.checkpoint import LatentModel, build_adversary, build_vq_svae, fingerprint, load_model
 from spiking_vq.config import ClassifierConfig, VQSVAEConfig
 from spiking_vq.data import ImageData, load_dataset, to_unit
 from spiking_vq.distributed import own_rows
@@ -19,6 +19,7 @@ from spiking_vq.errors import InputError
 from spiking_vq.metrics.codebook import perplexity
 from spiking_vq.models.classifier import Classifier
 from spiking_vq.models.perceptual import PerceptualDistance
+from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.precision import parameter_type
 from stages.run_folder import RunFolder
 from stages.stage import Stage
@@ -35,6 +36,7 @@ class VQSVAEStage(Stage):
     """
 
     monitor = "mse"
+    held_by = ("absorbing",)
 
     def __init__(self, config: VQSVAEConfig) -> None:
         self.data: ImageData = load_dataset(config.data, config.data_dir, config.image_size)
@@ -56,6 +58,10 @@ class VQSVAEStage(Stage):
         perceptual = self.frozen[0].to(self.device) if self.frozen else None
         images = to_unit(own_rows(images))
         return self.model.loss(images, generator, perceptual, self.adversary, self.config.judge_every)
+
+    def part(self, exported: VQSVAE | LatentModel) -> VQSVAE:
+        """The autoencoder, where need be out of a stage 2 that holds it."""
+        return exported.vq_svae if isinstance(exported, LatentModel) else exported
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The adversary learns at a rate of its own, and looks back less far."""

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from spiking_vq.checkpoint import fingerprint, load_model
+from spiking_vq.checkpoint import fingerprint, load_model, save_model
 from spiking_vq.config import load_config
 from spiking_vq.data import load_dataset
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
@@ -364,12 +365,36 @@ def test_fine_tuning_adds_labels(unbroken, tmp_path):
             torch.testing.assert_close(told[name], value, atol=1e-6, rtol=0)
 
 
+def test_fine_tuning_on_other_data(unbroken, tmp_path):
+    """Stage 1 out of the file of a stage 2, then the denoiser, which takes that stage 1."""
+    stage1 = f"stage1={unbroken / 'vq_svae/model.safetensors'}"
+    train.main([*STAGE2, "conditional=true", stage1, f"runs={tmp_path}"])
+    trained, config = load_model(tmp_path / "digits/base/absorbing/model.safetensors")
+    trained.vq_svae.data_variance.fill_(9.0)
+    trained.denoiser.labels.weight.data.fill_(9.0)
+    other = replace(config, data="mnist", vq_svae=replace(config.vq_svae, data="mnist"))
+    save_model(tmp_path / "other.safetensors", trained, other)
+
+    fine_tuned = [f"train.start_from={tmp_path / 'other.safetensors'}", "train.lr=1e-9", f"runs={tmp_path / 'tuned'}"]
+    train.main([*STAGE1, *fine_tuned])
+    train.main([*STAGE2, "conditional=true", *fine_tuned])
+    tuned, config = load_model(tmp_path / "tuned/digits/base/absorbing/model.safetensors")
+    assert config.vq_svae.train.start_from_sha256 == fingerprint(trained.vq_svae)
+    assert config.train.start_from_sha256 == fingerprint(trained.denoiser)
+    assert tuned.vq_svae.data_variance.item() == pytest.approx(load_dataset("digits", tmp_path).variance)
+    assert tuned.denoiser.labels.weight.abs().max() < 1
+    before = dict(trained.named_parameters())
+    for name, value in tuned.named_parameters():
+        if name != "denoiser.labels.weight":
+            torch.testing.assert_close(value, before[name], atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         ([*GAUSSIAN, "model.width=6"], "do not fit this network"),
         ([*GAUSSIAN, "conditional=false"], "0 weights are missing, 1 unknown"),
-        (STAGE1, "is a gaussian model: name a vq_svae one"),
+        (STAGE1, "is a gaussian model: name a vq_svae or absorbing one"),
     ],
 )
 def test_weights_of_another_network_are_refused(unbroken, tmp_path, arguments, told):
