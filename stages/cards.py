@@ -74,6 +74,7 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
         protocol: {
             "command": own[protocol]["command"],
             "about": own[protocol]["about"],
+            "counts": own[protocol]["counts"],
             "sampler": own[protocol]["sampler"],
             "metrics": {name: own[protocol]["metrics"][name] for name in SHOWN},
             "floor": {name: own[protocol]["floor"][name] for name in SHOWN},
@@ -148,7 +149,9 @@ def figures(report: dict[str, Any]) -> list[str]:
         }
     )
     sampler = ", ".join(f"{name} {value}" for name, value in report["sampler"].items())
-    return [f"{report['about']}. Sampler: {sampler}.", "", *table(rows), "", f"    {report['command']}"]
+    counts = "{generated:,} generated and {floor:,} real training images with {reference:,}".format(**report["counts"])
+    about = f"{report['about']}. Compared were {counts}. Sampler: {sampler}."
+    return [about, "", *table(rows), "", f"    {report['command']}"]
 
 
 def spikes(found: dict[str, Any]) -> list[str]:

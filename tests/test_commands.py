@@ -174,6 +174,7 @@ def test_model_cards_tell_what_was_measured_of_the_very_file(runs, tmp_path, com
     figures = {name: {"mean": 0.25, "std": 0.0125, "per_seed": []} for name in cards.SHOWN}
     evaluation = {"command": "measure", "about": "so many", "sampler": {"sample_steps": 4}}
     evaluation |= {"metrics": figures, "floor": dict.fromkeys(cards.SHOWN, 0.125)}
+    evaluation |= {"counts": {"generated": 8100, "floor": 90, "reference": 1000}}
     evaluation |= {"memorisation": {"authenticity": 0.9, "authenticity_held_out": 0.6}}
 
     def fires(rate):
@@ -194,6 +195,7 @@ def test_model_cards_tell_what_was_measured_of_the_very_file(runs, tmp_path, com
         sha256,
         "| absorbing | 12,345 | 3 | 1.5 |",
         "    train vq_svae",
+        "Compared were 8,100 generated and 90 real training images with 1,000.",
         "| KID x 1000 | 250 ± 12 | 125 |",
         "What it was trained on and is compared with: a stand-in of few images.",
         "Mean firing rate: absorbing 0.062.",
