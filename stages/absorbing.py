@@ -116,8 +116,8 @@ class AbsorbingStage(DenoiserStage):
         if known not in (self.config.stage1_sha256, self.config.vq_svae.train.start_from_sha256):
             raise InputError(
                 f"train.start_from={self.config.train.start_from} knows other tokens than those of"
-                f" stage1={_stage1(self.config)}: leave stage1= out, as the file holds its own stage 1, or name one"
-                " that was fine-tuned from that"
+                f" stage1={_stage1(self.config)}: on the same data leave stage1= out, as the file holds its own; on"
+                " other data train stage 1 with this train.start_from, too"
             )
 
 
