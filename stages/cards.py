@@ -78,6 +78,7 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
             "sampler": own[protocol]["sampler"],
             "metrics": {name: own[protocol]["metrics"][name] for name in SHOWN},
             "floor": {name: own[protocol]["floor"][name] for name in SHOWN},
+            "floor_std": {name: own[protocol].get("floor_std", {}).get(name) for name in SHOWN},
             "memorisation": own[protocol]["memorisation"],
         }
         for protocol in PROTOCOLS
@@ -130,14 +131,14 @@ def figures(report: dict[str, Any]) -> list[str]:
     """A protocol's figures, each beside its floor."""
     rows = []
     for name, (title, factor) in SHOWN.items():
-        value = report["metrics"][name]
-        if isinstance(value, dict):
-            scaled = {key: None if value[key] is None else factor * value[key] for key in ("mean", "std")}
+        made = report["metrics"][name]
+        if isinstance(made, dict):
+            real = {"mean": report["floor"][name], "std": report["floor_std"][name]}
             rows.append(
                 {
                     "figure": title,
-                    "of what it makes": told(scaled),
-                    "floor: of real images": f"{factor * report['floor'][name]:.3g}",
+                    "of what it makes": told(scaled(made, factor)),
+                    "floor: of real images": told(scaled(real, factor)),
                 }
             )
     copied = report["memorisation"]
@@ -152,6 +153,11 @@ def figures(report: dict[str, Any]) -> list[str]:
     counts = "{generated:,} generated and {floor:,} real training images with {reference:,}".format(**report["counts"])
     about = f"{report['about']}. Compared were {counts}. Sampler: {sampler}."
     return [about, "", *table(rows), "", f"    {report['command']}"]
+
+
+def scaled(figure: dict[str, Any], factor: float) -> dict[str, float | None]:
+    """Mean and deviation in other units."""
+    return {key: None if figure[key] is None else factor * figure[key] for key in ("mean", "std")}
 
 
 def spikes(found: dict[str, Any]) -> list[str]:

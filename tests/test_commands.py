@@ -173,7 +173,7 @@ def test_model_cards_tell_what_was_measured_of_the_very_file(runs, tmp_path, com
     published.write_text(json.dumps(description | {"stand_in": "a stand-in of few images"}))
     figures = {name: {"mean": 0.25, "std": 0.0125, "per_seed": []} for name in cards.SHOWN}
     evaluation = {"command": "measure", "about": "so many", "sampler": {"sample_steps": 4}}
-    evaluation |= {"metrics": figures, "floor": dict.fromkeys(cards.SHOWN, 0.125)}
+    evaluation |= {"metrics": figures, "floor": dict.fromkeys(cards.SHOWN, 0.125), "floor_std": {"kid": 0.005}}
     evaluation |= {"counts": {"generated": 8100, "floor": 90, "reference": 1000}}
     evaluation |= {"memorisation": {"authenticity": 0.9, "authenticity_held_out": 0.6}}
 
@@ -196,7 +196,8 @@ def test_model_cards_tell_what_was_measured_of_the_very_file(runs, tmp_path, com
         "| absorbing | 12,345 | 3 | 1.5 |",
         "    train vq_svae",
         "Compared were 8,100 generated and 90 real training images with 1,000.",
-        "| KID x 1000 | 250 ± 12 | 125 |",
+        "| KID x 1000 | 250 ± 12 | 125 ± 5 |",
+        "| FID | 0.25 ± 0.013 | 0.125 |",
         "What it was trained on and is compared with: a stand-in of few images.",
         "Mean firing rate: absorbing 0.062.",
         "Energy: not measured.",

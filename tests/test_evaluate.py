@@ -113,8 +113,10 @@ def test_evaluation_reports_what_it_says(tmp_path, data_dir, runs, latent_model,
     assert report["stage1"]["codes_used"] == len(tokens.unique()) > 1
     network = StandIn()
     real = network(data.test.images)
-    floor = fid(network(data.train.images[:200]), real)
-    assert report["floor"]["fid"] == pytest.approx(floor, rel=1e-6)
+    floor = [fid(network(images), real) for images in data.train.images[:400].split(200)]
+    assert report["floor"]["fid"] == pytest.approx(sum(floor) / 2, rel=1e-6)
+    assert report["floor_std"]["fid"] == pytest.approx(abs(floor[0] - floor[1]) / 2**0.5, rel=1e-6)
+    assert report["reconstruction_std"]["fid"] > 0
     generator = LatentGenerator.from_pretrained(runs / "digits/base/absorbing/model.safetensors")
     sets = [network(generator.sample(200, seed, sample_steps=3).images) for seed in (5, 6)]
     found = report["metrics"]["fid"]
@@ -196,9 +198,10 @@ def test_the_protocols_compare_what_they_say(tmp_path, data_dir, runs):
         run(tmp_path, f"protocol={name}", "sample_steps=2")
         report = read(tmp_path, f"{name}-sample_steps=2.json")
         assert report["counts"]["reference"] == len(reference)
-        real = data.test.images if name == "train-50k" else data.train.images[:200]
-        real = resize_images(real, reference.shape[2:])
-        assert report["floor"]["fid"] == pytest.approx(fid(network(real), network(reference)), rel=1e-6)
+        sets = [data.test.images] if name == "train-50k" else data.train.images[:400].split(200)
+        floor = [fid(network(resize_images(real, reference.shape[2:])), network(reference)) for real in sets]
+        assert report["floor"]["fid"] == pytest.approx(sum(floor) / len(floor), rel=1e-6)
+        assert ("floor_std" in report) == (len(sets) == 2)
     assert report["resize"] == "tensorflow"
     assert report["counts"]["floor"] == 180
 

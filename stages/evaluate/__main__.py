@@ -5,7 +5,8 @@ Writes `<protocol>.json` and pictures into `<results>/<data>/<preset>`, or `<res
 
 Every figure of generated images stands beside that of real ones in their place, the floor, and of stage 1's
 reconstructions of these. The real ones are training images, which are not among those compared with: reconstructions of
-the reference itself would be paired with it, and could fall below the floor.
+the reference itself would be paired with it, and could fall below the floor. A figure of so few images depends on which
+they are: where several sets are generated, several of real ones are measured, too, and their means told.
 
 `precision=bf16` is of sampling and of the Inception: about twice as fast, and FIDs are off by a relative 0.2 %.
 `features=classifier` leaves the Inception out: a minute, for tuning. `only=reconstruction` needs stage 1 alone;
@@ -97,10 +98,10 @@ def evaluate(options: dict[str, Any], out: Path) -> dict[str, Any]:
     real = (data.test if protocol.reference == "train" else data.train).images
     n = options["n"] or protocol.generated
     n = n if protocol.reference == "train" else min(n, len(real))
-    real = real[:n]
+    real = real_sets(real, n, protocol.num_seeds if model else 1)
     report = describe(model, data, protocol, options)
-    report["floor"] = examiner(real, "floor")
-    report["counts"] = {"generated": n, "floor": len(real), "reference": len(examiner.reference)}
+    report |= in_place_of_generated("floor", real, examiner)
+    report["counts"] = {"generated": n, "floor": len(real[0]), "reference": len(examiner.reference)}
     if model and model.vq_svae and only != "samples":
         report |= reconstruction_report(model, examiner, data, real, options, out)
     if only != "reconstruction":
@@ -144,17 +145,15 @@ def describe(model: Model | None, data: ImageData, protocol: Protocol, options: 
 
 
 def reconstruction_report(
-    model: Model, examiner: Examiner, data: ImageData, real: Tensor, options: dict[str, Any], out: Path
+    model: Model, examiner: Examiner, data: ImageData, real: list[Tensor], options: dict[str, Any], out: Path
 ) -> dict[str, Any]:
-    """What stage 1 keeps of images: of held-out ones the error, of those that make the floor the distances."""
+    """What stage 1 keeps of images: of held-out ones the error, of the sets that make the floor the distances."""
     held_out = fair_draw(_held_out(data, options))
     images, tokens = reconstruct(model.vq_svae, held_out, options["seed"], "reconstructing held-out images")
     write_picture(_beside(out, "reconstructions"), beside(held_out[:PICTURED], images[:PICTURED]), 16)
-    again, _ = reconstruct(model.vq_svae, real, options["seed"], "reconstructing the floor's images")
-    return {
-        "stage1": stage1_figures(images, tokens, held_out, model.vq_svae.codebook_size),
-        "reconstruction": examiner(to_uint8(again), "reconstructions"),
-    }
+    again = [reconstruct(model.vq_svae, x, options["seed"], "reconstructing the floor's images")[0] for x in real]
+    stage1 = {"stage1": stage1_figures(images, tokens, held_out, model.vq_svae.codebook_size)}
+    return stage1 | in_place_of_generated("reconstruction", [to_uint8(x) for x in again], examiner)
 
 
 def generation_report(
@@ -194,6 +193,26 @@ def rates_of(model: Model, images: Tensor, seed: int) -> dict[str, dict[str, flo
     return firing_rates(model.generator, images, seed, **model.sampling)
 
 
+def real_sets(images: Tensor, n: int, count: int) -> list[Tensor]:
+    """Of real images the first n, the next n and so on: at most `count` whole sets; all of them if fewer than n."""
+    whole = [part for part in images.split(n)[:count] if len(part) == n]
+    return whole or [images]
+
+
+def in_place_of_generated(name: str, sets: list[Tensor], examiner: Examiner) -> dict[str, Any]:
+    """What is measured of sets of images: name -> the mean of each figure; of several, `<name>_std` -> its deviation."""
+    titles = [name, *(f"{name}, set {number}" for number in range(2, len(sets) + 1))]
+    measured = [examiner(images, title) for images, title in zip(sets, titles, strict=True)]
+    if len(measured) == 1:
+        return {name: measured[0]}
+    figures = {figure: [each[figure] for each in measured] for figure in measured[0]}
+    told = {figure: values for figure, values in figures.items() if None not in values}
+    return {
+        name: {figure: fmean(told[figure]) if figure in told else None for figure in figures},
+        f"{name}_std": {figure: stdev(values) for figure, values in told.items()},
+    }
+
+
 def summary(values: list[float | None]) -> dict[str, Any] | str:
     """Mean and standard deviation over the sets, and each; the deviation of one is None."""
     if None in values:
@@ -211,13 +230,13 @@ def print_table(report: dict[str, Any]) -> None:
     if report["stand_in"]:
         print(f"{report['data']} is {report['stand_in']}")
     print(f"{report['protocol']}: {report['about']}\n{report['counts']}\n")
-    print(f"{'':24}{'generated':>22}{'floor':>12}{'stage 1':>12}")
-    for name, floor in report["floor"].items():
+    print(f"{'':24}{'generated':>22}{'floor':>22}{'stage 1':>22}")
+    for name in report["floor"]:
         columns = [
-            _shown(part.get(name))
-            for part in (report.get("metrics", {}), {name: floor}, report.get("reconstruction", {}))
+            _shown(report.get("metrics", {}).get(name)),
+            *(_shown(_with_spread(report, part, name)) for part in ("floor", "reconstruction")),
         ]
-        print(f"{name.replace('_', ' '):24}{columns[0]:>22}{columns[1]:>12}{columns[2]:>12}")
+        print(f"{name.replace('_', ' '):24}{columns[0]:>22}{columns[1]:>22}{columns[2]:>22}")
     for group in ("stage1", "likelihood", "memorisation"):
         for name, value in report.get(group, {}).items():
             print(f"{group + ' ' + name.replace('_', ' '):36} {_shown(value):>12}")
@@ -227,6 +246,12 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return _shown(value["mean"]) + ("" if value["std"] is None else f" ± {value['std']:.2g}")
     return "" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _with_spread(report: dict[str, Any], part: str, name: str) -> Any:
+    """A figure that stands in place of generated images', and its deviation, where it has one."""
+    value, std = (report.get(key, {}).get(name) for key in (part, f"{part}_std"))
+    return value if std is None else {"mean": value, "std": std}
 
 
 def _held_out(data: ImageData, options: dict[str, Any]) -> Tensor:
