@@ -200,7 +200,7 @@ def real_sets(images: Tensor, n: int, count: int) -> list[Tensor]:
 
 
 def in_place_of_generated(name: str, sets: list[Tensor], examiner: Examiner) -> dict[str, Any]:
-    """What is measured of sets of images: name -> the mean of each figure; of several, `<name>_std` -> its deviation."""
+    """Of sets of images: name -> the mean of each figure; of several sets, `<name>_std` -> its standard deviation."""
     titles = [name, *(f"{name}, set {number}" for number in range(2, len(sets) + 1))]
     measured = [examiner(images, title) for images, title in zip(sets, titles, strict=True)]
     if len(measured) == 1:
