@@ -205,11 +205,11 @@ def in_place_of_generated(name: str, sets: list[Tensor], examiner: Examiner) -> 
     measured = [examiner(images, title) for images, title in zip(sets, titles, strict=True)]
     if len(measured) == 1:
         return {name: measured[0]}
-    figures = {figure: [each[figure] for each in measured] for figure in measured[0]}
-    told = {figure: values for figure, values in figures.items() if None not in values}
+    figures = {figure: summary([each[figure] for each in measured]) for figure in measured[0]}
+    spread = {figure: value for figure, value in figures.items() if isinstance(value, dict)}
     return {
-        name: {figure: fmean(told[figure]) if figure in told else None for figure in figures},
-        f"{name}_std": {figure: stdev(values) for figure, values in told.items()},
+        name: {figure: spread[figure]["mean"] if figure in spread else None for figure in figures},
+        f"{name}_std": {figure: value["std"] for figure, value in spread.items()},
     }
 
 
