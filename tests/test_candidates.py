@@ -79,9 +79,10 @@ def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
     candidates.main([*arguments, "only=base no-labels", "length=0.001"])
     assert len(commands) == 2 * 2 * 2  # MNIST's classifier ships
     assert "sample.guidance=0" in commands[4]
+    num_steps = load_config("absorbing", preset_file("absorbing", "base")).train.max_steps // 1000
     for command in commands:
         if command[0] == "stages.train":
-            assert {"train.max_steps=16", f"tokens_dir={tmp_path / 'runs/mnist/tokens'}"} <= set(command)
+            assert {f"train.max_steps={num_steps}", f"tokens_dir={tmp_path / 'runs/mnist/tokens'}"} <= set(command)
     report = json.loads((tmp_path / "results/mnist/candidates-absorbing.json").read_text())
     base, unlabelled = report["rows"]
     assert base["classifier distance"]["per_seed"] == [2.0, 2.1]
