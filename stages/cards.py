@@ -107,7 +107,7 @@ def card(description: dict[str, Any], config: Config) -> str:
     lines += table([training_row(name, run) for name, run in description["training"].items()])
     lines += ["", *(f"    {run['command']}" for run in description["training"].values()), ""]
     for protocol in (name for name in PROTOCOLS if name in found):
-        lines += ["## " + protocol, "", *figures(found[protocol]), ""]
+        lines += ["## " + protocol, "", *figures(protocol, found[protocol]), ""]
     if isinstance(config, SpikingConfig) and config.neuron == "lif":
         lines += ["## Spikes", "", *spikes(found), ""]
     lines += ["## Configuration", "", "```yaml", OmegaConf.to_yaml(asdict(config)).rstrip(), "```"]
@@ -127,7 +127,7 @@ def training_row(name: str, run: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def figures(report: dict[str, Any]) -> list[str]:
+def figures(protocol: str, report: dict[str, Any]) -> list[str]:
     """A protocol's figures, each beside its floor."""
     rows = []
     for name, (title, factor) in SHOWN.items():
@@ -150,8 +150,10 @@ def figures(report: dict[str, Any]) -> list[str]:
         }
     )
     sampler = ", ".join(f"{name} {value}" for name, value in report["sampler"].items())
-    counts = "{generated:,} generated and {floor:,} real training images with {reference:,}".format(**report["counts"])
-    about = f"{report['about']}. Compared were {counts}. Sampler: {sampler}."
+    counts = report["counts"]
+    why = ", all there are," if counts["generated"] < PROTOCOLS[protocol].generated else ""
+    compared = "{generated:,} generated and {floor:,} real training images{why} with {reference:,}"
+    about = f"{report['about']}. Compared were {compared.format(**counts, why=why)}. Sampler: {sampler}."
     return [about, "", *table(rows), "", f"    {report['command']}"]
 
 

@@ -3,7 +3,8 @@
 Measures on the validation split, step by step from real images to those of few calls: real training images, the
 floor; stage 1's reconstructions of them; images of one token a call, at temperature and guidance 1 the network's own
 distribution; images in fewer calls. What lies between two rows is what that step costs. Discrete models only. The same
-command goes on where it stopped. Writes `<results>/<data>/<preset>/decomposition.json` and `.md`.
+command goes on where it stopped: its measurements lie in `<runs>/decomposition`. Writes
+`<results>/<data>/<preset>/decomposition.json` and `.md`.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def main(arguments: list[str]) -> None:
         "rows": rows,
     }
     write_report(options["results"], "decomposition.json", report)
-    with atomic_write(folder_of(options) / "decomposition.md") as temporary:
+    out = report_folder(options["results"], config.stage, config.data, config.preset) / "decomposition.md"
+    with atomic_write(out) as temporary:
         temporary.write_text(markdown(report))
     print("\n" + markdown(report))
 
@@ -94,14 +96,11 @@ def samplings(calls: list[int], conditional: bool) -> list[tuple[str, dict[str, 
 def step(settings: dict[str, Any], options: dict[str, Any]) -> Step:
     """The measurement of one way to make images, and the report that it leaves."""
     wanted = {"protocol": "val", "only": "samples", "features": options["features"]} | settings
-    same = ("ckpt", "data", "preset", "seed", "device", "precision", "data_dir", "results")
-    arguments = [f"{name}={value}" for name, value in ({name: options[name] for name in same} | wanted).items()]
-    return Step("stages.evaluate", arguments, folder_of(options) / evaluation_name(wanted), options["ckpt"])
-
-
-def folder_of(options: dict[str, Any]) -> Path:
-    """Where the reports on the model go."""
-    return report_folder(options["results"], "absorbing", options["data"], options["preset"])
+    same = ("ckpt", "data", "preset", "runs", "seed", "device", "precision", "data_dir")
+    results = Path(options["runs"]) / "decomposition"
+    given = {name: options[name] for name in same} | {"results": results} | wanted
+    leaves = report_folder(str(results), "absorbing", options["data"], options["preset"]) / evaluation_name(wanted)
+    return Step("stages.evaluate", [f"{name}={value}" for name, value in given.items()], leaves, options["ckpt"])
 
 
 def row(images: str, figures: dict[str, Any]) -> dict[str, Any]:

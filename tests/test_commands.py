@@ -195,7 +195,7 @@ def test_model_cards_tell_what_was_measured_of_the_very_file(runs, tmp_path, com
         sha256,
         "| absorbing | 12,345 | 3 | 1.5 |",
         "    train vq_svae",
-        "Compared were 8,100 generated and 90 real training images with 1,000.",
+        "Compared were 8,100 generated and 90 real training images, all there are, with 1,000.",
         "| KID x 1000 | 250 ± 12 | 125 ± 5 |",
         "| FID | 0.25 ± 0.013 | 0.125 |",
         "What it was trained on and is compared with: a stand-in of few images.",

@@ -50,20 +50,23 @@ def model(tmp_path, latent_model, absorbing_config):
 
 
 def test_from_the_floor_to_few_calls(tmp_path, commands, model, capsys):
-    arguments = [model, "calls=4 2", f"results={tmp_path}"]
+    results, runs = tmp_path / "results", tmp_path / "runs"
+    arguments = [model, "calls=4 2", f"results={results}", f"runs={runs}"]
     decompose.main(arguments)
     settings = [(given.get("sample_steps"), given.get("temperature")) for given in commands]
     assert settings == [(None, None), ("9", "1.0"), ("9", None), ("4", None), ("2", None)]  # 3 x 3 tokens
     assert {given["protocol"] for given in commands} == {"val"}  # nothing is chosen on the test images
-    report = json.loads((tmp_path / "mnist/base/decomposition.json").read_text())
+    report = json.loads((results / "mnist/base/decomposition.json").read_text())
     assert [row["classifier distance"] for row in report["rows"]] == [0.1, 0.2, 2, 1.5, 6.5, 8.5]
-    table = (tmp_path / "mnist/base/decomposition.md").read_text()
+    table = (results / "mnist/base/decomposition.md").read_text()
     assert "| generated, one token a call (9 calls), temperature 1 | 2 |" in table
     assert table in capsys.readouterr().out
     decompose.main(arguments)
     assert len(commands) == 5  # nothing is run again
     decompose.main([*arguments, "seed=1"])
     assert len(commands) == 10  # of another seed nothing was measured
+    names = {path.name for path in results.rglob("*") if path.is_file()}
+    assert names == {"decomposition.json", "decomposition.md"}  # what the rows were made of is not a result
 
 
 def test_a_network_that_is_told_labels_is_its_own_without_guidance():
