@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spiking_vq.errors import require
 from spiking_vq.neurons import LIF
+from spiking_vq.running import run_with
 
 
 @dataclass
@@ -62,32 +63,22 @@ def mean_firing_rate(model: nn.Module) -> Iterator[Callable[[], Tensor]]:
     spikes: list[Tensor] = []
     slots: list[int] = []
 
-    def count(fired: Tensor, places: int) -> None:
+    def count(fired: Tensor, num_slots: int) -> None:
         spikes.append(fired)
-        slots.append(places)
+        slots.append(num_slots)
 
     def rate() -> Tensor:
         require(len(slots) > 0, "neurons that fire", "at least one that computed", 0)
         return torch.stack(spikes).sum() / sum(slots)
 
-    neurons = [module for module in model.modules() if isinstance(module, LIF)]
-    try:
-        for neuron in neurons:
-            neuron.counter = count
+    counters = {module: count for module in model.modules() if isinstance(module, LIF)}
+    with run_with(counters=counters):
         yield rate
-    finally:
-        for neuron in neurons:
-            neuron.counter = None
 
 
 @contextmanager
 def observed(model: nn.Module, observer: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Inside the block `observer` is called with the name and the spikes `[T, B, ...]` of every `LIF` layer's calls."""
-    neurons = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
-    try:
-        for name, neuron in neurons.items():
-            neuron.observer = partial(observer, name)
+    neurons = {module: partial(observer, name) for name, module in model.named_modules() if isinstance(module, LIF)}
+    with run_with(observers=neurons):
         yield
-    finally:
-        for neuron in neurons.values():
-            neuron.observer = None

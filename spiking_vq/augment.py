@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spiking_vq.errors import require
+from spiking_vq.randomness import uniform_noise
 
 
 def random_affine(
@@ -36,7 +37,7 @@ def random_affine(
     limits = {"degrees": degrees, "stretch": stretch, "shear": shear, "shift": shift}
     for name, limit in limits.items():
         require(limit >= 0, name, "at least 0", limit)
-    angle, tall, wide, sheared, down, right = (2 * torch.rand(6, n, generator=generator) - 1).unbind()
+    angle, tall, wide, sheared, down, right = (2 * uniform_noise((6, n), generator) - 1).unbind()
     angle, tall, wide = math.radians(degrees) * angle, (stretch * tall).exp(), (stretch * wide).exp()
     across = torch.stack([angle.cos() * wide, shear * sheared - angle.sin() * tall, 2 * shift * right], dim=1)
     along = torch.stack([angle.sin() * wide, angle.cos() * tall, 2 * shift * down], dim=1)

@@ -1,6 +1,7 @@
-"""Exported weights: one `model.safetensors` with the whole configuration in its metadata.
+"""Trained weights: one `model.safetensors` with the whole configuration in its metadata.
 
-A stage-2 file carries the frozen stage 1 inside it. Nothing else is needed to use either.
+A stage-2 file carries the frozen stage 1 inside it. Nothing else is needed to use either. The training checkpoints of
+an unfinished run are read, too: their configuration lies next to them, a frozen stage 1 in its own run folder.
 """
 
 from __future__ import annotations
@@ -8,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,9 +28,11 @@ from spiking_vq.config import (
     SpikingConfig,
     VQSVAEConfig,
     config_from_dict,
+    read_config,
     without_places,
 )
 from spiking_vq.errors import InputError, require
+from spiking_vq.files import atomic_write
 from spiking_vq.layers import NeuronFactory
 from spiking_vq.models.adversary import PatchAdversary
 from spiking_vq.models.classifier import Classifier
@@ -39,8 +41,18 @@ from spiking_vq.models.token_denoiser import DENOISERS
 from spiking_vq.models.vq_svae import VQSVAE, token_grid
 from spiking_vq.neurons import neuron_factory
 from spiking_vq.precision import parameter_type
+from spiking_vq.values import read_path
 
 FORMAT = "spiking_vq/1"
+
+ZIP = b"PK\x03\x04"
+"""First bytes of what `torch.save` writes."""
+
+CHECKPOINT_KEYS = {"callbacks", "global_step", "loops", "pytorch-lightning_version", "state_dict"}
+"""Keys that the training checkpoints of Lightning have."""
+
+UNMEASURED = ("image_error",)
+"""Buffers that are NaN until they have been measured."""
 
 
 def build_neurons(config: SpikingConfig) -> NeuronFactory:
@@ -152,6 +164,12 @@ def build_model(config: Config) -> VQSVAE | LatentModel | PixelModel | Classifie
     return build_vq_svae(config)
 
 
+def _build_on_cpu(config: Config) -> VQSVAE | LatentModel | PixelModel | Classifier:
+    """`build_model` of the configuration's type on the CPU, whatever torch's defaults are."""
+    with torch.device("cpu"):
+        return build_model(config).to(parameter_type(config.precision))
+
+
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 of a model's weights: names, shapes, types and bytes."""
     digest = hashlib.sha256()
@@ -170,6 +188,9 @@ def save_model(path: str | Path, model: nn.Module, config: Config, dtype: torch.
         model: what `build_model(config)` builds.
         config: its configuration.
         dtype: type of the floating-point weights in the file; None keeps theirs. Loading gives fp32 back.
+
+    Raises:
+        InputError: a weight is NaN or infinite, or the file cannot be written.
     """
 
     def stored(value: Tensor) -> Tensor:
@@ -177,21 +198,48 @@ def save_model(path: str | Path, model: nn.Module, config: Config, dtype: torch.
         return value.to(dtype) if dtype is not None and value.is_floating_point() else value
 
     weights = {name: stored(value) for name, value in model.state_dict().items()}
-    with atomic_write(path) as temporary:
-        save_file(weights, temporary, metadata={"format": FORMAT, "config": json.dumps(asdict(without_places(config)))})
+    if names := not_finite(weights):
+        raise InputError(f"cannot write {path}: weights are NaN or infinite ({some_of(names)}). Training has diverged.")
+    settings = json.dumps(asdict(without_places(config)), allow_nan=False)
+    with atomic_write(read_path("path", path)) as temporary:
+        save_file(weights, temporary, metadata={"format": FORMAT, "config": settings})
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
+    """Names of the weights that hold NaN or an infinity, but for buffers that are not measured yet."""
+
+    def holds(name: str, value: Tensor) -> bool:
+        unmeasured = name.split(".")[-1] in UNMEASURED and value.isnan().all()
+        return not unmeasured and not value.isfinite().all()
+
+    return [name for name, value in weights.items() if value.is_floating_point() and holds(name, value)]
 
 
 def load_model(path: str | Path) -> tuple[VQSVAE | LatentModel | PixelModel | Classifier, Config]:
-    """Read what `save_model` wrote: the model, in evaluation mode on the CPU, and its configuration.
+    """Read a trained model: what `save_model` wrote, or a training checkpoint in its run folder.
 
-    Parameters are in fp32, or in fp64 if it was trained so.
+    Parameters are in fp32, or in fp64 if the model was trained so; of a checkpoint, the moving average if there is one.
+
+    Args:
+        path: a `model.safetensors`; or the `best.ckpt` or `last.ckpt` of a run.
+
+    Returns:
+        The model, in evaluation mode on the CPU, and its configuration.
 
     Raises:
-        InputError: no such file, a truncated or corrupt one, one of another program, or weights that do not fit.
+        InputError: no such file, a truncated or corrupt one, one of another program, weights that do not fit or are not
+            finite; of a checkpoint, no `config.yaml` next to it or no stage 1 that it was trained on.
     """
-    path = Path(path)
+    path = read_path("path", path)
     if not path.is_file():
-        raise InputError(f"no model file at {path}: train one, or name another with CKPT=")
+        raise InputError(f"no model file at {path}: train a model, or name another file")
+    model, config = _load_checkpoint(path) if is_checkpoint(path) else _load_safetensors(path)
+    if names := not_finite(model.state_dict()):
+        raise InputError(f"{path} holds weights that are NaN or infinite ({some_of(names)}): train it again")
+    return model.eval(), config
+
+
+def _load_safetensors(path: Path) -> tuple[nn.Module, Config]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -211,11 +259,11 @@ def load_model(path: str | Path) -> tuple[VQSVAE | LatentModel | PixelModel | Cl
         ) from error
     try:
         config = config_from_dict(values)
-        model = build_model(config).to(parameter_type(config.precision))
+        model = _build_on_cpu(config)
     except InputError as error:
         raise InputError(f"{path} was written by another version, or by hand: {error}") from error
     _load_weights(model, weights, path)
-    return model.eval(), config
+    return model, config
 
 
 def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -226,30 +274,109 @@ def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
         raise InputError(f"the weights in {path} do not fit its own configuration: {reason}") from error
 
 
-@contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; it takes its place, synced to disk, when the block ends well.
+def some_of(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
-    The temporary file lies in the same folder because only a rename within one file system is atomic.
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints of training
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a file is a training checkpoint rather than a `model.safetensors`: by its first bytes, or its name.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the file cannot be read.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder. Choose another place, or remove it.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode
+        with Path(path).open("rb") as file:
+            return file.read(len(ZIP)) == ZIP or Path(path).suffix == ".ckpt"
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}. Choose a folder you can write to.") from error
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a training checkpoint, with `weights_only=True`, onto the CPU.
+
+    Raises:
+        InputError: it is truncated, corrupt, or not a checkpoint.
+    """
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(mode)  # safetensors makes a file that only its owner can read
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint, dict) or not checkpoint.keys() >= CHECKPOINT_KEYS:
+            raise TypeError(f"a checkpoint has {', '.join(sorted(CHECKPOINT_KEYS))}")
+    except Exception as error:  # whatever the unpickler meets in damaged bytes
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{path} is not a whole model.safetensors, nor a checkpoint: it is truncated, corrupt or of another format"
+            f" ({reason})"
+        ) from error
+    return checkpoint
+
+
+def checkpoint_step(path: str | Path) -> tuple[int, int | None]:
+    """Steps done at a training checkpoint, and steps of the whole run; None if an older file does not tell these.
+
+    Raises:
+        InputError: as `read_checkpoint`.
+    """
+    checkpoint = read_checkpoint(path)
+    return checkpoint["global_step"], checkpoint["callbacks"].get("KeepRun", {}).get("total_steps")
+
+
+def stage1_file(config: AbsorbingConfig) -> Path:
+    """The file to take the frozen stage 1 from, which holds a `VQSVAE` or a `LatentModel`.
+
+    It is the one that `stage1` names; else `train.start_from`, if it was trained on the same data; else the one in the
+    run folder of the same data and preset.
+    """
+    if config.stage1:
+        return Path(config.stage1)
+    start = config.train.start_from
+    if start and load_model(start)[1].data == config.data:
+        return Path(start)
+    return Path(config.runs) / config.data / config.preset / "vq_svae" / "model.safetensors"
+
+
+def _load_checkpoint(path: Path) -> tuple[nn.Module, Config]:
+    state, config_file = read_checkpoint(path)["state_dict"], path.with_name("config.yaml")
+    if not config_file.is_file():
+        raise InputError(
+            f"{path} is a checkpoint to resume training from; the config.yaml next to it, which describes the network,"
+            " is missing: name the checkpoint in its run folder, or a model.safetensors"
+        )
+    config = read_config(config_file)
+    try:
+        model = _build_on_cpu(config)
+    except InputError as error:
+        raise InputError(f"{config_file} was written by another version, or by hand: {error}") from error
+    trained = model
+    if isinstance(model, PixelModel):
+        trained = model.unet
+    if isinstance(model, LatentModel):
+        trained = model.denoiser
+        _load_weights(model.vq_svae, _stage1_of(path, config).state_dict(), path)
+    prefix = "ema.module." if any(name.startswith("ema.") for name in state) else "model."
+    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    _load_weights(trained, weights, path)
+    return model, config
+
+
+def _stage1_of(path: Path, config: AbsorbingConfig) -> VQSVAE:
+    """The stage 1 that the denoiser in a checkpoint was trained on.
+
+    It is looked for in the neighbouring run folder, too: run folders may be moved.
+    """
+    files = path.absolute().parent.with_name("vq_svae") / "model.safetensors", stage1_file(config)
+    for file in files:
+        if file.is_file():
+            model, _ = load_model(file)
+            vq_svae = model.vq_svae if isinstance(model, LatentModel) else model
+            if fingerprint(vq_svae) == config.stage1_sha256:
+                return vq_svae
+    raise InputError(
+        f"{path} holds a denoiser alone, and the stage 1 that it was trained on is neither in {files[0]} nor in"
+        f" {files[1]}: put it back (the SHA-256 of its weights is {config.stage1_sha256})"
+    )

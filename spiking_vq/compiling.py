@@ -1,37 +1,18 @@
 """Kernels, plain functions of tensors, that are compiled or run as they are.
 
-Inside `with compiled():` they go through `torch.compile` (C++ on a CPU, Triton on a GPU), once for each plan and types,
-whatever the sizes; torch keeps them on disk.
+Inside `with run_with(compile=True):` they go through `torch.compile` (C++ on a CPU, Triton on a GPU), once for each
+plan and types, whatever the sizes; torch keeps them on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Hashable
 from functools import cache, partial
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
-
-_compiling: ContextVar[bool] = ContextVar("compiling", default=False)
-
-
-@contextmanager
-def compiled(enabled: bool = True) -> Iterator[None]:
-    """Inside the block, kernels go through `torch.compile`; the backward pass of a layer does as its forward did."""
-    token = _compiling.set(enabled)
-    try:
-        yield
-    finally:
-        _compiling.reset(token)
-
-
-def is_compiling() -> bool:
-    """Whether this is inside a `compiled` block."""
-    return _compiling.get()
 
 
 def kernel(function: Callable, plan: Hashable | None, compile: bool) -> Callable:

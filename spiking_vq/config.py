@@ -1,6 +1,6 @@
 """What can be configured: one dataclass a stage, filled from YAML and `key=value` overrides.
 
-A field's name is the constructor's keyword and the YAML key. OmegaConf's objects do not leave this file.
+A field's name is the constructor's keyword and the YAML key; its annotation says its type and range.
 """
 
 from __future__ import annotations
@@ -8,30 +8,39 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from typing import Annotated, Any, get_args, get_type_hints
 
 from spiking_vq.errors import InputError, require
+from spiking_vq.plain_yaml import read_yaml, to_yaml
 from spiking_vq.precision import PRECISIONS
+from spiking_vq.values import FROM_FILE, FROM_TEXT, Range, checked_seed, expanded, read_path, value_of
 
 SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("auto", "ddp")
 TWINS = ("relu", "quantised")
+
+Count = Annotated[int, Range("at least 1", lambda value: value >= 1)]
+Natural = Annotated[int, Range("at least 0", lambda value: value >= 0)]
+Bits = Annotated[int, Range("in 1..16", lambda value: 1 <= value <= 16)]
+Seed = Annotated[int, checked_seed]
+Positive = Annotated[float, Range("greater than 0", lambda value: value > 0)]
+NonNegative = Annotated[float, Range("at least 0", lambda value: value >= 0)]
+Share = Annotated[float, Range("in [0, 1]", lambda value: 0 <= value <= 1)]
+PositiveShare = Annotated[float, Range("in (0, 1]", lambda value: 0 < value <= 1)]
+ProperShare = Annotated[float, Range("between 0 and 1", lambda value: 0 < value < 1)]
+Decay = Annotated[float, Range("in [0, 1)", lambda value: 0 <= value < 1)]
+FilePath = Annotated[str, expanded]
 
 
 @dataclass
 class LIFOptions:
     """The neuron; see `spiking_vq.neurons.LIF`. The defaults are the published model's (arXiv:2308.10187)."""
 
-    beta: float = 0.5
-    threshold: float = 1.0
+    beta: Share = 0.5
+    threshold: Positive = 1.0
     learn_beta: bool = False
     learn_threshold: bool = False
     reset: str = "zero"
@@ -39,25 +48,25 @@ class LIFOptions:
     scale_input: bool = True
     fire_at_threshold: bool = True
     surrogate: str = "atan"
-    surrogate_scale: float | None = None
+    surrogate_scale: Positive | None = None
 
 
 @dataclass
 class VQSVAEOptions:
     """Stage 1's network; see `spiking_vq.models.vq_svae.VQSVAE`."""
 
-    channels: list[int] = field(default_factory=lambda: [32, 64])
-    num_residual_blocks: int = 0
-    embedding_dim: int = 16
-    codebook_size: int = 128
+    channels: list[Count] = field(default_factory=lambda: [32, 64])
+    num_residual_blocks: Natural = 0
+    embedding_dim: Count = 16
+    codebook_size: Count = 128
     encoding: str = "both"
     psp: str = "decay"
     spike_generator: str = "adaptive"
     output: str = "tanh"
-    cross_entropy: float = 0.0
-    commitment_cost: float = 0.25
-    ema_decay: float = 0.0
-    restart_below: float = 0.0
+    cross_entropy: NonNegative = 0.0
+    commitment_cost: NonNegative = 0.25
+    ema_decay: Decay = 0.0
+    restart_below: NonNegative = 0.0
     normalise_codes: bool = False
 
 
@@ -71,9 +80,9 @@ class AdversaryOptions:
         lr: its peak learning rate; schedule and warm-up are the autoencoder's.
     """
 
-    weight: float = 0.0
-    channels: list[int] = field(default_factory=lambda: [32, 64, 128])
-    lr: float = 1e-3
+    weight: NonNegative = 0.0
+    channels: list[Count] = field(default_factory=lambda: [32, 64, 128])
+    lr: Positive = 1e-3
 
 
 @dataclass
@@ -87,8 +96,8 @@ class PerceptualOptions:
         classifier_sha256: fingerprint of its weights; filled in when training starts.
     """
 
-    weight: float = 0.0
-    classifier: str | None = None
+    weight: NonNegative = 0.0
+    classifier: FilePath | None = None
     classifier_sha256: str | None = None
 
 
@@ -97,8 +106,8 @@ class DenoiserOptions:
     """Stage 2's network; see `spiking_vq.models.token_denoiser`."""
 
     denoiser: str = "sdid"
-    width: int | None = None
-    num_blocks: int | None = None
+    width: Count | None = None
+    num_blocks: Count | None = None
     mixer: str | None = None
 
 
@@ -107,17 +116,17 @@ class UNetOptions:
     """The continuous stage's network; see `spiking_vq.models.spiking_unet`."""
 
     unet: str = "sddpm"
-    width: int = 128
-    multipliers: list[int] = field(default_factory=lambda: [1, 2, 2, 4])
-    num_blocks: int = 2
-    patch_size: int = 1
+    width: Count = 128
+    multipliers: list[Count] = field(default_factory=lambda: [1, 2, 2, 4])
+    num_blocks: Count = 2
+    patch_size: Count = 1
 
 
 @dataclass
 class GaussianOptions:
     """The continuous diffusion; see `spiking_vq.diffusion.gaussian.GaussianDiffusion`."""
 
-    diffusion_steps: int = 1000
+    diffusion_steps: Count = 1000
     schedule: str = "linear"
     prediction: str = "noise"
     loss: str = "mse"
@@ -127,17 +136,17 @@ class GaussianOptions:
 class ClassifierOptions:
     """The classifier; see `spiking_vq.models.classifier.Classifier`."""
 
-    channels: list[int] = field(default_factory=lambda: [32, 64, 128])
+    channels: list[Count] = field(default_factory=lambda: [32, 64, 128])
 
 
 @dataclass
 class AugmentOptions:
     """How training moves its images; see `spiking_vq.augment.random_affine`. By default not at all."""
 
-    degrees: float = 0.0
-    stretch: float = 0.0
-    shear: float = 0.0
-    shift: float = 0.0
+    degrees: NonNegative = 0.0
+    stretch: NonNegative = 0.0
+    shear: NonNegative = 0.0
+    shift: NonNegative = 0.0
 
 
 @dataclass
@@ -163,18 +172,18 @@ class TrainOptions:
             use `spiking_vq.winograd`; else run them as they are.
     """
 
-    batch_size: int = 32
-    lr: float = 1e-3
-    weight_decay: float = 1e-3
+    batch_size: Count = 32
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 1e-3
     schedule: str = "constant"
-    warmup_steps: int = 0
-    max_epochs: int | None = None
-    max_steps: int | None = None
-    ema_decay: float = 0.0
-    val_every: int = 500
-    save_every: int = 100
-    grad_clip: float = 0.0
-    start_from: str | None = None
+    warmup_steps: Natural = 0
+    max_epochs: Count | None = None
+    max_steps: Count | None = None
+    ema_decay: Decay = 0.0
+    val_every: Count = 500
+    save_every: Count = 100
+    grad_clip: NonNegative = 0.0
+    start_from: FilePath | None = None
     start_from_sha256: str | None = None
     compile: bool = False
 
@@ -190,7 +199,7 @@ class TrainerOptions:
             for one exchange more a layer each way.
     """
 
-    devices: int = 1
+    devices: Count = 1
     strategy: str = "auto"
     sync_batchnorm: bool = False
 
@@ -204,15 +213,15 @@ class SampleOptions:
     be as good as the other, and costs so much less; None takes T.
     """
 
-    sample_steps: int | None = None
+    sample_steps: Count | None = None
     order: str = "random"
-    temperature: float = 1.0
-    last_temperature: float | None = None
-    top_p: float = 1.0
-    remask_calls: int = 0
+    temperature: NonNegative = 1.0
+    last_temperature: NonNegative | None = None
+    top_p: PositiveShare = 1.0
+    remask_calls: Natural = 0
     schedule: str = "linear"
-    guidance: float = 0.0
-    guidance_T: int | None = None
+    guidance: NonNegative = 0.0
+    guidance_T: Count | None = None
 
 
 @dataclass
@@ -223,12 +232,12 @@ class GaussianSampleOptions:
     sampling (threshold guidance); `guidance` is that of `SampleOptions`.
     """
 
-    sample_steps: int | None = None
+    sample_steps: Count | None = None
     sampler: str = "ddim"
-    eta: float = 0.0
-    contrast: float = 1.0
+    eta: Share = 0.0
+    contrast: Positive = 1.0
     threshold_shift: float = 0.0
-    guidance: float = 0.0
+    guidance: NonNegative = 0.0
 
 
 @dataclass
@@ -253,15 +262,15 @@ class Config:
     stage: str = ""
     preset: str = ""
     data: str = "mnist"
-    image_size: int | None = None
-    image_shape: list[int] | None = None
-    seed: int = 0
+    image_size: Count | None = None
+    image_shape: list[Count] | None = None
+    seed: Seed = 0
     train: TrainOptions = field(default_factory=TrainOptions)
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
     precision: str = "fp32"
     device: str = "cpu"
-    data_dir: str = "data"
-    runs: str = "runs"
+    data_dir: FilePath = "data"
+    runs: FilePath = "runs"
 
 
 @dataclass
@@ -273,8 +282,8 @@ class RateOptions:
         weight: of what the rate of a batch exceeds the target by, in the loss; 0 leaves the rate as it comes.
     """
 
-    target: float = 0.15
-    weight: float = 0.0
+    target: PositiveShare = 0.15
+    weight: NonNegative = 0.0
 
 
 @dataclass
@@ -292,11 +301,11 @@ class SpikingConfig(Config):
         rate: how much it may fire.
     """
 
-    T: int = 16
-    early_T: int | None = None
-    early_part: float = 0.0
+    T: Count = 16
+    early_T: Count | None = None
+    early_part: Share = 0.0
     neuron: str = "lif"
-    activation_bits: int | None = None
+    activation_bits: Bits | None = None
     lif: LIFOptions = field(default_factory=LIFOptions)
     tsm: bool = False
     rate: RateOptions = field(default_factory=RateOptions)
@@ -318,10 +327,10 @@ class DenoiserConfig(SpikingConfig):
     """
 
     conditional: bool = False
-    label_dropout: float = 0.1
-    styles: int = 1
-    num_classes: int | None = None
-    label_counts: list[int] | None = None
+    label_dropout: ProperShare = 0.1
+    styles: Count = 1
+    num_classes: Count | None = None
+    label_counts: list[Natural] | None = None
 
     @property
     def labels(self) -> list[int]:
@@ -345,7 +354,7 @@ class VQSVAEConfig(SpikingConfig):
 
     stage: str = "vq_svae"
     model: VQSVAEOptions = field(default_factory=VQSVAEOptions)
-    judge_every: int = 1
+    judge_every: Count = 1
     perceptual: PerceptualOptions = field(default_factory=PerceptualOptions)
     adversary: AdversaryOptions = field(default_factory=AdversaryOptions)
 
@@ -356,8 +365,6 @@ class AbsorbingConfig(DenoiserConfig):
 
     Attributes:
         loss: objective of the diffusion, `elbo`, `reweighted` or `masked_ce`.
-        persistent: the denoiser's membranes persist from call to call, each of T spiking steps; it is trained on whole
-            trajectories of `sample.sample_steps` calls (see `spiking_vq.diffusion.trajectory`).
         sample: defaults of the sampler.
         stage1: file of the frozen stage 1, or one of a stage 2 that holds it; None takes that of `train.start_from`, if
             it was trained on the same data, or else the one in the run folder of the same data and preset.
@@ -372,13 +379,12 @@ class AbsorbingConfig(DenoiserConfig):
     stage: str = "absorbing"
     model: DenoiserOptions = field(default_factory=DenoiserOptions)
     loss: str = "masked_ce"
-    persistent: bool = False
     sample: SampleOptions = field(default_factory=SampleOptions)
-    stage1: str | None = None
+    stage1: FilePath | None = None
     stage1_sha256: str | None = None
     vq_svae: VQSVAEConfig | None = None
-    tokens_dir: str | None = None
-    moved_copies: int = 0
+    tokens_dir: FilePath | None = None
+    moved_copies: Natural = 0
     augment: AugmentOptions = field(default_factory=AugmentOptions)
 
 
@@ -396,7 +402,7 @@ class GaussianConfig(DenoiserConfig):
     model: UNetOptions = field(default_factory=UNetOptions)
     diffusion: GaussianOptions = field(default_factory=GaussianOptions)
     sample: GaussianSampleOptions = field(default_factory=GaussianSampleOptions)
-    val_images: int = 1024
+    val_images: Count = 1024
 
 
 @dataclass
@@ -411,7 +417,7 @@ class ClassifierConfig(Config):
     stage: str = "classifier"
     model: ClassifierOptions = field(default_factory=ClassifierOptions)
     augment: AugmentOptions = field(default_factory=AugmentOptions)
-    num_classes: int | None = None
+    num_classes: Count | None = None
 
 
 STAGES: dict[str, type[Config]] = {
@@ -420,6 +426,9 @@ STAGES: dict[str, type[Config]] = {
     "gaussian": GaussianConfig,
     "classifier": ClassifierConfig,
 }
+
+RETIRED = {"persistent": False}
+"""Fields of older files that no longer exist -> the one value with which such a file can still be used."""
 
 # Where things are and what computes them does not change what is computed: a run may move.
 _PLACES = ("data_dir", "runs", "tokens_dir", "device", "stage1", "strategy", "start_from", "classifier")
@@ -448,20 +457,19 @@ def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> 
     Raises:
         InputError: unreadable YAML, an unknown key (the nearest one is suggested), a value of the wrong type or range.
     """
-    overrides = list(overrides)
+    given: dict[str, str] = {}
     for text in overrides:
-        if "=" not in text:
+        key, separator, value = text.partition("=")
+        if not separator:
             raise InputError(f"an override is key=value, such as train.lr=1e-3; got {text!r}")
-    try:
-        from_overrides = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"cannot read the overrides {' '.join(overrides)!r}: {error}") from error
-    from_files = _read_preset(Path(path))
-    named = {"preset": Path(path).stem}
-    _check_keys(stage, [named, *from_files, from_overrides], derived=False)
-    preset = ChainMap(*reversed(from_files))
-    twin = _as_twin(from_overrides.get("neuron", preset.get("neuron")), preset)
-    return _merge(stage, named, *from_files, twin, from_overrides)
+        if value or key not in given:
+            given[key] = value
+    _check_keys(stage, given, derived=False)
+    path = Path(path)
+    preset = _merged(*_read_preset(stage, path))
+    chosen = _typed(STAGES[stage], _nested({key: value for key, value in given.items() if value}), FROM_TEXT)
+    twin = _as_twin(chosen.get("neuron", preset.get("neuron")), preset)
+    return _built(stage, {"preset": path.stem}, preset, twin, chosen)
 
 
 def twin_bits(num_steps: int) -> int:
@@ -469,11 +477,18 @@ def twin_bits(num_steps: int) -> int:
     return num_steps.bit_length()
 
 
-def _read_preset(path: Path) -> list[dict[str, Any]]:
+def _read_preset(stage: str, path: Path, extended_by: Sequence[Path] = ()) -> list[dict[str, Any]]:
     """The layers of a preset: what it extends first."""
-    values = _read_yaml(path)
+    values = read_yaml(path)
     base = values.pop("extends", None)
-    return [values] if base is None else [*_read_preset(path.with_name(f"{base}.yaml")), values]
+    if path in extended_by:
+        raise InputError(f"{path} extends itself: {' -> '.join(file.stem for file in [*extended_by, path])}")
+    try:
+        _check_keys(stage, values, derived=False)
+        layer = _typed(STAGES[stage], values, FROM_FILE)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return [*(_read_preset(stage, path.parent / f"{base}.yaml", [*extended_by, path]) if base else []), layer]
 
 
 def _as_twin(neuron: str | None, preset: Mapping[str, Any]) -> dict[str, Any]:
@@ -492,29 +507,49 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     Raises:
         InputError: unknown stage or key, or a value of the wrong type or range.
     """
-    stage = values.get("stage", "")
-    _check_keys(stage, [values], derived=True)
-    return _merge(stage, values)
+    stage, values = values.get("stage", ""), _without_retired(values)
+    _check_keys(stage, values, derived=True)
+    return _built(stage, _typed(STAGES[stage], values, FROM_FILE))
+
+
+def _without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a file, which may be older, without the fields in `RETIRED`.
+
+    Raises:
+        InputError: one of them was in use.
+    """
+    kept = {}
+    for key, value in values.items():
+        if key in RETIRED:
+            require(value == RETIRED[key], f"configuration field {key}, which no longer exists,", RETIRED[key], value)
+        else:
+            kept[key] = _without_retired(value) if isinstance(value, Mapping) else value
+    return kept
 
 
 def save_config(config: Config, path: str | Path) -> None:
     """Write the whole configuration as YAML."""
-    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+    read_path("path", path).write_text(to_yaml(asdict(config)), encoding="utf-8")
 
 
 def read_config(path: str | Path) -> Config:
     """Read what `save_config` wrote."""
-    values = _read_yaml(path)
+    values = read_yaml(path)
     try:
         return config_from_dict(values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def differences(old: Config, new: Config) -> list[str]:
+def differences(old: Config, new: Config, incomplete: bool = False) -> list[str]:
     """Lines `key: old -> new` for all that differs, apart from places (folders, device).
 
     The number of devices is a place only if batch norm sees the whole batch on any number.
+
+    Args:
+        old: the first configuration.
+        new: the second.
+        incomplete: `new` is not filled in yet: fields that are None in it are not compared.
     """
     old_values, new_values = _flatten(asdict(old)), _flatten(asdict(new))
     places = (*_PLACES, "devices") if new.trainer.sync_batchnorm else _PLACES
@@ -522,7 +557,7 @@ def differences(old: Config, new: Config) -> list[str]:
     return [
         f"{key}: {old_values.get(key)} -> {new_values.get(key)}"
         for key in keys
-        if old_values.get(key) != new_values.get(key)
+        if old_values.get(key) != new_values.get(key) and not (incomplete and new_values.get(key) is None)
     ]
 
 
@@ -544,35 +579,66 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(asdict(without_places(config)), sort_keys=True).encode()).hexdigest()
 
 
-def _read_yaml(path: str | Path) -> dict[str, Any]:
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path)) or {}
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"cannot read the configuration {path}: {error}") from error
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise InputError(f"cannot read the configuration {path}: expected lines `field: value`, got {values}")
-    return values
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"train.lr": 1}` as `{"train": {"lr": 1}}`."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, leaf = key.split(".")
+        inner = nested
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[leaf] = value
+    return nested
 
 
-def _merge(stage: str, *layers: Mapping[str, Any]) -> Config:
-    """The defaults of a stage with layers of known keys on top."""
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(STAGES[stage]), *layers))
-    except OmegaConfBaseException as error:
-        raise InputError(f"configuration field {error.full_key}: {str(error).splitlines()[0]}") from error
+def _typed(
+    cls: type, values: Mapping[str, Any], readers: Mapping[type, Callable[..., Any]], prefix: str = ""
+) -> dict[str, Any]:
+    """Values of known fields of a configuration class, each of its field's type and in its range."""
+    hints, typed = get_type_hints(cls, include_extras=True), {}
+    for key, value in values.items():
+        group = _group(hints[key])
+        if group is None:
+            typed[key] = value_of(f"configuration field {prefix}{key}", value, hints[key], readers)
+        elif value:
+            typed[key] = _typed(group, value, readers, f"{prefix}{key}.")
+    return typed
+
+
+def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The layers as one; what comes later counts."""
+    merged: dict[str, Any] = {}
+    for key, value in (item for layer in layers for item in layer.items()):
+        merged[key] = _merged(merged.get(key, {}), value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def _built(stage: str, *layers: Mapping[str, Any]) -> Config:
+    """The defaults of a stage with layers of typed values on top."""
+    config = _as_dataclass(STAGES[stage], _merged(*layers))
     require(config.stage == stage, "configuration field stage", stage, config.stage)
     _check_values(config)
     return config
 
 
-def _check_keys(stage: str, layers: Iterable[Mapping[str, Any]], derived: bool) -> None:
+def _as_dataclass(cls: type, values: Mapping[str, Any]) -> Any:
+    groups = {key: _group(hint) for key, hint in get_type_hints(cls).items()}
+    return cls(**{key: _as_dataclass(groups[key], value) if groups[key] else value for key, value in values.items()})
+
+
+def _group(hint: Any) -> type | None:
+    """The configuration class that a field of this type holds, or may hold."""
+    return next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
+
+
+def _check_keys(stage: str, values: Mapping[str, Any], derived: bool) -> None:
     """See that the stage exists and has all these fields; those filled in when training starts only where `derived`."""
-    if stage not in STAGES:
+    if not isinstance(stage, str) or stage not in STAGES:
         raise InputError(f"unknown stage {stage!r}: choose one of {', '.join(STAGES)}")
     known = [name for name in _field_names(STAGES[stage]) if derived or not name.startswith(_DERIVED)]
-    for key, value in (item for layer in layers for item in _flatten(layer).items()):
+    for key, value in _flatten(values).items():
         group = [name for name in known if name.startswith(f"{key}.")]
-        if key in known or (group and not value):
+        if key in known or (group and value in (None, "", {})):
             continue
         if group:
             raise InputError(f"configuration field {key} is a group: set one of {', '.join(group)}; got {value}")
@@ -585,29 +651,16 @@ def _check_keys(stage: str, layers: Iterable[Mapping[str, Any]], derived: bool) 
 
 def _check_values(config: Config) -> None:
     train, trainer = config.train, config.trainer
-    lengths = [length for length in (train.max_epochs, train.max_steps) if length is not None]
     share = f"a multiple of trainer.devices, {trainer.devices}"
     checks = [
         (config.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", config.precision),
-        (0 <= config.seed < 2**32, "seed", "in 0..2^32 - 1", config.seed),
         (train.schedule in SCHEDULES, "train.schedule", f"one of {', '.join(SCHEDULES)}", train.schedule),
-        (train.lr > 0, "train.lr", "greater than 0", train.lr),
-        (train.weight_decay >= 0, "train.weight_decay", "at least 0", train.weight_decay),
-        (train.warmup_steps >= 0, "train.warmup_steps", "at least 0", train.warmup_steps),
-        (0 <= train.ema_decay < 1, "train.ema_decay", "in [0, 1)", train.ema_decay),
-        (train.val_every >= 1, "train.val_every", "at least 1", train.val_every),
-        (train.save_every >= 1, "train.save_every", "at least 1", train.save_every),
-        (train.grad_clip >= 0, "train.grad_clip", "at least 0", train.grad_clip),
-        (trainer.devices >= 1, "trainer.devices", "at least 1", trainer.devices),
         (trainer.strategy in STRATEGIES, "trainer.strategy", f"one of {', '.join(STRATEGIES)}", trainer.strategy),
-        (train.batch_size % max(trainer.devices, 1) == 0, "train.batch_size", share, train.batch_size),
-        (all(length >= 1 for length in lengths), "train.max_epochs and train.max_steps", "at least 1", lengths),
+        (train.batch_size % trainer.devices == 0, "train.batch_size", share, train.batch_size),
     ]
     if isinstance(config, SpikingConfig):
         checks += [
             (not config.tsm or config.neuron == "lif", "tsm", f"false with neuron={config.neuron}", config.tsm),
-            (config.T >= 1, "T", "at least 1", config.T),
-            (config.early_T is None or config.early_T >= 1, "early_T", "at least 1", config.early_T),
             (
                 config.neuron not in TWINS or config.early_T in (None, 1),
                 "early_T",
@@ -615,9 +668,6 @@ def _check_values(config: Config) -> None:
                 config.early_T,
             ),
             (not (config.tsm and config.early_T), "early_T", "null with tsm, whose scales are T", config.early_T),
-            (0 <= config.early_part <= 1, "early_part", "in [0, 1]", config.early_part),
-            (0 < config.rate.target <= 1, "rate.target", "in (0, 1]", config.rate.target),
-            (config.rate.weight >= 0, "rate.weight", "at least 0", config.rate.weight),
             (
                 not config.rate.weight or config.neuron == "lif",
                 "rate.weight",
@@ -626,28 +676,16 @@ def _check_values(config: Config) -> None:
             ),
             (config.neuron not in TWINS or config.T == 1, "T", f"1 with neuron={config.neuron}", config.T),
             (
-                (config.neuron == "quantised") == (config.activation_bits in range(1, 17)),
+                (config.neuron == "quantised") == (config.activation_bits is not None),
                 "activation_bits",
                 "in 1..16 with neuron=quantised, and left out otherwise",
                 config.activation_bits,
             ),
         ]
-    if isinstance(config, VQSVAEConfig):
-        checks += [
-            (config.judge_every >= 1, "judge_every", "at least 1", config.judge_every),
-            (config.perceptual.weight >= 0, "perceptual.weight", "at least 0", config.perceptual.weight),
-            (config.adversary.lr > 0, "adversary.lr", "greater than 0", config.adversary.lr),
-        ]
-    if isinstance(config, AbsorbingConfig | ClassifierConfig):
-        checks += [
-            (limit >= 0, f"augment.{name}", "at least 0", limit) for name, limit in asdict(config.augment).items()
-        ]
     if isinstance(config, DenoiserConfig):
         checks += [
-            (0 < config.label_dropout < 1, "label_dropout", "between 0 and 1", config.label_dropout),
-            (config.styles.bit_count() == 1 and config.styles > 0, "styles", "a power of two", config.styles),
+            (config.styles.bit_count() == 1, "styles", "a power of two", config.styles),
             (config.conditional or config.styles == 1, "styles", "1 without conditional=true", config.styles),
-            (config.sample.guidance >= 0, "sample.guidance", "at least 0", config.sample.guidance),
             (
                 config.conditional or not config.sample.guidance,
                 "sample.guidance",
@@ -655,53 +693,24 @@ def _check_values(config: Config) -> None:
                 config.sample.guidance,
             ),
         ]
-    if isinstance(config, GaussianConfig):
-        diffusion, sample = config.diffusion, config.sample
-        steps = sample.sample_steps
-        checks += [
-            (diffusion.diffusion_steps >= 1, "diffusion.diffusion_steps", "at least 1", diffusion.diffusion_steps),
-            (steps is None or steps >= 1, "sample.sample_steps", "at least 1", steps),
-            (0 <= sample.eta <= 1, "sample.eta", "in [0, 1]", sample.eta),
-            (config.val_images >= 1, "val_images", "at least 1", config.val_images),
-            (sample.contrast > 0, "sample.contrast", "greater than 0", sample.contrast),
-        ]
     if isinstance(config, AbsorbingConfig):
         sample = config.sample
         steps = sample.sample_steps
-        plain = {
-            "model.denoiser": ("token", config.model.denoiser),
-            "neuron": ("lif", config.neuron),
-            "early_T": (None, config.early_T),
-        }
         checks += [
-            *(
-                (not config.persistent or value == needed, name, f"{needed} with persistent=true", value)
-                for name, (needed, value) in plain.items()
-            ),
-            (not config.persistent or steps, "sample.sample_steps", "a number with persistent=true", steps),
-            (steps is None or steps >= 1, "sample.sample_steps", "at least 1", steps),
             (
-                sample.remask_calls >= 0 and (steps is None or sample.remask_calls < steps),
+                steps is None or sample.remask_calls < steps,
                 "sample.remask_calls",
-                "at least 0, and less than sample.sample_steps",
+                "less than sample.sample_steps",
                 sample.remask_calls,
             ),
             (
-                sample.guidance_T is None or 1 <= sample.guidance_T <= config.T,
+                sample.guidance_T is None or sample.guidance_T <= config.T,
                 "sample.guidance_T",
                 f"in 1..T, {config.T}, or null, which takes T",
                 sample.guidance_T,
             ),
-            (sample.temperature >= 0, "sample.temperature", "at least 0", sample.temperature),
             (
-                sample.last_temperature is None or sample.last_temperature >= 0,
-                "sample.last_temperature",
-                "at least 0, or null, which takes sample.temperature",
-                sample.last_temperature,
-            ),
-            (0 < sample.top_p <= 1, "sample.top_p", "in (0, 1]", sample.top_p),
-            (
-                config.moved_copies >= 0 and bool(config.moved_copies) == (config.augment != AugmentOptions()),
+                bool(config.moved_copies) == (config.augment != AugmentOptions()),
                 "moved_copies",
                 "at least 1 with augment.degrees, stretch, shear or shift above 0, and 0 without",
                 config.moved_copies,
@@ -710,6 +719,7 @@ def _check_values(config: Config) -> None:
     for holds, name, expected, got in checks:
         require(holds, f"configuration field {name}", expected, got)
     if isinstance(config, AbsorbingConfig) and config.vq_svae is not None:
+        require(config.vq_svae.stage == "vq_svae", "configuration field vq_svae.stage", "vq_svae", config.vq_svae.stage)
         _check_values(config.vq_svae)
 
 
@@ -717,8 +727,8 @@ def _field_names(cls: type, prefix: str = "") -> list[str]:
     """Dotted names of all leaves of a configuration class."""
     names = []
     for name, hint in get_type_hints(cls).items():
-        nested = [part for part in (hint, *get_args(hint)) if is_dataclass(part)]
-        names += _field_names(nested[0], f"{prefix}{name}.") if nested else [prefix + name]
+        group = _group(hint)
+        names += _field_names(group, f"{prefix}{name}.") if group else [prefix + name]
     return names
 
 

@@ -1,11 +1,15 @@
 """The image data sets, and the order in which training sees their images."""
 
-import hashlib
-import operator
+import gzip
+import shutil
+import tarfile
+import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.datasets import CIFAR10, EMNIST, KMNIST, MNIST, FashionMNIST, VisionDataset
 
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, described, require
+from spiking_vq.randomness import mix_seed, permutation
+from spiking_vq.values import read_path
 
 _TORCHVISION = {"mnist": MNIST, "fmnist": FashionMNIST, "kmnist": KMNIST, "letters": EMNIST, "cifar10": CIFAR10}
 DATASETS = (*_TORCHVISION, "digits")
@@ -31,6 +37,7 @@ _OFFICIAL = {
 
 SPLIT_SEED = 0  # decides which images validate, and for digits which ones test; no training run changes it
 _DIGITS_SIZE = 28
+_EMNIST_ARCHIVE = "gzip.zip"
 _RESIZE_CHUNK = 4096  # images that exist as floats at once while a whole set is resized
 
 
@@ -53,6 +60,7 @@ class ImageData:
         name: One of `DATASETS`.
         root: The folder that holds torchvision's data sets.
         num_classes: How many labels the data set defines, present in its files or not.
+        channels: 1 for grey images, 3 for colour.
     """
 
     def __init__(self, name: str, root: Path, image_size: int | None) -> None:
@@ -60,6 +68,7 @@ class ImageData:
         self.name = name
         self.root = root
         self.num_classes = _NUM_CLASSES[name]
+        self.channels = 3 if name == "cifar10" else 1
         self._image_size = image_size
 
     @property
@@ -101,7 +110,7 @@ class ImageData:
         """Population variance of all pixel values in `train`, in [0, 1]; float64 throughout."""
         # A sum over the 256 levels: exact, and no float copy of the data set.
         counts = torch.bincount(self.train.images.flatten(), minlength=256).double()
-        levels = torch.linspace(0, 1, 256, dtype=torch.float64)
+        levels = torch.linspace(0, 1, 256, dtype=torch.float64, device="cpu")
         weights = counts / counts.sum()
         mean = (weights * levels).sum()
         return (weights * (levels - mean).square()).sum().item()
@@ -126,8 +135,9 @@ def load_dataset(name: str, root: str | Path, image_size: int | None = None) -> 
 
     Args:
         name: One of `DATASETS`.
-        root: Folder with torchvision's data sets in torchvision's own layout. What is missing there is downloaded
-            into it, once, when first asked for. `digits` comes with scikit-learn and ignores it.
+        root: Folder with torchvision's data sets in torchvision's own layout. What is missing there is unpacked from
+            the official archives or downloaded into it, once, when first asked for; where it cannot be written to, the
+            archives are unpacked elsewhere each time. `digits` comes with scikit-learn and ignores it.
         image_size: Side in pixels of the square that images are resized to, bilinear and antialiased; at least 1.
             None keeps the size of the data, which for digits is 28: its 8x8 images are resized to 28x28.
 
@@ -141,7 +151,7 @@ def load_dataset(name: str, root: str | Path, image_size: int | None = None) -> 
         raise InputError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
     if image_size is not None and image_size < 1:
         raise InputError(f"image_size must be at least 1 pixel, got {image_size}")
-    return ImageData(name, Path(root).expanduser(), image_size)
+    return ImageData(name, read_path("root", root), image_size)
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -154,10 +164,9 @@ def to_unit(images: Tensor) -> Tensor:
         float32 in [0, 1], same shape.
 
     Raises:
-        InputError: The images are not uint8.
+        InputError: The images are not a uint8 tensor.
     """
-    if images.dtype != torch.uint8:
-        raise InputError(f"expected uint8 images, got {images.dtype}: floating-point images need no to_unit")
+    _require_uint8(images)
     return images.float() / 255
 
 
@@ -171,10 +180,15 @@ def to_uint8(images: Tensor) -> Tensor:
         uint8, same shape.
 
     Raises:
-        InputError: The images are not floating point.
+        InputError: The images are not a floating-point tensor.
     """
+    if not isinstance(images, Tensor):
+        raise _not_a_tensor("floating-point images in [0, 1]", images)
     if not images.is_floating_point():
-        raise InputError(f"expected floating-point images in [0, 1], got {images.dtype}: uint8 images need no to_uint8")
+        raise InputError(
+            f"expected floating-point images in [0, 1], got {images.dtype} {list(images.shape)}:"
+            " divide levels 0..255 by 255, as to_unit does"
+        )
     return (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -189,30 +203,29 @@ def resize_images(images: Tensor, size: Sequence[int]) -> Tensor:
         uint8 [N, C, height, width].
 
     Raises:
-        InputError: The images are not uint8.
+        InputError: The images are not a uint8 tensor of this rank.
     """
+    _require_uint8(images)
+    require(images.dim() == 4, "images", "of shape [N, C, H, W]", described(images))
     if tuple(images.shape[2:]) == tuple(size):
         return images
     return torch.cat([_resize(to_unit(chunk), size) for chunk in images.split(_RESIZE_CHUNK)])
 
 
-def mix_seed(*parts: int) -> int:
-    """Mix integers into one seed, so that neighbouring parts such as (seed, epoch) give unrelated streams.
+def _require_uint8(images: object) -> None:
+    """Raise `InputError` unless the images are a uint8 tensor."""
+    if not isinstance(images, Tensor):
+        raise _not_a_tensor("uint8 images", images)
+    if images.dtype != torch.uint8:
+        way = "to_uint8 makes them of images in [0, 1]" if images.is_floating_point() else "images.to(torch.uint8)"
+        raise InputError(f"expected uint8 images, got {images.dtype} {list(images.shape)}: {way}")
 
-    The first 63 bits of BLAKE2b over the parts in decimal: the same on every platform and Python version. The order
-    and the number of parts matter. About a microsecond a call.
 
-    torch's CPU generator uses only the low 32 bits of a seed: of 100,000 seeds about one pair draws the same stream.
-
-    Args:
-        *parts: Integers of any size and sign.
-
-    Returns:
-        An integer in 0..2^63-1, which every `torch.Generator` accepts.
-    """
-    # operator.index takes NumPy's integers too but refuses to truncate a float.
-    text = ",".join([str(operator.index(part)) for part in parts])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+def _not_a_tensor(expected: str, images: object) -> InputError:
+    return InputError(
+        f"expected {expected} as a torch tensor, got {described(images)}:"
+        " spiking_vq.images.as_uint8_images takes NumPy arrays and PIL images, torch.from_numpy arrays"
+    )
 
 
 class BatchStream:
@@ -294,7 +307,7 @@ class BatchStream:
 
 def _shuffled(count: int, seed: int) -> Tensor:
     """Permute 0..count-1 without touching the global random state."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return permutation(count, torch.Generator().manual_seed(seed))
 
 
 def _rows(split: Split, rows: Tensor) -> Split:
@@ -328,29 +341,75 @@ def _read_digits(image_size: int | None) -> tuple[Split, Split, Split]:
 
 
 def _read_half(name: str, root: Path, train: bool) -> Split:
-    """Read the training or the test files of a torchvision data set, downloading them if need be."""
-    errors = []
-    for download in (False, True):
+    """Read the training or the test files of a torchvision data set, unpacking or downloading them if need be."""
+    files = _files(name, root, train)
+    attempts = {
+        "files": lambda: _open_half(name, root, train, download=False),
+        # Unpacks the archives next to them, and fetches those that are missing.
+        "download": lambda: _open_half(name, root, train, download=True),
+        "archives": lambda: _open_archives(name, root, train),
+    }
+    errors = {}
+    for attempt, open_half in attempts.items():
         try:
-            return _as_split(name, _open_half(name, root, train, download))
+            return _as_split(name, open_half())
         # A bad file surfaces as whatever torchvision's parsers stumble over: assertions, key errors, pickle errors.
         except Exception as error:
-            errors.append(error)
+            errors[attempt] = error
 
-    local_error, download_error = errors
-    files = _files(name, root, train)
     missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        cause, problem = download_error, f"not found and not downloaded: {', '.join(missing)}"
+    archives = [archive.name for archive in _archives(name, root, train)]
+    if missing and archives:
+        cause, problem = errors["archives"], f"{', '.join(missing)} cannot be unpacked from {' or '.join(archives)}"
+        remedy = "delete the archives and run again with a network connection; put torchvision's in their place"
+    elif missing:
+        cause, problem = errors["download"], f"not found and not downloaded: {', '.join(missing)}"
         remedy = "run again with a network connection and torchvision downloads them; put torchvision's files there"
     else:
-        cause, problem = local_error, f"damaged: {' or '.join(file.name for file in files)}"
+        cause, problem = errors["files"], f"damaged: {' or '.join(file.name for file in files)}"
         remedy = "delete them and run again with a network connection; put torchvision's files in their place"
     reason = " ".join(str(cause).split()) or type(cause).__name__
     raise InputError(
         f"{name} in {files[0].parent}: {problem} ({reason}).\n"
         f"Do one of: {remedy}; or use DATA=digits, which needs neither."
     ) from cause
+
+
+def _open_archives(name: str, root: Path, train: bool) -> VisionDataset:
+    """Open a half from its archives, unpacked for as long as it is read: its folder may be one that none may write."""
+    with tempfile.TemporaryDirectory() as folder:
+        for target in _files(name, Path(folder), train):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as unpacked, _unpacked(name, root, target.name) as packed:
+                shutil.copyfileobj(packed, unpacked)
+        return _open_half(name, Path(folder), train, download=False)
+
+
+def _archives(name: str, root: Path, train: bool) -> list[Path]:
+    """List the official archives that are there and may hold a half's files."""
+    if name == "cifar10":
+        candidates = [root / CIFAR10.filename]
+    else:
+        files = _files(name, root, train)
+        candidates = [file.with_name(f"{file.name}.gz") for file in files]
+        candidates += [files[0].with_name(_EMNIST_ARCHIVE)] if name == "letters" else []
+    return [archive for archive in candidates if archive.is_file()]
+
+
+@contextmanager
+def _unpacked(name: str, root: Path, file: str) -> Iterator[IO[bytes]]:
+    """Open one file of a data set in the archive that holds it."""
+    with ExitStack() as stack:
+        if name == "cifar10":
+            archive = stack.enter_context(tarfile.open(root / CIFAR10.filename))
+            yield stack.enter_context(archive.extractfile(f"{CIFAR10.base_folder}/{file}"))
+            return
+        folder = root / _TORCHVISION[name].__name__ / "raw"
+        packed = folder / f"{file}.gz"
+        if name == "letters" and not packed.is_file():
+            archive = stack.enter_context(zipfile.ZipFile(folder / _EMNIST_ARCHIVE))
+            packed = stack.enter_context(archive.open(f"gzip/{file}.gz"))
+        yield stack.enter_context(gzip.open(packed))
 
 
 def _open_half(name: str, root: Path, train: bool, download: bool) -> VisionDataset:
@@ -381,7 +440,7 @@ def _files(name: str, root: Path, train: bool) -> list[Path]:
 
 def _as_split(name: str, half: VisionDataset) -> Split:
     """Bring what torchvision read into one form, and check that images and labels belong together."""
-    images, labels = torch.as_tensor(half.data), torch.as_tensor(half.targets)
+    images, labels = (torch.as_tensor(part, device="cpu") for part in (half.data, half.targets))
     if name == "cifar10":
         images = images.permute(0, 3, 1, 2)
     else:

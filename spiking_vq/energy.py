@@ -16,19 +16,21 @@ while a multiplication reads its input and adds to a register, which is written 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiking_vq.attention import AttentionProduct
-from spiking_vq.layers import SpikingResidual, unfolded
+from spiking_vq.layers import SpikingResidual
 from spiking_vq.models.spiking_unet import PostSumBlock, PreSpikeBlock
 from spiking_vq.neurons import LIF, QuantisedReLU, ReLU
+from spiking_vq.running import SpikeObserver, run_with, running
 from spiking_vq.scan import Current
 
 WORD = 32
@@ -106,9 +108,9 @@ def multiply_pj(bits: int) -> float:
 
 @contextmanager
 def count_operations(model: nn.Module) -> Iterator[dict[str, LayerCost]]:
-    """Count what every layer of `model` does inside the block, read-outs applied at every step (`layers.unfolded`).
+    """Count what every layer of `model` does inside the block, read-outs applied at every step (`Run.unfolded`).
 
-    The model has to be in evaluation mode and not compiled; `LIF.observer`s are taken for the time.
+    Calls of other threads are not counted. The model has to be in evaluation mode and not compiled.
 
     Yields:
         Layer name -> its costs, in the order of the modules, filled as the model computes.
@@ -116,19 +118,30 @@ def count_operations(model: nn.Module) -> Iterator[dict[str, LayerCost]]:
     costs: dict[str, LayerCost] = {}
     twins = [module for module in model.modules() if isinstance(module, ReLU)]
     bits = max((module.bits if isinstance(module, QuantisedReLU) else WORD for module in twins), default=1)
+    neurons: dict[nn.Module, SpikeObserver] = {}
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if isinstance(module, LIF):
                 costs[name] = LayerCost("neuron", WORD)
                 decays, scaled = bool((module.beta != 1).any()), module.scales is not None
-                module.observer = partial(_count_neuron, costs[name], decays, scaled)
-                stack.callback(setattr, module, "observer", None)
+                neurons[module] = partial(_count_neuron, costs[name], decays, scaled)
             for kinds, kind, count in COUNTERS:
                 if isinstance(module, kinds):
                     costs[name] = LayerCost(kind)
-                    stack.callback(module.register_forward_hook(partial(count, costs[name], bits)).remove)
-        stack.enter_context(unfolded())
+                    hook = _where_observed(neurons, partial(count, costs[name], bits))
+                    stack.callback(module.register_forward_hook(hook).remove)
+        stack.enter_context(run_with(observers=neurons, unfolded=True))
         yield costs
+
+
+def _where_observed(neurons: Mapping[nn.Module, SpikeObserver], hook: Callable[..., None]) -> Callable[..., None]:
+    """The hook, deaf to calls from outside the block that observes these neurons, such as other threads'."""
+
+    def inside(*call: Any) -> None:
+        if any(block is neurons for block in running().observers):
+            hook(*call)
+
+    return inside
 
 
 def total(costs: Iterable[LayerCost]) -> LayerCost:

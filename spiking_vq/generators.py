@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spiking_vq.checkpoint import LatentModel, PixelModel, load_model
-from spiking_vq.compiling import compiled
 from spiking_vq.config import DenoiserConfig
-from spiking_vq.data import mix_seed, to_uint8, to_unit
+from spiking_vq.data import to_uint8, to_unit
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.diffusion.guidance import guided, told
-from spiking_vq.errors import InputError, require
-from spiking_vq.layers import spiking_steps
-from spiking_vq.neurons import shifted_thresholds
-from spiking_vq.persistent import remembering
+from spiking_vq.errors import InputError, described, require, require_integer, require_seed
+from spiking_vq.images import as_uint8_images
+from spiking_vq.neurons import check_threshold_shift
 from spiking_vq.precision import PRECISIONS, autocast, parameter_type
+from spiking_vq.randomness import mix_seed
+from spiking_vq.running import run_with
+from spiking_vq.values import FROM_FILE, read_path, value_of
 
 ZOO = Path(__file__).parent / "zoo"
 
@@ -135,7 +136,7 @@ class Generator:
 
         Args:
             n: how many, at least 1.
-            seed: of the whole set.
+            seed: of the whole set, in 0..2^32 - 1.
             first: number of the first image, a multiple of `GROUP`: a large set may be made in parts.
             progress: called as `progress(images_done, n)` as they are made.
             settings: of the sampler, see `sampling`; what is not given, or None, is the file's own.
@@ -143,10 +144,12 @@ class Generator:
         Raises:
             InputError: a value out of range.
         """
-        require(n >= 1, "n, the number of images,", "at least 1", n)
-        require(first >= 0 and first % GROUP == 0, "first", f"a multiple of {GROUP}, 0 or more", first)
+        require_integer("n, the number of images,", n, 1)
+        require_seed(seed)
+        require_integer("first", first, 0)
+        require(first % GROUP == 0, "first", f"a multiple of {GROUP}", first)
         settings = self.sampling(**settings)
-        with torch.no_grad(), compiled(self.compile), autocast(self.precision, self.device):
+        with torch.no_grad(), run_with(compile=self.compile), autocast(self.precision, self.device):
             return self._sample(n, seed, first, settings, progress or (lambda done, of: None))
 
     def make_alone(self, seed: int, **settings: Any) -> Tensor:
@@ -167,18 +170,19 @@ class Generator:
         Without a label, but with guidance above 0, the labels are drawn.
         """
         given = {name: value for name, value in given.items() if value is not None}
-        known = [*defaults, "label"]
+        known, kinds = [*defaults, "label"], get_type_hints(type(self.config.sample)) | {"label": int}
         if foreign := given.keys() - known:
             named = ", ".join(sorted(foreign))
             raise InputError(
                 f"the sampler of a {self.config.stage} model has no {named}: its settings are {', '.join(known)}"
             )
+        given = {name: value_of(name, value, kinds[name], FROM_FILE) for name, value in given.items()}
         settings = defaults | {name: value for name, value in given.items() if name in defaults}
         label, guidance = given.get("label"), settings.pop("guidance")
         if not self.config.conditional:
             settings.pop("guidance_T", None)
             if given.keys() & {"label", "guidance", "guidance_T"}:
-                raise InputError("this model was not told labels: train one with ARGS=conditional=true")
+                raise InputError("this model knows no labels: train one with conditional=true")
             return settings
         require(guidance >= 0, "guidance", "at least 0", guidance)
         if label is not None:
@@ -239,9 +243,6 @@ class LatentGenerator(Generator):
         self.diffusion.check_settings(**{name: settings[name] for name in names})
         steps, most = settings.get("guidance_T"), self.config.T
         require(steps is None or 1 <= steps <= most, "guidance_T", f"in 1..{most}, the network's T", steps)
-        if self.config.persistent and settings.get("guidance", 0) not in (0, 1):
-            guidance = settings["guidance"]
-            raise InputError(f"guidance must be 0 or 1 where membranes persist: they are of one answer; got {guidance}")
         return settings
 
     @torch.no_grad()
@@ -261,48 +262,44 @@ class LatentGenerator(Generator):
             settings: of `AbsorbingDiffusion.sample`, and the labels'.
         """
         labels, guidance, settings = self._split(settings, seeds)
-        network, start = remembering(self.network, self.config.persistent)
-        unlabelled = within(spiking_steps, self.network, settings.pop("guidance_T", None))
-        denoiser = guided(network, guidance, unlabelled)
+        unlabelled = within(self.network, num_steps=settings.pop("guidance_T", None))
+        denoiser = guided(self.network, guidance, unlabelled)
 
         def watched(tokens: Tensor, *rest: Tensor) -> Tensor:
             watch(tokens)
             return denoiser(tokens, *rest)
 
-        settings |= {"labels": labels, "start": start, "device": self.device}
+        settings |= {"labels": labels, "device": self.device}
         return self.diffusion.sample(watched if watch else denoiser, seeds, **settings)
 
-    def inpaint(self, images: Tensor, keep: Tensor, seed: int = 0, **settings: Any) -> Samples:
-        """Keep some places of the token grid of given images, and generate the others.
+    def inpaint(self, images: Any, keep: Any, seed: int = 0, **settings: Any) -> Samples:
+        """Keep some positions of the token grid of given images, and generate the others.
 
         Args:
-            images: uint8 [n, C, H, W].
-            keep: bool [h, w] or [n, h, w], the places of the token grid whose tokens stay.
+            images: [n, C, H, W] or one image, as tensor, NumPy array, PIL image or a list of these; see
+                `spiking_vq.images.as_uint8_images`.
+            keep: bool [h, w] or [n, h, w], as tensor, NumPy array or lists; positions of the grid whose tokens stay.
             seed, settings: as in `sample`; a label that is not given is not drawn, as it could contradict the images.
 
         Raises:
             InputError: shapes that do not fit, or a value out of range.
         """
-        n, grid, settings = len(images), self.model.vq_svae.grid, self.sampling(**settings)
+        require_seed(seed)
+        vq_svae, settings = self.model.vq_svae, self.sampling(**settings)
         if settings.get("label", 0) is None:
             settings["guidance"] = 0.0
-        require(n >= 1, "images", "at least one", n)
-        if keep.dtype != torch.bool or tuple(keep.shape) not in (grid, (n, *grid)):
-            raise InputError(
-                f"keep must be bool [{grid[0]}, {grid[1]}], or one such grid for each of the {n} images;"
-                f" got {keep.dtype} {list(keep.shape)}"
-            )
-        vq_svae, images = self.model.vq_svae, to_unit(images)
+        images = to_unit(as_uint8_images(images, vq_svae.image_shape))
+        n, keep = len(images), as_grids(keep, len(images), vq_svae.grid)
         with torch.no_grad():
             tokens = [vq_svae.tokenize(images[rows].to(self.device))[:kept].cpu() for rows, kept in _chunks(n)]
             known = torch.cat(tokens).where(keep, self.diffusion.mask_id)
-            with compiled(self.compile), autocast(self.precision, self.device):
+            with run_with(compile=self.compile), autocast(self.precision, self.device):
                 return self._complete(known, seed, 0, settings, lambda done, of: None)
 
     def _sample(
         self, n: int, seed: int, first: int, settings: dict[str, Any], progress: Callable[[int, int], None]
     ) -> Samples:
-        free = torch.full((n, *self.model.vq_svae.grid), self.diffusion.mask_id)
+        free = torch.full((n, *self.model.vq_svae.grid), self.diffusion.mask_id, device="cpu")
         return self._complete(free, seed, first, settings, progress)
 
     def _complete(
@@ -361,8 +358,8 @@ class PixelGenerator(Generator):
         require(settings["contrast"] > 0, "contrast", "greater than 0", settings["contrast"])
         shift = settings["threshold_shift"]
         require(self.config.neuron == "lif" or not shift, "threshold_shift", "0 without spikes", shift)
-        with shifted_thresholds(self.network, shift):  # one out of range is found here
-            return settings
+        check_threshold_shift(self.network, shift)
+        return settings
 
     @torch.no_grad()
     def make_alone(self, seed: int, **settings: Any) -> Tensor:
@@ -377,7 +374,7 @@ class PixelGenerator(Generator):
         """
         labels, guidance, settings = self._split(settings, seeds)
         diffusion, contrast = self.diffusion, settings.pop("contrast")
-        network = within(shifted_thresholds, self.network, settings.pop("threshold_shift"))
+        network = within(self.network, threshold_shift=settings.pop("threshold_shift"))
         states = diffusion.trajectory(
             told(guided(network, guidance), labels),
             seeds,
@@ -404,13 +401,33 @@ class PixelGenerator(Generator):
         return Samples(torch.cat(finished))
 
 
-def within(
-    block: Callable[[nn.Module, Any], AbstractContextManager], network: nn.Module, value: Any
-) -> Callable[..., Tensor]:
-    """The network, every call of it inside `block(network, value)`, which changes it there and nowhere else."""
+def as_grids(keep: Any, n: int, grid: tuple[int, int]) -> Tensor:
+    """The positions to keep, bool [h, w] or [n, h, w] on the CPU, of a tensor, a NumPy array or lists.
+
+    Raises:
+        InputError: another type or shape.
+    """
+    if isinstance(keep, Tensor):
+        found = keep.detach().cpu()
+    else:
+        try:
+            array = np.asarray(keep)
+        except ValueError as error:  # lists of different lengths
+            raise InputError(f"keep must be grids of bool; got {described(keep)} that is no array ({error})") from error
+        found = torch.from_numpy(array.copy()) if array.dtype == bool else array
+    if not isinstance(found, Tensor) or found.dtype != torch.bool or tuple(found.shape) not in (grid, (n, *grid)):
+        raise InputError(
+            f"keep must be bool [{grid[0]}, {grid[1]}], or one such grid for each of the {n} images; got"
+            f" {described(keep if isinstance(keep, Tensor) else array)}"
+        )
+    return found
+
+
+def within(network: nn.Module, **settings: Any) -> Callable[..., Tensor]:
+    """The network, each of its calls with these settings of `running.Run`."""
 
     def call(*inputs: Tensor) -> Tensor:
-        with block(network, value):
+        with run_with(**settings):
             return network(*inputs)
 
     return call
@@ -431,11 +448,16 @@ GENERATORS = (LatentGenerator, PixelGenerator)
 def load_generator(
     path: str | Path, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
 ) -> LatentGenerator | PixelGenerator:
-    """The generator of a `model.safetensors`, whichever pipeline's it is.
+    """The generator of a `model.safetensors`, or of the weights that ship for a data set, whichever pipeline's it is.
+
+    Args:
+        path: a file; or a data set, `mnist`, or with preset or stage, `mnist-base-gaussian`.
+        device, precision, compile: see `Generator`.
 
     Raises:
         InputError: not such a file, or of a model that cannot generate.
     """
+    path = shipped(path, *(generator.stage for generator in GENERATORS))
     model, config = load_model(path)
     if not isinstance(model, tuple(generator.kind for generator in GENERATORS)):
         raise InputError(f"{path} is a {config.stage} model, which cannot generate: name a file of another stage")
@@ -453,21 +475,32 @@ def generator_of(
 def _chunks(n: int) -> Iterator[tuple[Tensor, int]]:
     """Row numbers [CHUNK] of each chunk of `n` rows, the last row repeated as padding, and how many count."""
     for first in range(0, n, CHUNK):
-        yield torch.arange(first, first + CHUNK).clamp(max=n - 1), min(CHUNK, n - first)
+        yield torch.arange(first, first + CHUNK, device="cpu").clamp(max=n - 1), min(CHUNK, n - first)
 
 
-def shipped(name: str | Path, stage: str) -> Path:
+def shipped(name: str | Path, *stages: str) -> Path:
     """The file of this name if there is one, else that of the weights that ship: `mnist` or `mnist-base`.
 
     Args:
-        name: a file, a data set, or data set and preset.
-        stage: of the weights.
+        name: a file, a data set, data set and preset, or data set, preset and stage.
+        stages: of the weights; the first that there is.
+
+    Raises:
+        InputError: neither; the message lists what ships.
     """
-    named = [ZOO / f"{name}{preset}-{stage}.safetensors" for preset in ("", "-base")]
-    return next((path for path in (Path(name), *named) if path.is_file()), Path(name))
+    named = [ZOO / f"{name}{preset}-{stage}.safetensors" for stage in stages for preset in ("", "-base")]
+    named += [ZOO / f"{name}.safetensors"] if str(name).endswith(stages) else []
+    for path in (read_path("path", name), *named):
+        if path.is_file():
+            return path
+    there = sorted(path.stem for path in ZOO.glob("*.safetensors") if path.stem.endswith(stages))
+    raise InputError(
+        f"no model file at {name}, and no weights of this name ship: give the path of a model.safetensors, or one of"
+        f" {', '.join(there) or 'none'}"
+    )
 
 
-def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ckpt: str | None = None) -> Path:
+def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ckpt: str | Path | None = None) -> Path:
     """The file to use: the one named, else that of your own run, else the one that ships.
 
     Args:
@@ -480,13 +513,14 @@ def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ck
         InputError: there is none; the message names the places looked at.
     """
     holders = [stage, "absorbing"] if stage == "vq_svae" else [stage]
-    own = [Path(runs) / data / preset / holder / "model.safetensors" for holder in holders]
+    folder, file = read_path("runs", runs), read_path("ckpt", ckpt) if ckpt else None
+    own = [folder / data / preset / holder / "model.safetensors" for holder in holders]
     shipped = [ZOO / f"{data}-{preset}-{holder}.safetensors" for holder in holders]
-    for path in [Path(ckpt)] if ckpt else [*own, *shipped]:
+    for path in [file] if file else [*own, *shipped]:
         if path.is_file():
             return path
-    if ckpt:
-        raise InputError(f"no model file at {ckpt}")
+    if file:
+        raise InputError(f"no model file at {file}")
     there = ", ".join(sorted(path.name for path in ZOO.glob("*.safetensors"))) or "none"
     train = {"classifier": "`make classifier`", "gaussian": "`make unet`"}.get(stage, "`make stage1` and `make stage2`")
     name = "classifier=" if stage == "classifier" else "CKPT="

@@ -7,15 +7,14 @@ tells the first neuron for how many steps it is presented.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from spiking_vq.distributed import num_ranks
 from spiking_vq.neurons import decay_weights, weighted_sum
+from spiking_vq.running import running
 from spiking_vq.scan import Current, Norm, as_current, batch_statistics
 from spiking_vq.winograd import Conv3x3
 
@@ -41,17 +40,6 @@ def direct_coding(x: Tensor | Current, num_steps: int) -> Current:
 def at_each_step(layer: nn.Module, x: Tensor) -> Tensor:
     """A layer of `[B, C, H, W]` applied to every step of `x` `[T, B, C, H, W]`."""
     return unfold_time(layer(fold_time(x)), len(x))
-
-
-@contextmanager
-def spiking_steps(network: nn.Module, num_steps: int | None) -> Iterator[None]:
-    """Inside the block a network takes so many spiking steps; None leaves them as they are."""
-    usual = network.T
-    network.T = num_steps or usual
-    try:
-        yield
-    finally:
-        network.T = usual
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -234,26 +222,13 @@ class ClassEmbedding(nn.Embedding):
         return super().forward(rows).sum(1)
 
 
-@contextmanager
-def unfolded() -> Iterator[None]:
-    """Inside the block, `read_out` applies its synapse at every step, as a neuromorphic chip does: the same numbers."""
-    token = _unfolded.set(True)
-    try:
-        yield
-    finally:
-        _unfolded.reset(token)
-
-
-_unfolded: ContextVar[bool] = ContextVar("unfolded", default=False)
-
-
 def read_out(
     synapse: nn.Module, weights: Sequence[float], *sources: Tensor | tuple[nn.Module, Tensor | Current]
 ) -> Tensor:
     """`sum_t weights[t] synapse(spk[t])`, [B, C', H, W], fp32 at least but for autocast.
 
     The synapse is linear, so the sum is taken over its spikes instead: one application for T, in which its bias counts
-    `sum(weights)` times.
+    `sum(weights)` times. Inside `run_with(unfolded=True)` it is applied at every step.
 
     Args:
         synapse: a linear layer of `[B, C, H, W]` with a bias [C'].
@@ -261,7 +236,7 @@ def read_out(
         sources: where the spikes `[T, B, c, H, W]` are from, together C channels: themselves, or a neuron layer and its
             input current, whose spikes then need not be stored.
     """
-    if _unfolded.get():
+    if running().unfolded:
         spk = [source if isinstance(source, Tensor) else source[0](source[1]) for source in sources]
         return weighted_sum(at_each_step(synapse, torch.cat(spk, dim=2)), weights)
     sums = [

@@ -5,8 +5,8 @@ Spiking activity is `[T, B, ...]`; every call starts from rest unless a membrane
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spiking_vq.dynamics import Dynamics
 from spiking_vq.errors import InputError, require
+from spiking_vq.running import running
 from spiking_vq.scan import Current, as_current, read, state_type
 from spiking_vq.surrogates import surrogate_from_snntorch, surrogate_to_snntorch
 
@@ -63,20 +64,10 @@ class LIF(nn.Module):
             temporal-wise spiking mechanism, TSM, of SDM: arXiv:2408.16467); 0 for none.
         reset, detach_reset, scale_input, fire_at_threshold, surrogate, surrogate_scale: see `Dynamics`.
 
-    Attributes:
-        observer: called with the spikes `[T, B, ...]` of every call; see `spiking_vq.activity`.
-        counter: called with the number of spikes of every call, a float32 scalar with its gradient, and of places for
-            one; likewise.
-        carried: where the membrane is found and left, and under which name; see `carried_membranes`.
-
     Raises:
         InputError: beta outside [0, 1], threshold not positive, an unknown name, or `scale_input` with beta = 1, which
             lets no current in.
     """
-
-    observer: Callable[[Tensor], None] | None = None
-    counter: Callable[[Tensor, int], None] | None = None
-    carried: tuple[dict[str, Tensor], str] | None = None
 
     def __init__(
         self,
@@ -111,21 +102,26 @@ class LIF(nn.Module):
         For what is read out by a linear map: no spike is stored, and each needs one application instead of T.
         """
         counted_by_sum = len(set(weights)) == 1
-        if self.observer is not None or (self.counter is not None and not counted_by_sum):
+        counters = self._own(running().counters)
+        if self._own(running().observers) or (counters and not counted_by_sum):
             return weighted_sum(self(x), weights)
         summed = self._scan(x, weights=weights)[0].squeeze(0)
-        if self.counter is not None:
-            self.counter(summed.sum() / weights[0], len(weights) * summed.numel())
+        for count in counters:
+            count(summed.sum() / weights[0], len(weights) * summed.numel())
         return summed
 
     def scan(self, x: Tensor | Current, mem: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The state-in, state-out form: `(x [T, B, ...], mem [B, ...]) -> (spk [T, B, ...], mem [B, ...])`."""
         spk, mem = self._scan(x, mem)
-        if self.observer is not None:
-            self.observer(spk)
-        if self.counter is not None:
-            self.counter(spk.sum(dtype=torch.float32), spk.numel())
+        for observe in self._own(running().observers):
+            observe(spk)
+        for count in self._own(running().counters):
+            count(spk.sum(dtype=torch.float32), spk.numel())
         return spk, mem
+
+    def _own(self, blocks: Sequence[Mapping[nn.Module, Callable]]) -> list[Callable]:
+        """This layer's observers, or counters, of all blocks."""
+        return [block[self] for block in blocks if self in block]
 
     def _scan(
         self, x: Tensor | Current, mem: Tensor | None = None, weights: Sequence[float] | None = None
@@ -138,15 +134,11 @@ class LIF(nn.Module):
             raise InputError(f"LIF expects a weight for each of the {x.shape[0]} steps; got {len(weights)}")
         if self.scales is not None:
             x = self._scaled(as_current(x))
-        beta, threshold = self.beta.clamp(0, 1), self.threshold
-        if self.carried is not None and mem is None:
-            membranes, name = self.carried
-            mem = membranes.get(name)
-        spk, mem = lif_scan(x, mem, beta=beta, threshold=threshold, dynamics=self.dynamics, weights=weights)
-        if self.carried is not None:
-            membranes, name = self.carried
-            membranes[name] = mem
-        return spk, mem
+        shift = running().threshold_shift
+        threshold = self.threshold + shift if shift else self.threshold
+        return lif_scan(
+            x, mem, beta=self.beta.clamp(0, 1), threshold=threshold, dynamics=self.dynamics, weights=weights
+        )
 
     def _scaled(self, x: Current) -> Tensor:
         """The current `[T, B, ...]`, each step by its own scale."""
@@ -261,44 +253,17 @@ class LIF(nn.Module):
         )
 
 
-@contextmanager
-def shifted_thresholds(model: nn.Module, shift: float) -> Iterator[None]:
-    """Inside the block every `LIF` of a model fires at its threshold plus `shift` (threshold guidance, training-free).
+def check_threshold_shift(model: nn.Module, shift: float) -> None:
+    """See that every `LIF` of a model still has a threshold above 0 when `shift` is added to it.
 
     Raises:
-        InputError: a threshold would not be greater than 0.
+        InputError: one has not.
 
-    Reference: Cao et al., arXiv:2306.17046, section 4.3.
+    Reference: threshold guidance, Cao et al., arXiv:2306.17046, section 4.3.
     """
-    thresholds = [module.threshold for module in model.modules() if isinstance(module, LIF)] if shift else []
-    before = [threshold.detach().clone() for threshold in thresholds]
-    lowest = min((threshold.min().item() for threshold in before), default=1.0)
+    thresholds = [module.threshold.min().item() for module in model.modules() if isinstance(module, LIF)]
+    lowest = min(thresholds, default=math.inf)
     require(lowest + shift > 0, "threshold_shift", f"greater than {-lowest:g}, so that thresholds stay above 0", shift)
-    try:
-        for threshold, value in zip(thresholds, before, strict=True):
-            threshold.data.copy_(value + shift)
-        yield
-    finally:
-        for threshold, value in zip(thresholds, before, strict=True):
-            threshold.data.copy_(value)
-
-
-@contextmanager
-def carried_membranes(model: nn.Module, membranes: dict[str, Tensor]) -> Iterator[None]:
-    """Inside the block every `LIF` of a model starts from its membrane [B, ...] in `membranes`, and leaves it there.
-
-    Args:
-        model: the network; each layer is called once a call of it.
-        membranes: layer's name -> its membrane; what is missing is at rest.
-    """
-    neurons = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
-    try:
-        for name, neuron in neurons.items():
-            neuron.carried = membranes, name
-        yield
-    finally:
-        for neuron in neurons.values():
-            neuron.carried = None
 
 
 def _hold(module: nn.Module, name: str, value: Tensor, learn: bool) -> None:
@@ -315,7 +280,7 @@ def _hold(module: nn.Module, name: str, value: Tensor, learn: bool) -> None:
 
 def weighted_sum(x: Tensor, weights: Sequence[float]) -> Tensor:
     """`sum_t weights[t] x[t]`, `[T, B, ...] -> [B, ...]`, fp32 at least."""
-    return _over_time(torch.tensor([weights], dtype=torch.float64), x).squeeze(0)
+    return _over_time(torch.tensor([weights], dtype=torch.float64, device="cpu"), x).squeeze(0)
 
 
 def rate_weights(num_steps: int) -> list[float]:
@@ -343,7 +308,7 @@ def psp_trace(x: Tensor, tau: float = 2.0) -> Tensor:
 
     Reference: Liu et al., arXiv:2308.10187, the PSP of the loss.
     """
-    steps = torch.arange(len(x), dtype=torch.float64)
+    steps = torch.arange(len(x), dtype=torch.float64, device="cpu")
     age = steps.unsqueeze(1) - steps
     return _over_time(torch.where(age < 0, 0.0, (1 - 1 / tau) ** age.clamp(min=0) / tau), x)
 

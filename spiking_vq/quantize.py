@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from spiking_vq.distributed import all_rows, num_ranks, own_rows, sum_over_ranks
 from spiking_vq.errors import InputError, require
 from spiking_vq.layers import NeuronFactory, conv_norm, direct_coding
+from spiking_vq.randomness import normal_noise, permutation, uniform_noise
 
 
 class Quantized(NamedTuple):
@@ -123,8 +124,8 @@ class VectorQuantizer(nn.Module):
             rows = _rows(all_rows(z))
             idle = idle[: len(rows)]
             # distinct places; rows of flat background are identical, so jitter keeps the restarted codes apart
-            chosen = torch.randperm(len(rows), generator=generator)[: len(idle)].to(rows.device)
-            noise = torch.randn(len(idle), rows.shape[1], generator=generator).to(rows.device)
+            chosen = permutation(len(rows), generator)[: len(idle)].to(rows.device)
+            noise = normal_noise((len(idle), rows.shape[1]), generator).to(rows.device)
             self.total[idle] = rows[chosen] + 0.01 * rows.std(correction=0).clamp(min=0.1) * noise
             self.use[idle] = 1.0
         self.codebook.copy_(self.total / self.use.clamp(min=1e-6).unsqueeze(1))
@@ -169,10 +170,10 @@ class PoissonSpikeGenerator(nn.Module):
         """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w], drawn from `generator` (on CPU)."""
         rate = vectors.clamp(0, 1).expand(num_steps, *vectors.shape)
         if self.training:  # all ranks draw for the whole batch, from the same source
-            batch = torch.rand(len(vectors) * num_ranks(), num_steps, *vectors.shape[1:], generator=generator)
+            batch = uniform_noise((len(vectors) * num_ranks(), num_steps, *vectors.shape[1:]), generator)
             uniform = own_rows(batch).transpose(0, 1)
         else:
-            uniform = torch.rand(rate.shape, generator=generator)
+            uniform = uniform_noise(rate.shape, generator)
         spk = (uniform.to(rate.device) < rate).to(rate.dtype)
         return rate + (spk - rate).detach()
 

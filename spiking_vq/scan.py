@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from spiking_vq.compiling import is_compiling, kernel
+from spiking_vq.compiling import kernel
 from spiking_vq.distributed import mean_over_ranks, stacked
 from spiking_vq.dynamics import Dynamics, scan_backward, scan_forward
+from spiking_vq.running import running
 
 
 class Norm(NamedTuple):
@@ -245,7 +246,7 @@ def batch_statistics(x: Tensor, synchronised: bool = False) -> tuple[Tensor, Ten
     With `synchronised`, of all ranks' x together.
     """
     with torch.autocast(x.device.type, enabled=False):
-        mean, var = kernel(statistics, None, is_compiling())(_channel_rows(x.detach()))
+        mean, var = kernel(statistics, None, running().compile)(_channel_rows(x.detach()))
     if synchronised:
         means, variances = stacked(torch.stack([mean, var])).unbind(1)
         mean, var = means.mean(0), variances.mean(0) + means.var(0, correction=0)
@@ -273,7 +274,7 @@ class _Scan(torch.autograd.Function):
             mean, rstd = norm.mean, norm.rstd
             scale = weight * rstd
             shift = bias - mean * scale
-        ctx.plan, ctx.compile = plan, is_compiling()
+        ctx.plan, ctx.compile = plan, running().compile
         ctx.from_batch = norm is not None and norm.from_batch
         ctx.synchronised = norm is not None and norm.synchronised
         ctx.set_materialize_grads(False)

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from spiking_vq.compiling import is_compiling, kernel
+from spiking_vq.compiling import kernel
+from spiking_vq.running import running
 
 OUT, TAPS = 4, 3
 TILE = OUT + TAPS - 1
@@ -178,7 +179,7 @@ def _transformed(taps: Tensor) -> Tensor:
 class Conv3x3(nn.Conv2d):
     """A 3x3 convolution with zeros around the image and without bias, by Winograd's filtering where that is faster.
 
-    That is on a CPU, among compiled kernels (`compiling.compiled`) and with many channels; and while training only, as
+    That is on a CPU, among compiled kernels (`running.run_with`) and with many channels; and while training only, as
     what a trained network gives must not depend on how it is run.
 
     Args:
@@ -191,7 +192,7 @@ class Conv3x3(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, H, W]` to `[N, C', H, W]`, channels-last."""
         kind, wide = x.device.type, self.in_channels * self.out_channels >= MIN_CHANNEL_PAIRS
-        if not (self.training and is_compiling() and kind == "cpu" and wide):
+        if not (self.training and running().compile and kind == "cpu" and wide):
             return super().forward(x)
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False):
@@ -202,7 +203,7 @@ class Conv3x3(nn.Conv2d):
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.compile = is_compiling()
+        ctx.compile = running().compile
         y, inputs = convolve(x, weight, ctx.compile)
         ctx.save_for_backward(inputs, weight)
         return y

@@ -8,7 +8,6 @@ where it stopped. Writes `<results>/<data>/ablation.json` and `.md`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from itertools import product
@@ -16,8 +15,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from spiking_vq.checkpoint import atomic_write
-from spiking_vq.errors import require
+from spiking_vq.errors import LARGEST_SEED, require, require_integer
+from spiking_vq.files import atomic_write, json_text
 from spiking_vq.models.vq_svae import ENCODINGS
 from spiking_vq.quantize import SPIKE_GENERATORS
 from stages.command import parse_options, recorded_command, run_command
@@ -38,9 +37,9 @@ OPTIONS = {
     "protocol": "n1280-test",
     "device": "cpu",
     "precision": "fp32",
-    "data_dir": "data",
-    "runs": "runs",
-    "results": "results",
+    "data_dir": Path("data"),
+    "runs": Path("runs"),
+    "results": Path("results"),
 }
 MEASURED = {
     "MSE x 1000": (("stage1", "mse"), 1000),
@@ -66,7 +65,9 @@ OTHERS = {"encoding": tuple(SPIKE_GENERATORS), "spike_generator": ENCODINGS}
 def main(arguments: list[str]) -> None:
     """Train and measure all combinations, then tell mean and spread."""
     options = parse_options(arguments, OPTIONS)
-    require(options["seeds"] >= 1, "seeds", "at least 1", options["seeds"])
+    require_integer("seeds", options["seeds"], 1, LARGEST_SEED + 1)
+    for name in ("T", "epochs", "jobs"):
+        require_integer(name, options[name], 1)
     require(options["protocol"] in PROTOCOLS, "protocol", f"one of {', '.join(PROTOCOLS)}", repr(options["protocol"]))
     cells = {cell: [steps(*cell, seed, options) for seed in range(options["seeds"])] for cell in combinations()}
     run_steps(classifier_step(options["data"], places_of(options)))
@@ -85,7 +86,7 @@ def main(arguments: list[str]) -> None:
         "differences": differences(rows),
     }
     folder = Path(options["results"]) / options["data"]
-    for name, text in {"ablation.json": json.dumps(report, indent=2) + "\n", "ablation.md": markdown(report)}.items():
+    for name, text in {"ablation.json": json_text(report), "ablation.md": markdown(report)}.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text)
         print(f"wrote {folder / name}")

@@ -11,17 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from spiking_vq.augment import random_affine, warp
-from spiking_vq.checkpoint import LatentModel, atomic_write, build_denoiser, fingerprint, load_model
-from spiking_vq.config import AbsorbingConfig, AugmentOptions, Config, VQSVAEConfig
-from spiking_vq.data import load_dataset, mix_seed, to_uint8, to_unit
+from spiking_vq.checkpoint import LatentModel, build_denoiser, fingerprint, load_model, stage1_file
+from spiking_vq.config import AbsorbingConfig, AugmentOptions
+from spiking_vq.data import load_dataset, to_uint8, to_unit
 from spiking_vq.diffusion.absorbing import ORDERS, UNMASK_SCHEDULES, AbsorbingDiffusion
-from spiking_vq.diffusion.trajectory import TrajectoryDiffusion
 from spiking_vq.errors import InputError, require
+from spiking_vq.files import atomic_write
 from spiking_vq.models.vq_svae import VQSVAE
-from spiking_vq.persistent import remembering
+from spiking_vq.randomness import mix_seed
 from spiking_vq.styles import with_styles
 from stages.denoiser import DenoiserStage, knowing_labels
-from stages.run_folder import RunFolder
 
 TOKENIZE_BATCH = 256
 PICTURED = 64
@@ -37,7 +36,7 @@ class AbsorbingStage(DenoiserStage):
     monitor = "cross_entropy"
 
     def __init__(self, config: AbsorbingConfig) -> None:
-        path = _stage1(config)
+        path = stage1_file(config)
         if not path.is_file():
             raise InputError(
                 f"stage 2 needs a finished stage 1, and there is no {path}: run `make stage1 DATA={config.data}"
@@ -76,9 +75,6 @@ class AbsorbingStage(DenoiserStage):
         )
         vq_svae.cpu()  # it is needed for pictures only, of one rank
         diffusion = AbsorbingDiffusion(vq_svae.grid, vq_svae.codebook_size, config.loss)
-        if config.persistent:
-            calls = min(config.sample.sample_steps, diffusion.diffusion_steps)  # a small grid has fewer tokens
-            diffusion = TrajectoryDiffusion(diffusion, calls, config.sample.order, config.sample.schedule)
         train_labels, val_labels = with_styles(data.train, data.val, config.styles)
         rows = [torch.cat(train), train_labels.repeat(len(train))], [val, val_labels]
         super().__init__(config, build_denoiser(config), diffusion, *rows)
@@ -88,16 +84,14 @@ class AbsorbingStage(DenoiserStage):
     def picture(self) -> Tensor:
         """Samples, of the same seeds each time."""
         options = self.config.sample
-        denoiser, start = remembering(self.trained.eval(), self.config.persistent)
         tokens = self.diffusion.sample(
-            denoiser,
+            self.trained.eval(),
             [mix_seed(self.config.seed, 4, index) for index in range(PICTURED)],
             sample_steps=min(16, self.diffusion.diffusion_steps),  # a picture, not a measurement
             order=options.order,
             schedule=options.schedule,
             temperature=options.temperature,
             last_temperature=options.last_temperature,
-            start=start,
             device=self.device,
         )
         return self.frozen[0].to(self.device).decode(tokens, self.generator(5)).cpu()
@@ -116,7 +110,7 @@ class AbsorbingStage(DenoiserStage):
         if known not in (self.config.stage1_sha256, self.config.vq_svae.train.start_from_sha256):
             raise InputError(
                 f"train.start_from={self.config.train.start_from} knows other tokens than those of"
-                f" stage1={_stage1(self.config)}: on the same data leave stage1= out, as the file holds its own; on"
+                f" stage1={stage1_file(self.config)}: on the same data leave stage1= out, as the file holds its own; on"
                 " other data train stage 1 with this train.start_from, too"
             )
 
@@ -133,7 +127,10 @@ def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor, folder: Path) ->
     key = hashlib.sha256(sha256.encode() + images.numpy().tobytes()).hexdigest()[:16]
     path = folder / f"{key}.npy"
     if path.exists():
-        return torch.from_numpy(np.load(path)).long()
+        try:
+            return torch.from_numpy(np.load(path)).long()
+        except (OSError, ValueError, EOFError) as error:
+            print(f"{path} is damaged ({error}) and made again")
     print(f"encoding {len(images)} images")
     device = next(vq_svae.parameters()).device
     with torch.inference_mode():
@@ -142,17 +139,3 @@ def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor, folder: Path) ->
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.save(file, tokens.numpy().astype(np.int16 if vq_svae.codebook_size < 2**15 else np.int32))
     return tokens.clone()
-
-
-def _stage1(config: AbsorbingConfig) -> Path:
-    """The file to take stage 1 from."""
-    if config.stage1:
-        return Path(config.stage1)
-    start = config.train.start_from
-    if start and load_model(start)[1].data == config.data:
-        return Path(start)
-    return RunFolder(replace(VQSVAEConfig(), **_place(config))).model
-
-
-def _place(config: Config) -> dict[str, str]:
-    return {"data": config.data, "preset": config.preset, "runs": config.runs}

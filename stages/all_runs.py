@@ -27,9 +27,9 @@ OPTIONS = {
     "seed": 0,
     "device": "cpu",
     "precision": "fp32",
-    "data_dir": "data",
-    "runs": "runs",
-    "results": "results",
+    "data_dir": Path("data"),
+    "runs": Path("runs"),
+    "results": Path("results"),
 }
 
 

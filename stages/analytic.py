@@ -9,14 +9,17 @@ Reference: Bao et al., Analytic-DPM, arXiv:2201.06503.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from spiking_vq.checkpoint import load_model, save_model
-from spiking_vq.data import load_dataset, mix_seed, to_unit
+from spiking_vq.checkpoint import is_checkpoint, load_model, save_model
+from spiking_vq.data import load_dataset, to_unit
 from spiking_vq.errors import require
 from spiking_vq.generators import CHUNK, ZOO, PixelGenerator
+from spiking_vq.randomness import mix_seed, permutation
 from stages.command import MODEL, check_device, model_file, parse_options, run_command
 
 OPTIONS = {
@@ -26,7 +29,7 @@ OPTIONS = {
     "n": 256,
     "seed": 0,
     "device": "cpu",
-    "data_dir": "data",
+    "data_dir": Path("data"),
 }
 
 
@@ -37,6 +40,7 @@ def main(arguments: list[str]) -> None:
     for name in ("times", "n"):
         require(options[name] >= 1, name, "at least 1", options[name])
     path = model_file(options)
+    require(not is_checkpoint(path), "the model", "a model.safetensors, into which the result is written", path)
     require(path.parent.resolve() != ZOO, "the model", "your own: what ships is not changed", path)
     generator = PixelGenerator.from_pretrained(path, options["device"])
     config = generator.config
@@ -55,7 +59,7 @@ def measure(generator: PixelGenerator, images: Tensor, num_times: int, n: int, s
     diffusion, randomness = generator.diffusion, torch.Generator(generator.device).manual_seed(mix_seed(seed))
     last = diffusion.diffusion_steps
     times = sorted({round(1 + (last - 1) * index / max(num_times - 1, 1)) for index in range(num_times)})
-    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
+    rows = permutation(len(images), torch.Generator().manual_seed(seed))[:n]
     total = 0
     for some in rows.split(CHUNK):
         batch = 2 * to_unit(images[some]).to(generator.device) - 1

@@ -13,24 +13,23 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 from matplotlib import pyplot as plt
-from omegaconf import OmegaConf
 
-from spiking_vq.checkpoint import atomic_write
 from spiking_vq.config import load_config
-from spiking_vq.errors import require
+from spiking_vq.errors import LARGEST_SEED, require, require_integer
+from spiking_vq.files import atomic_write, json_text
 from spiking_vq.generators import find_model
-from stages.command import SAMPLER, parse_options, recorded_command, run_command
+from spiking_vq.plain_yaml import read_yaml
+from stages.command import CONFIGS, SAMPLER, parse_options, recorded_command, run_command, say_if_shipped
 from stages.evaluate.examiner import NETWORKS
 from stages.machine import describe_machine
 from stages.markdown import table
 from stages.report import evaluation_name, identity
 from stages.steps import Step, classifier_step, perceptual_step, places_of, run_chains, run_steps
-from stages.train import CONFIGS, preset_file
+from stages.train import preset_file
 from stages.trials import figure, spread, told
 
 OPTIONS = {
@@ -39,13 +38,13 @@ OPTIONS = {
     "only": "",
     "length": 1.0,
     "features": "classifier",
-    "ckpt": str,
+    "ckpt": Path,
     "seeds": 2,
     "jobs": 1,
     "device": "cpu",
-    "data_dir": "data",
-    "runs": "runs",
-    "results": "results",
+    "data_dir": Path("data"),
+    "runs": Path("runs"),
+    "results": Path("results"),
 }
 LISTS = CONFIGS / "candidates.yaml"
 MEASURED = {
@@ -81,12 +80,15 @@ def main(arguments: list[str]) -> None:
     options = parse_options(arguments, OPTIONS)
     stage = options["stage"]
     require(stage in MEASURED, "stage", f"one of {', '.join(MEASURED)}", repr(stage))
-    require(options["seeds"] >= 1, "seeds", "at least 1", options["seeds"])
+    require_integer("seeds", options["seeds"], 1, LARGEST_SEED + 1)
     require(options["features"] in NETWORKS, "features", f"one of {', '.join(NETWORKS)}", repr(options["features"]))
+    require_integer("jobs", options["jobs"], 1)
     length = options["length"]
     require(length > 0, "length", "above 0, 1 being that of base", length)
     require(stage != "sampler" or length == 1, "length", "1, as the sampler trains nothing", length)
-    chosen = chosen_of(OmegaConf.to_container(OmegaConf.load(LISTS))[stage], options["only"].split())
+    if stage in BUILT_ON and not options["ckpt"]:
+        say_if_shipped(built_on(options), options["runs"])
+    chosen = chosen_of(read_yaml(LISTS)[stage], options["only"].split())
     chains = {
         name: [steps(name, changes or "", seed, options) for seed in range(options["seeds"])]
         for name, changes in chosen.items()
@@ -106,7 +108,7 @@ def main(arguments: list[str]) -> None:
         "rows": rows,
     }
     out = Path(options["results"]) / options["data"] / f"candidates-{stage}"
-    files = {".json": (json.dumps(report, indent=2) + "\n").encode(), ".md": markdown(report).encode()}
+    files = {".json": json_text(report).encode(), ".md": markdown(report).encode()}
     if stage != "sampler":
         files[".png"] = quality_by_rate(report)
     for suffix, content in files.items():

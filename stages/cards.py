@@ -6,17 +6,16 @@ figures of every protocol beside their floors, firing rates, energy. Renders eac
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from spiking_vq.checkpoint import atomic_write, load_model
+from spiking_vq.checkpoint import load_model
 from spiking_vq.config import Config, SpikingConfig
 from spiking_vq.errors import require
+from spiking_vq.files import atomic_write, json_text
 from spiking_vq.generators import ZOO
+from spiking_vq.plain_yaml import to_yaml
 from stages.command import parse_options, run_command
 from stages.compare.tables import TITLES, read_report
 from stages.evaluate.protocols import PROTOCOLS
@@ -24,7 +23,7 @@ from stages.markdown import table
 from stages.report import report_folder
 from stages.trials import told
 
-OPTIONS = {"zoo": str(ZOO), "results": "results"}
+OPTIONS = {"zoo": ZOO, "results": Path("results")}
 SHOWN = {
     "fid": ("FID", 1),
     "kid": ("KID x 1000", 1000),
@@ -54,7 +53,7 @@ def main(arguments: list[str]) -> None:
         description |= {"measured": measured(folder, description["sha256"])}
         _, config = load_model(path.with_suffix(".safetensors"))
         for target, text in {
-            path: json.dumps(description, indent=2) + "\n",
+            path: json_text(description),
             path.with_suffix(".md"): card(description, config),
         }.items():
             with atomic_write(target) as temporary:
@@ -110,7 +109,7 @@ def card(description: dict[str, Any], config: Config) -> str:
         lines += ["## " + protocol, "", *figures(protocol, found[protocol]), ""]
     if isinstance(config, SpikingConfig) and config.neuron == "lif":
         lines += ["## Spikes", "", *spikes(found), ""]
-    lines += ["## Configuration", "", "```yaml", OmegaConf.to_yaml(asdict(config)).rstrip(), "```"]
+    lines += ["## Configuration", "", "```yaml", to_yaml(asdict(config)).rstrip(), "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
-from spiking_vq.errors import InputError, require
+from spiking_vq import generators
+from spiking_vq.errors import InputError, require, require_seed
 from spiking_vq.generators import Generator, find_model
 from spiking_vq.memory import keep_freed_memory
+from spiking_vq.values import FROM_TEXT, read_number
 
-MODEL = {"stage": "absorbing", "data": "mnist", "preset": "base", "ckpt": str, "runs": "runs"}
+MODEL = {"stage": "absorbing", "data": "mnist", "preset": "base", "ckpt": Path, "runs": Path("runs")}
 """Options that say which trained model."""
 
 SAMPLER = {
@@ -34,6 +36,11 @@ SAMPLER = {
     "guidance_T": int,
 }
 """Options of the samplers; what is not given is the model's own."""
+
+_PACKAGED = Path(__file__).parent / "configs"
+
+CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "configs"
+"""Folder of the presets. A wheel holds it inside the package; in the repository it lies next to it."""
 
 LOADABLE = ("vq_svae", "absorbing", "gaussian")
 """Stages of models that commands take."""
@@ -64,11 +71,13 @@ def parse_options(arguments: Sequence[str], defaults: dict[str, Any]) -> dict[st
 
     Args:
         arguments: such as `["n=16", "order=halton"]`.
-        defaults: name -> default; the type of the value is int, float or str as the default is. A default that is a
-            type stands for "not given": the value is None unless it is given.
+        defaults: name -> default; the value is an int, float, str or Path as the default is (see
+            `spiking_vq.values.FROM_TEXT`). A default that is a type stands for "not given": the value is None unless it
+            is given.
 
     Raises:
-        InputError: not `key=value`, an unknown key, or a value of the wrong type.
+        InputError: not `key=value`, an unknown key, a value of the wrong type, a number that is not finite, or a seed
+            out of range.
     """
     options = {key: None if isinstance(default, type) else default for key, default in defaults.items()}
     for text in arguments:
@@ -77,18 +86,34 @@ def parse_options(arguments: Sequence[str], defaults: dict[str, Any]) -> dict[st
             raise InputError(f"unknown argument {text!r}: expected key=value with a key of {', '.join(defaults)}")
         if value == "":
             continue
-        kind = defaults[key] if isinstance(defaults[key], type) else type(defaults[key])
-        try:
-            options[key] = kind(value)
-        except ValueError:
-            raise InputError(f"{key} must be {'an integer' if kind is int else 'a number'}; got {value!r}") from None
+        default = defaults[key]
+        kind = default if isinstance(default, type) else Path if isinstance(default, Path) else type(default)
+        options[key] = FROM_TEXT[kind](key, value)
+    if "seed" in options:
+        require_seed(options["seed"])
     return options
 
 
 def model_file(options: dict[str, Any]) -> Path:
-    """The file that the options in `MODEL` name; see `find_model`."""
+    """The file that the options in `MODEL` name; see `find_model`. If it is one that ships, say so.
+
+    Raises:
+        InputError: there is none, or `runs` names a folder that does not exist.
+    """
     require(options["stage"] in LOADABLE, "stage", f"one of {', '.join(LOADABLE)}", repr(options["stage"]))
-    return find_model(**{key: options[key] for key in MODEL})
+    runs = options["runs"]
+    if not options["ckpt"] and runs != MODEL["runs"] and not runs.is_dir():
+        raise InputError(f"no folder {runs}: runs= names the one you trained in. Leave it out to use what ships.")
+    path = find_model(**{key: options[key] for key in MODEL})
+    if not options["ckpt"]:
+        say_if_shipped(path, runs)
+    return path
+
+
+def say_if_shipped(path: Path, runs: Path) -> None:
+    """Tell a person who named no file if the model that was found is not a run's."""
+    if path.parent == generators.ZOO:
+        print(f"no such model in {runs}: using the weights that ship, {path}", file=sys.stderr)
 
 
 def read_numbers(name: str, text: str, example: str) -> list[float]:
@@ -103,8 +128,8 @@ def read_numbers(name: str, text: str, example: str) -> list[float]:
         InputError: not numbers.
     """
     try:
-        return [float(part) for part in text.split()]
-    except ValueError as error:
+        return [read_number(name, part) for part in text.split()]
+    except InputError as error:
         raise InputError(f'{name} must be numbers such as "{example}"; got {text!r}') from error
 
 
@@ -114,7 +139,7 @@ def sampler_settings(generator: Generator, options: dict[str, Any]) -> dict[str,
 
 
 def recorded_command(module: str, arguments: Sequence[str]) -> str:
-    """The command line as a results file tells it; of an absolute path only the last part.
+    """The command line as a results file tells it; of an absolute path, or one in a home folder, only the last part.
 
     Args:
         module: such as `stages.train`.
@@ -125,7 +150,7 @@ def recorded_command(module: str, arguments: Sequence[str]) -> str:
 
 def _portable(argument: str) -> str:
     key, separator, value = argument.partition("=")
-    return key + separator + (Path(value).name if Path(value).is_absolute() else value)
+    return key + separator + (Path(value).name if value.startswith("~") or Path(value).is_absolute() else value)
 
 
 def check_device(name: str, devices: int = 1) -> None:

@@ -13,14 +13,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from spiking_vq.checkpoint import atomic_write
 from spiking_vq.errors import InputError, require
+from spiking_vq.files import atomic_write
 from spiking_vq.generators import LatentGenerator, load_generator
+from spiking_vq.precision import PRECISIONS
 from stages.command import MODEL, check_device, model_file, parse_options, run_command
 from stages.evaluate.examiner import NETWORKS
 from stages.machine import describe_machine
 from stages.markdown import table
-from stages.report import evaluation_name, heading, report_folder, write_report
+from stages.report import claim_model_report, evaluation_name, heading, report_folder, write_report
 from stages.steps import Step, run_steps
 
 OPTIONS = {
@@ -30,8 +31,8 @@ OPTIONS = {
     "seed": 0,
     "device": "cpu",
     "precision": "fp32",
-    "data_dir": "data",
-    "results": "results",
+    "data_dir": Path("data"),
+    "results": Path("results"),
 }
 MEASURED = {"FID": ("fid", 1), "KID x 1000": ("kid", 1000), "classifier distance": ("classifier_distance", 1)}
 """Column -> the figure's name in an evaluation, and a factor."""
@@ -42,11 +43,13 @@ def main(arguments: list[str]) -> None:
     options = parse_options(arguments, OPTIONS)
     check_device(options["device"])
     require(options["features"] in NETWORKS, "features", f"one of {', '.join(NETWORKS)}", repr(options["features"]))
+    require(options["precision"] in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", options["precision"])
     path = model_file(options)
     generator = load_generator(path)
     if not isinstance(generator, LatentGenerator):
         raise InputError(f"{path} is a {generator.config.stage} model: only those on tokens have steps to decompose")
     config, calls = generator.config, numbers_of_calls(options["calls"], generator.diffusion.diffusion_steps)
+    out = claim_model_report(options["results"], "decomposition.json", config)
     options |= {"data": config.data, "preset": config.preset, "ckpt": path}
     steps = {name: step(settings, options) for name, settings in samplings(calls, config.conditional)}
     stage1 = step({"only": "reconstruction"}, options)
@@ -63,9 +66,8 @@ def main(arguments: list[str]) -> None:
         "machine": describe_machine(options["device"]),
         "rows": rows,
     }
-    write_report(options["results"], "decomposition.json", report)
-    out = report_folder(options["results"], config.stage, config.data, config.preset) / "decomposition.md"
-    with atomic_write(out) as temporary:
+    write_report(out, report)
+    with atomic_write(out.with_suffix(".md")) as temporary:
         temporary.write_text(markdown(report))
     print("\n" + markdown(report))
 
@@ -95,8 +97,8 @@ def samplings(calls: list[int], conditional: bool) -> list[tuple[str, dict[str, 
 
 def step(settings: dict[str, Any], options: dict[str, Any]) -> Step:
     """The measurement of one way to make images, and the report that it leaves."""
-    wanted = {"protocol": "val", "only": "samples", "features": options["features"]} | settings
-    same = ("ckpt", "data", "preset", "runs", "seed", "device", "precision", "data_dir")
+    wanted = {"protocol": "val", "only": "samples", "features": options["features"], "seed": options["seed"]} | settings
+    same = ("ckpt", "data", "preset", "runs", "device", "precision", "data_dir")
     results = Path(options["runs"]) / "decomposition"
     given = {name: options[name] for name in same} | {"results": results} | wanted
     leaves = report_folder(str(results), "absorbing", options["data"], options["preset"]) / evaluation_name(wanted)

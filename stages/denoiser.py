@@ -14,6 +14,7 @@ from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.diffusion.guidance import told
 from spiking_vq.distributed import own_rows
+from spiking_vq.randomness import uniform_noise
 from stages.stage import Stage
 
 VALIDATION_BATCH = 128
@@ -81,7 +82,7 @@ class DenoiserStage(Stage):
         """The labels [B], some of them, as often as `label_dropout` says, replaced by the one that means none."""
         if not self.config.conditional:
             return labels
-        dropped = torch.rand(labels.shape, generator=generator, device=labels.device) < self.config.label_dropout
+        dropped = uniform_noise(labels.shape, generator, labels.device) < self.config.label_dropout
         return labels.masked_fill(dropped, self.config.num_classes * self.config.styles)
 
     def _told(self, network: nn.Module, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

@@ -9,6 +9,7 @@ Writes `<results>/<data>/<preset>/energy.json`.
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from torch import nn
 
 from spiking_vq.checkpoint import PixelModel, build_model
 from spiking_vq.config import AbsorbingConfig, DenoiserConfig, SpikingConfig, twin_bits
-from spiking_vq.data import mix_seed
 from spiking_vq.energy import PICOJOULES, LayerCost, count_operations, total
 from spiking_vq.errors import require
 from spiking_vq.generators import Generator, generator_of, load_generator
+from spiking_vq.randomness import mix_seed
 from stages.command import (
     MODEL,
     SAMPLER,
@@ -29,7 +30,7 @@ from stages.command import (
     run_command,
     sampler_settings,
 )
-from stages.report import heading, write_report
+from stages.report import claim_model_report, heading, write_report
 
 OPTIONS = {
     **MODEL,
@@ -37,7 +38,7 @@ OPTIONS = {
     "n": 8,
     "seed": 0,
     "device": "cpu",
-    "results": "results",
+    "results": Path("results"),
 }
 
 TWINS = {"relu": "twin without spikes", "quantised": "quantised twin"}
@@ -52,6 +53,7 @@ def main(arguments: list[str]) -> None:
     generator = load_generator(path, options["device"])
     config = generator.config
     require(config.neuron == "lif", "the model's neuron", "lif: its twin is counted beside it", config.neuron)
+    out = claim_model_report(options["results"], "energy.json", config)
     settings = sampler_settings(generator, options)
     own_steps = {"guidance_T": None} if "guidance_T" in settings else {}  # a twin has no fewer
     n, seed = options["n"], options["seed"]
@@ -66,7 +68,7 @@ def main(arguments: list[str]) -> None:
         report[neuron] = generation_cost(twin_of(generator, neuron), settings | own_steps, 1, seed)
     report["verdict"] = {neuron: verdict(report["spiking"], report[neuron], name) for neuron, name in TWINS.items()}
     print_report(report)
-    write_report(options["results"], "energy.json", report)
+    write_report(out, report)
 
 
 def twin_of(generator: Generator, neuron: str) -> Generator:
@@ -150,13 +152,26 @@ def verdict(spiking: dict[str, Any], twin: dict[str, Any], name: str) -> str:
             sum(part[kind] for kind in kinds) for part in (spiking["image"], spiking["by_spikes"], twin["image"])
         )
         winner = "the spiking network" if ours < theirs else f"the {name}"
-        turns = rate * (theirs - ours + by_spikes) / by_spikes
-        turn = f"it would turn at {turns:.2f}" if 0 < turns < 1 else "it would do so at any firing rate"
+        turn = turning_point(rate, ours, by_spikes, theirs)
         sentences.append(
             f"Counting {what}, {winner} wins: {ours / 1e6:,.0f} uJ an image with spikes at a firing rate of {rate:.2f},"
             f" {theirs / 1e6:,.0f} uJ for the {name}; {turn}."
         )
     return " ".join(sentences)
+
+
+def turning_point(rate: float, ours: float, by_spikes: float, theirs: float) -> str:
+    """At which firing rate the twin's energy would be reached, as a sentence.
+
+    Args:
+        rate: firing rate that was measured.
+        ours, by_spikes: energy of the spiking network at that rate, and the part of it that grows with the rate.
+        theirs: energy of the twin.
+    """
+    if not by_spikes:
+        return "no turning point, as no synapse saw a spike"
+    turns = rate * (theirs - ours + by_spikes) / by_spikes
+    return f"it would turn at {turns:.2f}" if 0 < turns < 1 else "it would do so at any firing rate"
 
 
 def print_report(report: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ Prints a table and writes `<results>/<data>/<preset>/firing_rates.json`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +18,12 @@ from spiking_vq.errors import require
 from spiking_vq.generators import CHUNK, Generator, LatentGenerator, load_generator
 from spiking_vq.models.vq_svae import VQSVAE
 from stages.command import MODEL, check_device, model_file, parse_options, run_command
-from stages.report import heading, write_report
+from stages.report import claim_model_report, heading, write_report
 
 OPTIONS = {
     **MODEL,
-    "data_dir": "data",
-    "results": "results",
+    "data_dir": Path("data"),
+    "results": Path("results"),
     "n": 256,
     "seed": 0,
     "device": "cpu",
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> None:
     generator = load_generator(path, options["device"])
     config = generator.config
     require(config.neuron == "lif", "the model's neuron", "lif, which fires", config.neuron)
+    out = claim_model_report(options["results"], "firing_rates.json", config)
     data = load_dataset(config.data, options["data_dir"], config.image_size)
     report = heading("stages.firing_rates", arguments, config, path) | {
         "images": n,
@@ -49,7 +51,7 @@ def main(arguments: list[str]) -> None:
         print(part)
         for name, rate in rates.items():
             print(f"  {name:<24} {rate:.4f}")
-    write_report(options["results"], "firing_rates.json", report)
+    write_report(out, report)
 
 
 def firing_rates(generator: Generator, images: Tensor, seed: int, **sampling: Any) -> dict[str, dict[str, float]]:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from spiking_vq.checkpoint import PixelModel, build_unet
 from spiking_vq.config import GaussianConfig
-from spiking_vq.data import load_dataset, mix_seed, to_unit
+from spiking_vq.data import load_dataset, to_unit
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.generators import as_images
 from spiking_vq.precision import parameter_type
+from spiking_vq.randomness import mix_seed
 from spiking_vq.styles import with_styles
 from stages.denoiser import DenoiserStage, knowing_labels
 

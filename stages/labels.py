@@ -9,6 +9,7 @@ from the validation images. Writes `labels.json` and, with the last strength, `l
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from stages.command import (
 from stages.evaluate.examiner import ClassifierMeasures
 from stages.evaluate.pictures import write_picture
 from stages.machine import describe_machine
-from stages.report import heading, report_folder, write_report
+from stages.report import claim_model_report, heading, write_report
 
 OPTIONS = {
     **MODEL,
@@ -40,11 +41,11 @@ OPTIONS = {
     "strengths": "1 1.5",
     "n": 100,
     "seed": 0,
-    "classifier": str,
+    "classifier": Path,
     "device": "cpu",
     "precision": "fp32",
-    "data_dir": "data",
-    "results": "results",
+    "data_dir": Path("data"),
+    "results": Path("results"),
 }
 PICTURED = 10
 
@@ -61,10 +62,11 @@ def main(arguments: list[str]) -> None:
     generator = load_generator(path, options["device"], options["precision"])
     config = generator.config
     settings = sampler_settings(generator, options | {"label": 0, "guidance": min(strengths)})
-    generator.compile = worth_compiling(n * len(config.labels) * len(strengths), settings)
+    out = claim_model_report(options["results"], "labels.json", config)
     data = load_dataset(config.data, options["data_dir"], config.image_size)
-    measures = ClassifierMeasures.of(data, options)
-    labels = torch.tensor(config.labels)
+    measures, reference = ClassifierMeasures.of(data, options), data.val.images
+    generator.compile = worth_compiling(n * len(config.labels) * len(strengths), settings)
+    labels = torch.tensor(config.labels, device="cpu")
 
     def asked_for(guidance: float) -> Tensor:
         """Images, those of one label after those of another: uint8 [labels * n, C, H, W]."""
@@ -77,7 +79,7 @@ def main(arguments: list[str]) -> None:
         images = asked_for(guidance)
         _, probabilities = measures.read(images)
         agrees = (probabilities.argmax(1) == labels.repeat_interleave(n)).float()
-        found = measures(images, data.val.images, "")
+        found = measures(images, reference, "")
         rows.append(
             {
                 "guidance": guidance,
@@ -101,8 +103,8 @@ def main(arguments: list[str]) -> None:
         "machine": describe_machine(options["device"]),
         "rows": rows,
     }
-    write_report(options["results"], "labels.json", report)
-    picture = report_folder(options["results"], config.stage, config.data, config.preset) / "labels.png"
+    write_report(out, report)
+    picture = out.with_suffix(".png")
     write_picture(picture, images.view(len(labels), n, *images.shape[1:])[:, :PICTURED].flatten(0, 1), min(n, PICTURED))
     print(f"wrote {picture}")
 

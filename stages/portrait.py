@@ -7,7 +7,6 @@ one image is made.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,13 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from spiking_vq.checkpoint import atomic_write
-from spiking_vq.data import mix_seed, to_uint8
+from spiking_vq.activity import observed
+from spiking_vq.data import to_uint8
 from spiking_vq.errors import require
+from spiking_vq.files import atomic_write, require_writable
 from spiking_vq.generators import Generator, LatentGenerator, PixelGenerator, as_images, load_generator
 from spiking_vq.neurons import LIF
+from spiking_vq.randomness import mix_seed
 from stages.command import (
     MODEL,
     SAMPLER,
@@ -39,7 +40,7 @@ OPTIONS = {
     "n": 8,
     "seed": 0,
     "device": "cpu",
-    "results": "results",
+    "results": Path("results"),
 }
 FRAMES = 12
 NEURONS = 24
@@ -57,6 +58,7 @@ def main(arguments: list[str]) -> None:
     settings = sampler_settings(generator, options)
     config = generator.config
     folder = report_folder(options["results"], config.stage, config.data, config.preset)
+    require_writable(folder)
     film = token_film if isinstance(generator, LatentGenerator) else pixel_film
     films = [film(generator, mix_seed(options["seed"], index), settings) for index in range(options["n"])]
     write_picture(folder / "filmstrip.png", torch.cat(films), FRAMES)
@@ -95,23 +97,17 @@ def evenly(states: list[Tensor]) -> list[Tensor]:
 
 def raster(generator: Generator, seed: int, settings: dict[str, Any]) -> dict[str, Tensor]:
     """Layer -> spikes [neurons, steps] of some of its neurons while an image is made, steps counted over all calls."""
-    spikes: dict[str, list[Tensor]] = {}
-    layers = {name: module for name, module in generator.model.named_modules() if isinstance(module, LIF)}
-    try:
-        for name, layer in layers.items():
-            spikes[name] = []
-            layer.observer = partial(keep_some, spikes[name])
+    names = [name for name, module in generator.model.named_modules() if isinstance(module, LIF)]
+    spikes: dict[str, list[Tensor]] = {name: [] for name in names}
+    with observed(generator.model, lambda name, spk: spikes[name].append(some_neurons(spk))):
         generator.make_alone(seed, **settings)
-    finally:
-        for layer in layers.values():
-            layer.observer = None
     return {name: torch.cat(parts, dim=1) for name, parts in spikes.items() if parts}
 
 
-def keep_some(kept: list[Tensor], spk: Tensor) -> None:
-    """Append spikes [NEURONS, T] of neurons spread evenly over a layer's `[T, 1, ...]`."""
+def some_neurons(spk: Tensor) -> Tensor:
+    """Spikes [NEURONS, T] of neurons spread evenly over a layer's `[T, 1, ...]`."""
     neurons = spk.flatten(1).T
-    kept.append(neurons[torch.linspace(0, len(neurons) - 1, NEURONS).long()].cpu())
+    return neurons[torch.linspace(0, len(neurons) - 1, NEURONS).long()].cpu()
 
 
 def draw_raster(path: Path, spikes: dict[str, Tensor]) -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
-from spiking_vq.checkpoint import atomic_write, load_model, save_model
+from spiking_vq.checkpoint import load_model, save_model
 from spiking_vq.config import DenoiserConfig
 from spiking_vq.data import load_dataset
 from spiking_vq.errors import InputError, require
+from spiking_vq.files import atomic_write, json_text
 from spiking_vq.generators import ZOO, find_model, generator_of
 from stages.command import SAMPLER, parse_options, run_command
 
@@ -26,9 +27,9 @@ OPTIONS = {
     "data": "mnist",
     "preset": "base",
     "stage": "absorbing",
-    "data_dir": "data",
-    "runs": "runs",
-    "zoo": str(ZOO),
+    "data_dir": Path("data"),
+    "runs": Path("runs"),
+    "zoo": ZOO,
     **SETTINGS,
 }
 TRAINED = {"absorbing": ("vq_svae", "absorbing"), "gaussian": ("gaussian",), "classifier": ("classifier",)}
@@ -56,16 +57,19 @@ def main(arguments: list[str]) -> None:
     num_bytes = 2 * sum(value.numel() for value in model.state_dict().values())
     if num_bytes > LARGEST:
         raise InputError(f"{source} takes {num_bytes / 1e6:.1f} MB in bf16; at most {LARGEST / 1e6:.0f} MB may ship")
+    # Before anything is written: a file without its description is none of those that ship.
+    training = {name: _training(run / name / "training.json") for name in TRAINED[stage]}
+    stand_in = load_dataset(config.data, options["data_dir"]).stand_in
     save_model(target, model, config, torch.bfloat16)
     description = {
         "file": target.name,
         "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
         "dtype": "bfloat16",
-        "stand_in": load_dataset(config.data, options["data_dir"]).stand_in,
-        "training": {name: _training(run / name / "training.json") for name in TRAINED[stage]},
+        "stand_in": stand_in,
+        "training": training,
     }
     with atomic_write(target.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(description, indent=2) + "\n")
+        temporary.write_text(json_text(description))
     print(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB) and {target.with_suffix('.json')}")
 
 
@@ -73,7 +77,10 @@ def _training(path: Path) -> dict:
     """What a run said of itself when it finished."""
     if not path.is_file():
         raise InputError(f"no {path}: publish from the folder of finished runs")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is not whole ({error}): copy it again, or train again") from error
 
 
 if __name__ == "__main__":

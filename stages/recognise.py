@@ -19,7 +19,7 @@ from spiking_vq.data import load_dataset
 from spiking_vq.errors import InputError
 from stages.command import parse_options, run_command
 
-OPTIONS = {"runs": "runs", "preset": "base"}
+OPTIONS = {"runs": Path("runs"), "preset": "base"}
 
 
 def main(arguments: list[str]) -> None:

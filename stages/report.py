@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spiking_vq.checkpoint import atomic_write
 from spiking_vq.config import Config
+from spiking_vq.errors import InputError
+from spiking_vq.files import atomic_write, json_text, require_writable
 from stages.command import SAMPLER, recorded_command
 
 
@@ -36,22 +37,60 @@ def identity(path: Path) -> dict[str, str]:
     return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def report_folder(results: str, stage: str, data: str, preset: str) -> Path:
+def report_folder(results: str | Path, stage: str, data: str, preset: str) -> Path:
     """Where reports on a model go: presets of the continuous stage have its name before theirs."""
     return Path(results) / data / (f"{stage}-{preset}" if stage == "gaussian" else preset)
 
 
 def evaluation_name(options: Mapping[str, Any]) -> str:
-    """Name of the report that `stages.evaluate` leaves with options: the protocol, and what departs from usual."""
+    """Name of the report that `stages.evaluate` leaves with options: the protocol, and what departs from usual.
+
+    The options may be text, as in a command line.
+    """
     usual = {"only": "all", "features": "all"}
     told = [options[name] for name, value in usual.items() if options.get(name, value) != value]
     settings = [f"{name}={options[name]}" for name in ("n", *SAMPLER) if options.get(name) is not None]
+    named = {"background": "black", "seed": 0}
+    settings += [f"{name}={options[name]}" for name, value in named.items() if str(options.get(name, value)) != str(value)]
     return "-".join([options["protocol"], *told, *settings]) + ".json"
 
 
-def write_report(results: str, name: str, report: dict[str, Any]) -> None:
-    """Write a report that has a `heading` into its model's folder, whole or not at all, and say where."""
-    out = report_folder(results, report["stage"], report["data"], report["preset"]) / name
-    with atomic_write(out) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"wrote {out}")
+def claim_report(path: Path, **subject: Any) -> None:
+    """See, before any work, that a report can be written: a report on anything else is never replaced.
+
+    Args:
+        path: of the report.
+        subject: keys of the report that say what it is about, and their values.
+
+    Raises:
+        InputError: the folder cannot be written to, or at the path is something else than a report on the subject.
+    """
+    require_writable(path.parent)
+    if not path.exists():
+        return
+    ways = "choose another folder with results=, or remove it"
+    try:
+        there = json.loads(path.read_text())
+    except (OSError, ValueError):
+        there = None
+    if not isinstance(there, dict):
+        raise InputError(f"{path} is not a whole report, and would be replaced by one: {ways}")
+    named = [f"{key} {there.get(key)}" for key, value in subject.items() if there.get(key) != value]
+    if named:
+        ours = ", ".join(f"{key} {value}" for key, value in subject.items())
+        raise InputError(f"{path} is a report on {', '.join(named)}, and would be replaced by one on {ours}: {ways}")
+
+
+def claim_model_report(results: str | Path, name: str, config: Config) -> Path:
+    """Claim the report of this name on a model, see `claim_report`; the path."""
+    subject = {"stage": config.stage, "data": config.data, "preset": config.preset}
+    path = report_folder(results, **subject) / name
+    claim_report(path, **subject)
+    return path
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """Write a report, whole or not at all, and say where."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json_text(report))
+    print(f"wrote {path}")

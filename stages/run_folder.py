@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import csv
 import math
-import pickle
 import time
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 from torchvision.utils import save_image
 
-from spiking_vq.checkpoint import atomic_write
+from spiking_vq.checkpoint import not_finite, read_checkpoint, some_of
 from spiking_vq.config import Config, differences, read_config, save_config
+from spiking_vq.distributed import rank
 from spiking_vq.errors import InputError
+from spiking_vq.files import atomic_write, require_writable
 
-LIGHTNING_KEYS = {"callbacks", "loops", "pytorch-lightning_version", "state_dict"}
+START_ANEW = "Delete it to start this run anew."
 
 
 class RunFolder:
@@ -45,31 +47,86 @@ class RunFolder:
         self.summary = self.path / "training.json"
         self.model = self.path / "model.safetensors"
 
+    def check(self, config: Config) -> None:
+        """Find, before any work, what would stop a run of this configuration in the end. Writes nothing.
+
+        Args:
+            config: of the run, as it was given; what follows from the data is compared by `claim`.
+
+        Raises:
+            InputError: the folder cannot be written to, holds a run of another configuration, or an unfinished run
+                whose files are missing or damaged.
+        """
+        require_writable(self.path)
+        if self.config_file.exists():
+            self._require_same(config, incomplete=True)
+        elif self.last.exists():
+            raise InputError(
+                f"{self.config_file} is missing, without which {self.last} cannot be resumed: put it back, or delete"
+                f" {self.path} to start this run anew"
+            )
+        if self.last.exists() and not self.model.exists():
+            self._check_checkpoints()
+
     def claim(self, config: Config) -> None:
         """Take the folder for this configuration, or see that it is already its own.
+
+        Args:
+            config: of the run, complete.
 
         Raises:
             InputError: it holds a run of another configuration, or cannot be written to.
         """
         if self.config_file.exists():
-            changes = differences(read_config(self.config_file), config)
-            if changes:
-                raise InputError(
-                    f"{self.path} holds a run of another configuration:\n  "
-                    + "\n  ".join(changes)
-                    + "\nUndo the change, delete the folder, or keep both with another RUNS=."
-                )
+            self._require_same(config)
             return
         with atomic_write(self.config_file) as temporary:
             save_config(config, temporary)
 
+    def _require_same(self, config: Config, incomplete: bool = False) -> None:
+        changes = differences(read_config(self.config_file), config, incomplete)
+        if changes:
+            raise InputError(
+                f"{self.path} holds a run of another configuration:\n  "
+                + "\n  ".join(changes)
+                + "\nUndo the change, delete the folder, or keep both with another RUNS=."
+            )
+
+    def _check_checkpoints(self) -> None:
+        """See that the run can be resumed and, at its end, exported."""
+        checkpoint = read_resumable(self.last)
+        best_step = checkpoint["callbacks"]["KeepRun"]["best_step"]
+        if not best_step:
+            return
+        advice = (
+            f"It must hold the weights of step {best_step}, the best so far, which the finished run exports: put it back,"
+            f" go on in another RUNS= with train.start_from={self.last}, or delete {self.last} to start this run anew."
+        )
+        if not self.best.is_file():
+            raise InputError(f"cannot resume: {self.best} is missing. {advice}")
+        best = read_resumable(self.best, advice)
+        if shapes(best["state_dict"]) != shapes(checkpoint["state_dict"]):
+            raise InputError(f"cannot resume: {self.best} is of another network than {self.last}. {advice}")
+
+
+def shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Name -> shape of all weights."""
+    return {name: value.shape for name, value in weights.items()}
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints written beside their final place and renamed, and read with `weights_only=True`.
+    """Checkpoints written next to their final place and renamed, and read with `weights_only=True`.
 
     Lightning writes to the system's temporary folder and moves: across file systems that is a copy, and a kill in the
     middle of it leaves half a file.
+
+    Args:
+        weights: name -> shape, of the network that is to be resumed.
     """
+
+    def __init__(self, weights: dict[str, torch.Size]) -> None:
+        super().__init__()
+        self.weights = weights
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint whole or not at all."""
@@ -82,19 +139,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint.
 
         Raises:
-            InputError: it is truncated, corrupt, or not a checkpoint.
+            InputError: it is truncated, corrupt, not a checkpoint, or one of another network.
         """
-        try:
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-            if not isinstance(checkpoint, dict) or not checkpoint.keys() >= LIGHTNING_KEYS:
-                raise RuntimeError(f"a checkpoint has {', '.join(sorted(LIGHTNING_KEYS))}")
-            return checkpoint
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise InputError(
-                f"cannot resume from {path}: it is truncated, corrupt or not a checkpoint ({reason})."
-                " Delete it to start this run anew."
-            ) from error
+        checkpoint = read_resumable(path)
+        if shapes(checkpoint["state_dict"]) != self.weights:
+            raise InputError(f"cannot resume: {path} is of another network. {START_ANEW}")
+        return checkpoint
+
+
+def read_resumable(path: Path, advice: str = START_ANEW) -> dict[str, Any]:
+    """Read a checkpoint that `KeepRun` has a part in.
+
+    Args:
+        path: file of the checkpoint.
+        advice: what to do if it cannot be read.
+
+    Raises:
+        InputError: it is truncated, corrupt, or not such a checkpoint.
+    """
+    try:
+        checkpoint = read_checkpoint(path)
+    except InputError as error:
+        raise InputError(f"cannot resume: {error}. {advice}") from error
+    if "KeepRun" not in checkpoint["callbacks"]:
+        raise InputError(f"cannot resume: {path} is a checkpoint of another program. {advice}")
+    return checkpoint
 
 
 class MetricsTable(Logger):
@@ -125,14 +194,20 @@ class MetricsTable(Logger):
         self.rows.setdefault(step, {}).update(metrics)
 
     def read(self, up_to: int) -> None:
-        """Take over the rows of the run so far, up to step `up_to`; later ones will be made again."""
-        if not self.path.exists():
-            return
-        with self.path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                step = int(row.pop("step"))
-                if step <= up_to:
-                    self.rows[step] = {key: float(value) for key, value in row.items() if value}
+        """Take over the rows of the run so far, up to step `up_to`; later ones will be made again.
+
+        A table that is missing or damaged is begun anew, and a line printed.
+        """
+        try:
+            with self.path.open(newline="") as file:
+                rows = {int(row.pop("step")): row for row in csv.DictReader(file)}
+            self.rows = {
+                step: {key: float(value) for key, value in row.items() if value}
+                for step, row in rows.items()
+                if step <= up_to
+            }
+        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+            print(f"{self.path} is begun anew after step {up_to}: it cannot be read ({error})")
 
     def write(self) -> None:
         """Write all rows."""
@@ -144,7 +219,7 @@ class MetricsTable(Logger):
 
 
 class KeepRun(Callback):
-    """Logs, validates, and writes the checkpoints, the metrics and the pictures of a run.
+    """Logs, validates, and writes the checkpoints, the metrics and the pictures of a run; stops one that has diverged.
 
     It does so by itself, not through Lightning's loop, so that each `last.ckpt` is written after the logging and the
     validation that are due at its step, and a resumed run has the same rows and best step as an unbroken one.
@@ -152,64 +227,97 @@ class KeepRun(Callback):
     Args:
         folder: where.
         table: the metrics.
+        total_steps: length of the run.
         log_every: steps between rows of training figures.
         val_every: steps between validations.
         save_every: steps between writes of `last.ckpt`.
     """
 
-    def __init__(self, folder: RunFolder, table: MetricsTable, log_every: int, val_every: int, save_every: int) -> None:
-        self.folder, self.table = folder, table
+    def __init__(
+        self, folder: RunFolder, table: MetricsTable, total_steps: int, log_every: int, val_every: int, save_every: int
+    ) -> None:
+        self.folder, self.table, self.total_steps = folder, table, total_steps
         self.log_every, self.val_every, self.save_every = log_every, val_every, save_every
-        self.best, self.best_step = math.inf, 0
-        self.step, self.seconds, self.started = 0, 0.0, time.monotonic()
+        self.best, self.best_step, self.validation = math.inf, 0, {}
+        self.step, self.saved_step, self.seconds, self.started = 0, 0, 0.0, time.monotonic()
         self.validation_seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know: the step, the best validation so far, and the time spent."""
         return {
             "step": self.step,
+            "total_steps": self.total_steps,
             "best": self.best,
             "best_step": self.best_step,
+            "validation": self.validation,
             "seconds": self.elapsed(),
             "validation_seconds": self.validation_seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken, with the metrics of the steps done until then."""
+        self.step = self.saved_step = state["step"]
         self.best, self.best_step, self.seconds = state["best"], state["best_step"], state["seconds"]
         self.validation_seconds = state["validation_seconds"]
-        self.table.read(up_to=state["step"])
+        if rank() == 0:  # which writes them
+            self.table.read(up_to=state["step"])
+        row = self.table.rows.get(self.best_step, {})
+        older = {key: value for key, value in row.items() if key.startswith("val/")}
+        self.validation = state.get("validation", older)
+
+    def on_before_backward(self, trainer: Trainer, stage: LightningModule, loss: Tensor) -> None:
+        """Stop at a loss that is not finite. It is the mean over the ranks, so that all of them stop."""
+        if not stage.figures["loss"].isfinite():
+            terms = {name: float(value) for name, value in stage.figures.items()}
+            not_finite = [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]
+            raise self._diverged(f"{', '.join(not_finite)} at step {trainer.global_step + 1}")
 
     def on_train_batch_end(
         self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log, validate and save when due."""
         step = self.step = trainer.global_step
-        finished = step == stage.total_steps
+        finished = step == self.total_steps
+        validates = step % self.val_every == 0 or finished
+        saves = step % self.save_every == 0 or finished
         if step % self.log_every == 0:
             _log(trainer, stage.figures, step)
-        if step % self.val_every == 0 or finished:
+        if validates or saves:
+            self._check_weights(stage, step)
+        if validates:
             started = time.monotonic()
             self._validate(trainer, stage, step)
             self.validation_seconds += time.monotonic() - started
-        if step % self.save_every == 0 or finished:
+        if saves:
             if trainer.is_global_zero:  # first: rows ahead of the checkpoint are made again, rows behind would be lost
                 self.table.write()
             trainer.save_checkpoint(self.folder.last)
+            self.saved_step = step
 
     def elapsed(self) -> float:
         """Seconds of training so far, over all its sessions."""
         return self.seconds + time.monotonic() - self.started
 
+    def _check_weights(self, stage: LightningModule, step: int) -> None:
+        """Stop if a weight is not finite: a gradient may overflow though the loss did not, and validation hide it."""
+        if names := not_finite(stage.state_dict()):
+            raise self._diverged(f"weights are NaN or infinite after step {step}, {some_of(names)} among them")
+
+    def _diverged(self, reason: str) -> InputError:
+        last, saved = self.folder.last, self.saved_step
+        go_on = "Do so in another RUNS=, or after deleting this run."
+        if saved:
+            go_on = f"{last} holds step {saved}: go on from it with another RUNS= and train.start_from={last}."
+        return InputError(f"training has diverged: {reason}. Lower train.lr, or set train.grad_clip=1. {go_on}")
+
     def _validate(self, trainer: Trainer, stage: LightningModule, step: int) -> None:
         # one rank validates and writes; all know the figures, as a checkpoint is written by all together
         metrics = trainer.strategy.broadcast(stage.validate() if trainer.is_global_zero else None)
-        if not math.isfinite(metrics[stage.monitor]):
-            raise InputError(
-                f"training has diverged: {stage.monitor} is {metrics[stage.monitor]} in the validation of step {step}."
-                " Lower train.lr, in another RUNS= or after deleting this run."
-            )
-        _log(trainer, {f"val/{key}": value for key, value in metrics.items()}, step)
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"{name} = {value} in the validation of step {step}")
+        shown = {f"val/{key}": value for key, value in metrics.items()}
+        _log(trainer, shown, step)
         trainer.progress_bar_callback.validated = metrics
         if trainer.is_global_zero:
             self.folder.images.mkdir(exist_ok=True)
@@ -217,7 +325,7 @@ class KeepRun(Callback):
             with atomic_write(self.folder.images / f"step{step:07d}.png") as temporary:
                 save_image(images, temporary, nrow=16, format="png")
         if metrics[stage.monitor] < self.best:
-            self.best, self.best_step = metrics[stage.monitor], step
+            self.best, self.best_step, self.validation = metrics[stage.monitor], step, shown
             trainer.save_checkpoint(self.folder.best)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from spiking_vq.checkpoint import atomic_write
 from spiking_vq.distributed import num_ranks, rank
 from spiking_vq.errors import InputError, require
+from spiking_vq.files import atomic_write
 from spiking_vq.generators import GROUP, Generator, Samples, load_generator
 from stages.command import (
     MODEL,
@@ -35,13 +36,16 @@ from stages.ranks import gathered, launch
 OPTIONS = {
     **MODEL,
     **SAMPLER,
-    "out": str,
+    "out": Path,
     "n": 64,
     "seed": 0,
     "device": "cpu",
     "devices": 1,
     "precision": "fp32",
 }
+
+UNFINISHED, FORMER = ".images.part", ".images.former.part"
+"""Where new images are until all are there, and earlier ones while these take their place."""
 
 
 def main(arguments: list[str]) -> None:
@@ -85,31 +89,65 @@ def claim_folder(out: Path) -> None:
     """Make the folder, before anything is computed for it.
 
     Raises:
-        InputError: it cannot be written to.
+        InputError: it cannot be written to, or `write_samples` would replace something there that it did not write.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / ".claim").touch()
-        (out / ".claim").unlink(missing_ok=True)  # another rank's is the same
+        TemporaryFile(dir=out).close()
+        foreign = not_samples(out)
     except OSError as error:
         raise InputError(f"cannot write to {out}: {error.strerror}. Choose another folder with out=.") from error
+    if foreign:
+        raise InputError(
+            f"{out} holds {foreign[0].relative_to(out)}, which sampling did not write and would replace: choose another"
+            " folder with out=, or move it away"
+        )
+
+
+def not_samples(out: Path) -> list[Path]:
+    """What lies in a folder where samples go and was not written by `write_samples`.
+
+    Its own are `images/000000.png` and on, without a gap and beside a `grid.png`; or, where it was killed, what lies
+    beside the images that it had not put in place.
+    """
+    images, others = out / "images", [out / "grid.png", out / "tokens.npy"]
+    if images.is_symlink() or (images.exists() and not images.is_dir()):
+        return [images]
+    found = sorted(images.iterdir()) if images.exists() else []
+    foreign = [path for index, path in enumerate(found) if path.name != image_name(index) or not path.is_file()]
+    if foreign or (out / UNFINISHED).is_dir():
+        return foreign
+    if found:
+        return [] if others[0].is_file() else found
+    return [path for path in others if path.exists()]
+
+
+def image_name(index: int) -> str:
+    """Name of an image's file."""
+    return f"{index:06d}.png"
 
 
 def write_samples(out: Path, samples: Samples) -> None:
-    """Write images one by one and as a grid, and tokens if there are any; earlier images there are replaced."""
+    """Write images one by one and as a grid, and tokens if there are any, into a folder that `claim_folder` took.
+
+    Earlier samples there are replaced, the images all at once.
+    """
     images, tokens = samples
-    folder, unfinished = out / "images", out / ".images.part"
+    folder, unfinished, former = out / "images", out / UNFINISHED, out / FORMER
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     for index, image in enumerate(images):
-        to_pil_image(image).save(unfinished / f"{index:06d}.png")
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+        to_pil_image(image).save(unfinished / image_name(index))
     with atomic_write(out / "grid.png") as temporary:
         to_pil_image(make_grid(images, nrow=max(1, round(len(images) ** 0.5)))).save(temporary, format="png")
     if tokens is not None:
         with atomic_write(out / "tokens.npy") as temporary, temporary.open("wb") as file:
             np.save(file, tokens.numpy())
+    shutil.rmtree(former, ignore_errors=True)
+    if folder.exists():
+        folder.rename(former)
+    unfinished.rename(folder)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,19 @@ is `vq_svae`, `absorbing` or `gaussian`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from spiking_vq.checkpoint import load_model
 from spiking_vq.config import Config
-from spiking_vq.data import load_dataset, mix_seed, to_unit
+from spiking_vq.data import load_dataset, to_unit
 from spiking_vq.energy import LayerCost, count_operations
 from spiking_vq.errors import require
 from spiking_vq.generators import Generator, load_generator
 from spiking_vq.models.vq_svae import VQSVAE
+from spiking_vq.randomness import mix_seed
 from stages.command import (
     MODEL,
     SAMPLER,
@@ -27,7 +29,7 @@ from stages.command import (
     run_command,
     sampler_settings,
 )
-from stages.report import heading, write_report
+from stages.report import claim_model_report, heading, write_report
 
 OPTIONS = {
     **MODEL,
@@ -35,8 +37,8 @@ OPTIONS = {
     "n": 4,
     "seed": 0,
     "device": "cpu",
-    "data_dir": "data",
-    "results": "results",
+    "data_dir": Path("data"),
+    "results": Path("results"),
 }
 
 
@@ -47,23 +49,25 @@ def main(arguments: list[str]) -> None:
     require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
     path = model_file(options)
     model, config = load_model(path)
+    out = claim_model_report(options["results"], "spiking_report.json", config)
     if isinstance(model, VQSVAE):
         costs = watch_stage1(model, config, options)
     else:
         costs = watch_generation(load_generator(path, options["device"]), options)
     synapses = {name: cost for name, cost in costs.items() if cost.is_connection and cost.slots}
     real = {name: cost for name, cost in synapses.items() if cost.input_bits > 1}
-    operations = sum(map(work, synapses.values()))
+    operations = sum(map(work, synapses.values())) or 1.0  # where nothing spikes and nothing is real-valued
+    shares = {name: work(cost) / operations for name, cost in real.items()}
     report = heading("stages.spiking_report", arguments, config, path) | {
         "images": options["n"],
         "synapses": len(synapses),
-        "real_valued": {name: {"share_of_operations": work(cost) / operations} for name, cost in real.items()},
-        "verdict": verdict(len(synapses), len(real), sum(map(work, real.values())) / operations),
+        "real_valued": {name: {"share_of_operations": share} for name, share in shares.items()},
+        "verdict": verdict(len(synapses), len(real), sum(shares.values())),
     }
-    for name, cost in real.items():
-        print(f"  {name:48} {work(cost) / operations:8.2%} of the operations")
+    for name, share in shares.items():
+        print(f"  {name:48} {share:8.2%} of the operations")
     print(report["verdict"])
-    write_report(options["results"], "spiking_report.json", report)
+    write_report(out, report)
 
 
 @torch.no_grad()

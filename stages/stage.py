@@ -16,11 +16,13 @@ from torch.optim.swa_utils import AveragedModel
 from spiking_vq.activity import mean_firing_rate
 from spiking_vq.checkpoint import fingerprint, load_model
 from spiking_vq.config import Config, SpikingConfig
-from spiking_vq.data import BatchStream, mix_seed
+from spiking_vq.data import BatchStream
 from spiking_vq.distributed import mean_over_ranks
 from spiking_vq.errors import InputError
-from spiking_vq.layers import spiking_steps, synchronise
+from spiking_vq.layers import synchronise
 from spiking_vq.precision import autocast, parameter_type
+from spiking_vq.randomness import mix_seed
+from spiking_vq.running import run_with
 
 ADDED = ("scales", "labels.weight")
 """What fine-tuning may add to a trained network: scales of the steps, or labels."""
@@ -167,7 +169,7 @@ class Stage(LightningModule):
             yield
             return
         early = self.global_step < config.early_part * self.total_steps
-        with spiking_steps(self.model, config.early_T if early else None):
+        with run_with(num_steps=config.early_T if early else None):
             yield
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -10,13 +10,14 @@ Reference: Cao et al., arXiv:2306.17046, section 4.3.
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from tqdm import tqdm
 
 from spiking_vq.data import load_dataset
-from spiking_vq.errors import require
+from spiking_vq.errors import LARGEST_SEED, require
 from spiking_vq.generators import PixelGenerator
 from stages.command import (
     MODEL,
@@ -31,7 +32,7 @@ from stages.command import (
 )
 from stages.evaluate.examiner import ClassifierMeasures
 from stages.machine import describe_machine
-from stages.report import heading, write_report
+from stages.report import claim_model_report, heading, write_report
 
 OPTIONS = {
     **MODEL,
@@ -40,11 +41,11 @@ OPTIONS = {
     "shifts": "-0.01 -0.003 -0.001 0.001 0.003 0.01",
     "seeds": 3,
     "n": 1000,
-    "classifier": str,
+    "classifier": Path,
     "device": "cpu",
     "precision": "fp32",
-    "data_dir": "data",
-    "results": "results",
+    "data_dir": Path("data"),
+    "results": Path("results"),
 }
 
 
@@ -52,7 +53,8 @@ def main(arguments: list[str]) -> None:
     """Sample, measure, print, write."""
     options = parse_options(arguments, OPTIONS)
     check_device(options["device"])
-    require(options["seeds"] >= 2, "seeds", "at least 2, as the spread over them is the point", options["seeds"])
+    count = options["seeds"]
+    require(2 <= count <= LARGEST_SEED + 1, "seeds", "at least 2, as the spread over them is the point", count)
     require(options["n"] >= 10, "n, the number of images,", "at least 10", options["n"])
     shifts = [shift for shift in read_numbers("shifts", options["shifts"], "-0.003 0.003") if shift]
     path = model_file(options)
@@ -61,9 +63,10 @@ def main(arguments: list[str]) -> None:
     settings = sampler_settings(generator, options | {"threshold_shift": None})
     for shift in shifts:
         generator.sampling(threshold_shift=shift)  # one out of range is found before the work
-    generator.compile = worth_compiling(options["n"], settings)
+    out = claim_model_report(options["results"], "threshold_sweep.json", config)
     data = load_dataset(config.data, options["data_dir"], config.image_size)
-    measures = ClassifierMeasures.of(data, options)
+    measures, reference = ClassifierMeasures.of(data, options), data.val.images
+    generator.compile = worth_compiling(options["n"], settings)
 
     def distance(shift: float, seed: int) -> float:
         with tqdm(total=options["n"], desc=f"shift {shift:g}, seed {seed}", unit="image") as bar:
@@ -73,11 +76,11 @@ def main(arguments: list[str]) -> None:
 
             told = settings | {"threshold_shift": shift}
             images = generator.sample(options["n"], seed, progress=tell, **told).images
-        return measures(images, data.val.images, "")["classifier_distance"]
+        return measures(images, reference, "")["classifier_distance"]
 
-    seeds, rows = range(options["seeds"]), []
+    rows = []
     for shift in (0.0, *shifts):
-        distances = [distance(shift, seed) for seed in seeds]
+        distances = [distance(shift, seed) for seed in range(count)]
         base = rows[0]["per_seed"] if rows else distances
         changes = [ours - theirs for ours, theirs in zip(distances, base, strict=True)]
         rows.append(
@@ -98,7 +101,7 @@ def main(arguments: list[str]) -> None:
         "machine": describe_machine(options["device"]),
         "rows": rows,
     }
-    write_report(options["results"], "threshold_sweep.json", report)
+    write_report(out, report)
 
 
 def row_told(row: dict[str, Any]) -> str:

@@ -5,8 +5,8 @@ The same command resumes an interrupted run from its last checkpoint; a finished
 
 from __future__ import annotations
 
-import json
 import logging
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -15,22 +15,23 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from spiking_vq.checkpoint import atomic_write, save_model
-from spiking_vq.compiling import compiled
+from spiking_vq.checkpoint import save_model
 from spiking_vq.config import Config, VQSVAEConfig, load_config
 from spiking_vq.errors import InputError
+from spiking_vq.files import NO_SPACE, atomic_write, cannot_write, json_text
+from spiking_vq.running import run_with
 from stages.absorbing import AbsorbingStage
 from stages.classifier import ClassifierStage
-from stages.command import can_compile, check_device, recorded_command, run_command
+from stages.command import CONFIGS, can_compile, check_device, recorded_command, run_command
 from stages.gaussian import GaussianStage
 from stages.machine import describe_machine, peak_memory_mb
-from stages.run_folder import AtomicCheckpointIO, KeepRun, MetricsTable, RunBar, RunFolder
+from stages.run_folder import AtomicCheckpointIO, KeepRun, MetricsTable, RunBar, RunFolder, shapes
 from stages.stage import Stage
 from stages.vq_svae import VQSVAEStage, own_perceptual
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 LOG_EVERY = 10  # steps
 LOGGED = 20  # losses of a run that its `training.json` tells; a short one logs so often that there are as many
 STAGES = {"vq_svae": VQSVAEStage, "absorbing": AbsorbingStage, "gaussian": GaussianStage, "classifier": ClassifierStage}
@@ -39,15 +40,16 @@ STAGES = {"vq_svae": VQSVAEStage, "absorbing": AbsorbingStage, "gaussian": Gauss
 def main(arguments: list[str]) -> None:
     """Read the configuration, train or resume, export."""
     stage_name, *overrides = arguments or [""]
-    named = [text.removeprefix("preset=") for text in overrides if text.startswith("preset=")]
+    named = [text.removeprefix("preset=") for text in overrides if text.startswith("preset=") and text != "preset="]
     preset = named[-1] if named else "base"  # the last one wins, as with every other override
     config = load_config(stage_name, preset_file(stage_name, preset), overrides)
     check_device(config.device, config.trainer.devices)
+    folder = RunFolder(config)
+    folder.check(config)
     if isinstance(config, VQSVAEConfig):
         train_perceptual(config)
     seed_everything(config.seed, verbose=False)  # the initial weights
     stage = STAGES[stage_name](config)
-    folder = RunFolder(stage.config)
     folder.claim(stage.config)
     if folder.model.exists():
         print(f"finished before: {folder.model}")
@@ -85,11 +87,15 @@ def fit(stage: Stage, folder: RunFolder) -> None:
     """Train to the end, from the last checkpoint if there is one, and export the best weights.
 
     Of several processes, which Lightning starts, the first writes the files.
+
+    Raises:
+        InputError: training has diverged, a file cannot be written, or the last checkpoint is of another network.
     """
     config, train, device = stage.config, stage.config.train, torch.device(stage.config.device)
     table = MetricsTable(folder.metrics)
     log_every = max(1, min(LOG_EVERY, stage.total_steps // LOGGED))
-    keep = KeepRun(folder, table, log_every, train.val_every, train.save_every)
+    checkpoints = AtomicCheckpointIO(shapes(stage.state_dict()))
+    keep = KeepRun(folder, table, stage.total_steps, log_every, train.val_every, train.save_every)
     bar = RunBar(f"{config.stage} {config.data} {config.preset}", refresh_rate=1 if sys.stderr.isatty() else 50)
     _quiet_lightning()
     trainer = Trainer(
@@ -101,7 +107,8 @@ def fit(stage: Stage, folder: RunFolder) -> None:
         use_distributed_sampler=False,
         logger=[table, TensorBoardLogger(folder.path, name="tb", version="")],
         callbacks=[keep, bar],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[checkpoints, *environment(config)],
+        default_root_dir=folder.path,  # where Lightning looks for checkpoints of a cluster's scheduler
         enable_checkpointing=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -110,27 +117,58 @@ def fit(stage: Stage, folder: RunFolder) -> None:
     if trainer.is_global_zero:
         print(f"{folder.path}: {stage.total_steps} steps" + (f", resuming from {resume}" if resume else ""))
     try:
-        with compiled(train.compile and can_compile()):
+        with run_with(compile=train.compile and can_compile()):
             trainer.fit(stage, ckpt_path=resume, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
         print("the same command resumes", file=sys.stderr)
         raise KeyboardInterrupt from None
+    except InputError:
+        _end_together(trainer)
+        raise
+    except OSError as error:  # of TensorBoard's log, or of what is printed
+        if error.errno not in NO_SPACE:
+            raise
+        _end_together(trainer)
+        raise cannot_write(folder.path, error) from error
     if not trainer.is_global_zero:
         return
-    best = AtomicCheckpointIO().load_checkpoint(folder.best)
+    best = checkpoints.load_checkpoint(folder.best)
     stage.load_state_dict(best["state_dict"])
     with atomic_write(folder.summary) as temporary:
-        temporary.write_text(json.dumps(summary(stage, keep, table), indent=2) + "\n")
+        temporary.write_text(json_text(summary(stage, keep, table)))
     save_model(folder.model, stage.export(), stage.config)
     print(f"wrote {folder.model}")
 
 
+def is_distributed(config: Config) -> bool:
+    """Whether Lightning trains in several processes, or as if there were several."""
+    return config.trainer.devices > 1 or config.trainer.strategy == "ddp"
+
+
 def strategy(config: Config) -> Strategy | str:
     """Lightning's strategy for so many devices."""
-    if config.trainer.devices > 1 or config.trainer.strategy == "ddp":
-        # codebooks, and norms where they are synchronised, are reduced by the layers; a broadcast would hide it if not
-        return DDPStrategy(broadcast_buffers=False)
-    return "auto"
+    # codebooks, and norms where they are synchronised, are reduced by the layers; a broadcast would hide it if not
+    return DDPStrategy(broadcast_buffers=False) if is_distributed(config) else "auto"
+
+
+def environment(config: Config) -> list[ClusterEnvironment]:
+    """The plugin with which one process is the first and only one, whatever a cluster's scheduler set for its tasks.
+
+    Lightning reads variables such as `SLURM_PROCID` and `RANK` when it is imported, and again when it trains.
+    """
+    if is_distributed(config):
+        return []
+    alone = LightningEnvironment()
+    alone.set_global_rank(0)
+    return [alone]
+
+
+def _end_together(trainer: Trainer) -> None:
+    """End the other processes, which may wait for this one; only the first goes on, to say what happened."""
+    if not trainer.is_global_zero:
+        sys.exit(2)
+    if trainer.strategy.launcher is not None:
+        trainer.strategy.launcher.kill(signal.SIGKILL)
 
 
 def summary(stage: Stage, keep: KeepRun, table: MetricsTable) -> dict[str, Any]:
@@ -152,7 +190,7 @@ def summary(stage: Stage, keep: KeepRun, table: MetricsTable) -> dict[str, Any]:
         "peak_memory_mb": peak_memory_mb(config.device),
         "loss": {str(step): loss for step, loss in logged[:: max(1, len(logged) // LOGGED)]},
         "best": {"step": keep.best_step, stage.monitor: keep.best},
-        "validation": {key: value for key, value in table.rows[keep.best_step].items() if key.startswith("val/")},
+        "validation": keep.validation or {f"val/{stage.monitor}": keep.best},  # older checkpoints hold the latter only
         "machine": describe_machine(config.device) | {"processes": config.trainer.devices},
     }
 

@@ -16,6 +16,7 @@ from spiking_vq.config import (
     VQSVAEConfig,
     VQSVAEOptions,
 )
+from spiking_vq.generators import LatentGenerator
 
 LIF_OPTIONS = {"beta": 0.5, "scale_input": False}
 
@@ -98,6 +99,18 @@ def pixel_model(gaussian_config):
     wake(model.unet, torch.randn(16, 1, 12, 12), torch.arange(16) % 10 + 1)
     model.unet.labels.weight.data *= 50  # so that labels make a difference
     return model.eval()
+
+
+@pytest.fixture
+def labelled_latents(latent_model, absorbing_config):
+    """A generator of tokens whose network knows labels."""
+    absorbing_config.conditional, absorbing_config.num_classes = True, 10
+    denoiser = build_denoiser(absorbing_config)
+    wake(denoiser, torch.randint(9, (16, 3, 3)), torch.ones(16).long())
+    denoiser.readout.weight.data *= 10
+    denoiser.labels.weight.data *= 50
+    latent_model.denoiser = denoiser
+    return LatentGenerator(latent_model, absorbing_config)
 
 
 def wake(model, *inputs):

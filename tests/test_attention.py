@@ -2,6 +2,7 @@ import pytest
 import torch
 from conftest import LIF_OPTIONS, wake
 
+from spiking_vq.activity import observed
 from spiking_vq.attention import AttentionProduct, SpikingSelfAttention
 from spiking_vq.errors import InputError
 from spiking_vq.neurons import neuron_factory
@@ -32,9 +33,9 @@ def test_heads_are_channels_side_by_side():
     module, seen = wake(attention(), binary(T, B, 8, 2, 3)), []
     module.attended.register_forward_hook(lambda module, inputs, output: seen.append((*inputs, output)))
     fired, gathered = [], []
-    module.neuron.observer = fired.append
     module.norm.register_forward_hook(lambda module, inputs, output: gathered.append(inputs[0]))
-    module(binary(T, B, 8, 2, 3))
+    with observed(module.neuron, lambda _, spk: fired.append(spk)):
+        module(binary(T, B, 8, 2, 3))
     q, k, v, attended = seen[0]
     assert q.shape == (T, B, 2, 4, 6)
     assert attended.any()

@@ -7,11 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from omegaconf import OmegaConf
 
 from spiking_vq.config import load_config
 from spiking_vq.errors import InputError
 from spiking_vq.generators import LatentGenerator, find_model
+from spiking_vq.plain_yaml import read_yaml
 from stages import candidates, steps, trials
 from stages.command import SAMPLER, parse_options, recorded_command, sampler_settings
 from stages.evaluate.__main__ import OPTIONS
@@ -21,7 +21,7 @@ from stages.train import preset_file
 
 @pytest.mark.parametrize("stage", ["vq_svae", "absorbing"])
 def test_all_candidates_are_configurations(stage):
-    listed = OmegaConf.to_container(OmegaConf.load(candidates.LISTS))[stage]
+    listed = read_yaml(candidates.LISTS)[stage]
     base = load_config(stage, preset_file(stage, "base"))
     for name, changes in listed.items():
         changed = load_config(stage, preset_file(stage, "base"), (changes or "").split())
@@ -29,7 +29,7 @@ def test_all_candidates_are_configurations(stage):
 
 
 def test_all_settings_of_the_sampler_are_possible():
-    listed = OmegaConf.to_container(OmegaConf.load(candidates.LISTS))["sampler"]
+    listed = read_yaml(candidates.LISTS)["sampler"]
     assert listed.pop("base") is None
     generator = LatentGenerator.from_pretrained("mnist")
     chosen = [sampler_settings(generator, parse_options(changes.split(), SAMPLER)) for changes in listed.values()]

@@ -91,6 +91,53 @@ def test_image_is_the_same_however_many_are_asked_for(runs, tmp_path, command):
     assert len(list((tmp_path / "5/images").iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    ["images/holiday.png", "images/000001.png", "images/step0000100.png", "images/000000.png", "images", "tokens.npy"],
+)
+def test_sampling_replaces_nothing_that_it_did_not_write(runs, tmp_path, command, foreign):
+    """A folder of photos, numbered from 1 or from 0; the pictures of a training; a file where the folder would be."""
+    theirs = tmp_path / "mine" / foreign
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    code, _, error = command(sample.main, "data=digits", f"runs={runs}", "n=1", f"out={tmp_path / 'mine'}")
+    assert code == 2
+    assert f"holds {foreign}, which sampling did not write and would replace: choose another folder with out=" in error
+    assert [path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()] == [b"theirs"]
+
+
+def test_samples_replace_earlier_samples(runs, tmp_path, command):
+    out, arguments = tmp_path / "out", ("data=digits", f"runs={runs}", f"out={tmp_path / 'out'}")
+    for n in (5, 2, 3):
+        assert command(sample.main, *arguments, f"n={n}")[0] == 0
+        assert [path.name for path in sorted((out / "images").iterdir())] == [f"{i:06d}.png" for i in range(n)]
+    (out / "images/000003.png.txt").write_text("theirs")
+    assert command(sample.main, *arguments, "n=1")[0] == 2
+    assert len(list((out / "images").iterdir())) == 4
+
+
+@pytest.mark.parametrize(("earlier", "done"), [(False, 0), (True, 0), (True, 1)])
+def test_killed_while_writing_samples(runs, tmp_path, command, monkeypatch, earlier, done):
+    """The folder is still known as ours, after however many renames."""
+    out, arguments = tmp_path / "out", ("data=digits", f"runs={runs}", f"out={tmp_path / 'out'}")
+    if earlier:
+        assert command(sample.main, *arguments, "n=5")[0] == 0
+    renames, whole = [], Path.rename
+
+    def rename(self, target):
+        if len(renames) == done:
+            raise KeyboardInterrupt
+        renames.append(target)
+        return whole(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        assert command(sample.main, *arguments, "n=2")[0] == 130
+    assert command(sample.main, *arguments, "n=3")[0] == 0
+    assert len(list((out / "images").iterdir())) == 3
+    assert not list(out.glob(".*"))
+
+
 def test_sampling_does_not_import_a_trainer(runs, tmp_path):
     script = (
         "import sys; from stages import sample;"

@@ -1,11 +1,15 @@
+import json
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import NoneType
+from typing import get_args, get_type_hints
 
 import pytest
 
 from spiking_vq.checkpoint import build_model
 from spiking_vq.config import (
+    STAGES,
     config_from_dict,
     differences,
     load_config,
@@ -14,7 +18,8 @@ from spiking_vq.config import (
     twin_bits,
     without_places,
 )
-from spiking_vq.errors import InputError
+from spiking_vq.errors import LARGEST_SEED, InputError
+from spiking_vq.plain_yaml import read_yaml, to_yaml
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PRESETS = sorted(CONFIGS.glob("*/*.yaml"))
@@ -104,7 +109,6 @@ def test_unknown_key_with_nothing_near_lists_the_fields():
     [
         ("T=four", ["T", "four"]),
         ("T=4.5", ["T", "4.5"]),
-        ("T=", ["T"]),
         ("T=0", ["T", "at least 1", "0"]),
         ("precision=fp16", ["precision", "fp32, bf16", "fp16"]),
         ("train.schedule=step", ["train.schedule", "constant, cosine", "step"]),
@@ -132,8 +136,11 @@ def test_unknown_key_with_nothing_near_lists_the_fields():
         ("neuron=quantised activation_bits=0", ["activation_bits", "1..16"]),
         ("stage=absorbing", ["stage"]),
         ("max_steps", ["key=value", "max_steps"]),
-        ("train.lr=[1", ["train.lr=[1"]),
-        ("data=${nowhere}", ["data", "nowhere"]),
+        ("train.lr=[1", ["configuration field train.lr must be a finite number; got '[1'"]),
+        ("learn_beta=yes", ["unknown configuration field", "lif.learn_beta"]),
+        ("lif.learn_beta=yes", ["lif.learn_beta", "true or false", "yes"]),
+        ("train.batch_size=0", ["train.batch_size", "at least 1"]),
+        ("model.commitment_cost=-1", ["model.commitment_cost", "at least 0"]),
     ],
 )
 def test_bad_value_is_named(override, told):
@@ -196,10 +203,11 @@ def test_the_message_tells_what_may_be_chosen():
     "override", ["model.width=0", "model.num_blocks=-1", "model.denoiser=mlp", "model.denoiser=sdid"]
 )
 def test_bad_stage_2_network_is_an_input_error(override, vq_svae_config):
-    config = load_config("absorbing", CONFIGS / "absorbing" / "base.yaml", [override])  # has num_blocks, unlike SDID
-    config.vq_svae, config.num_classes = vq_svae_config, 10
     with pytest.raises(InputError, match=override.split("=")[0].split(".")[-1]):
-        build_model(config)
+        config = load_config(
+            "absorbing", CONFIGS / "absorbing" / "base.yaml", [override]
+        )  # unlike SDID, has num_blocks
+        build_model(replace(config, vq_svae=vq_svae_config, num_classes=10))
 
 
 def test_bad_augmentation_is_named():
@@ -258,6 +266,9 @@ def test_a_preset_may_extend_another(tmp_path):
     (tmp_path / "theirs.yaml").unlink()
     with pytest.raises(InputError, match=r"theirs\.yaml"):
         load_config("vq_svae", path)
+    (tmp_path / "theirs.yaml").write_text("extends: mine")
+    with pytest.raises(InputError, match="extends itself: mine -> theirs -> mine"):
+        load_config("vq_svae", path)
 
 
 @pytest.mark.parametrize(
@@ -273,15 +284,200 @@ def test_unknown_stage():
         load_config("gan", PAPER)
 
 
+# ---------------------------------------------------------------- types and ranges
+
+
+def leaves(cls, prefix=""):
+    """Dotted name of each field -> its annotation, and its annotation without `None` and `list`."""
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        kinds = [part for part in (hint, *get_args(hint)) if part is not NoneType]
+        group = next((part for part in kinds if hasattr(part, "__dataclass_fields__")), None)
+        if group:
+            yield from leaves(group, f"{prefix}{name}.")
+        else:
+            yield prefix + name, hint
+
+
+def numeric(kind):
+    """(stage, field) of all fields that hold numbers of this type and can be set."""
+    return [
+        (stage, name, hint)
+        for stage, cls in STAGES.items()
+        for name, hint in leaves(cls)
+        if kind.__name__ in str(hint)
+        and not name.startswith(("vq_svae.", "image_shape", "num_classes", "label_counts"))
+    ]
+
+
+def test_every_number_says_its_range():
+    free = {"sample.threshold_shift"}
+    found = {name for cls in STAGES.values() for name, hint in leaves(cls) if hint in (int, float, int | None)}
+    found |= {name for cls in STAGES.values() for name, hint in leaves(cls) if hint in (float | None, list[int])}
+    assert found == free
+
+
+@pytest.mark.parametrize(
+    "text", ["nan", "inf", "-inf", ".nan", "1e999", "-1e999", "fast", "1_0", "1,5", "true", "0x10"]
+)
+def test_every_number_is_finite(text):
+    fields = numeric(float)
+    assert len(fields) > 50
+    for stage, name, _ in fields:
+        with pytest.raises(InputError, match=rf"^configuration field {name} must be a finite number; got '{text}'$"):
+            load_config(stage, CONFIGS / stage / "base.yaml", [f"{name}={text}"])
+
+
+@pytest.mark.parametrize(
+    "text", ["1.5", "1e3", "1.0", "true", "nan", "7e12345", "1_000", "0x10", "1:30", "${T}", "9" * 20]
+)
+def test_every_integer_is_an_integer(text):
+    fields = numeric(int)
+    assert len(fields) > 50
+    for stage, name, hint in fields:
+        given = f"[{text}]" if "list" in str(hint) else text
+        with pytest.raises(InputError, match=rf"^configuration field {name} must be "):
+            load_config(stage, CONFIGS / stage / "base.yaml", [f"{name}={given}"])
+
+
+def test_numbers_in_text_are_decimal():
+    config = load("T=010", "seed=+7", "train.lr=.5", "train.weight_decay=1e-3", "model.channels=[ 08,16]", "lif.beta=1")
+    assert (config.T, config.seed, config.train.lr, config.train.weight_decay) == (10, 7, 0.5, 1e-3)
+    assert config.model.channels == [8, 16]
+    assert type(config.lif.beta) is float
+    assert load(f"seed={LARGEST_SEED}").seed == LARGEST_SEED
+
+
+@pytest.mark.parametrize("wrong", [{"T": 4.5}, {"T": True}, {"T": "4"}, {"T": None}, {"T": [4]}, {"T": 2**70}])
+@pytest.mark.parametrize("read", ["json", "yaml"])
+def test_a_wrong_type_in_a_file_is_named(tmp_path, wrong, read):
+    check_wrong(tmp_path, wrong, "T", read)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"seed": 1.0e3}, "seed"),
+        ({"train": {"lr": "fast"}}, "train.lr"),
+        ({"train": {"lr": float("nan")}}, "train.lr"),
+        ({"train": {"compile": 1}}, "train.compile"),
+        ({"data": 2026}, "data"),
+        ({"runs": None}, "runs"),
+        ({"model": {"channels": 32}}, "model.channels"),
+        ({"model": {"channels": [32, "64"]}}, "model.channels"),
+        ({"train": [1]}, "train"),
+        ({"T": {"a": 1}}, "T"),
+    ],
+)
+@pytest.mark.parametrize("read", ["json", "yaml"])
+def test_a_wrong_type_of_any_field_is_named(tmp_path, wrong, name, read):
+    check_wrong(tmp_path, wrong, name, read)
+
+
+def check_wrong(folder, wrong, name, read):
+    def from_yaml():
+        path = write(folder, json.dumps(wrong))  # which is YAML, too
+        with pytest.raises(InputError, match=str(path)):
+            load_config("vq_svae", path)
+        return load_config("vq_svae", path)
+
+    with pytest.raises(InputError, match=rf"configuration field '?{name}\b"):
+        config_from_dict(asdict(load()) | wrong) if read == "json" else from_yaml()
+
+
+@pytest.mark.parametrize("stage", [[], 3, None, {}])
+def test_a_stage_that_is_no_text(stage):
+    with pytest.raises(InputError, match="unknown stage"):
+        config_from_dict({"stage": stage})
+
+
+# ---------------------------------------------------------------- text and paths
+
+WORDS = [
+    "2026_11_28",
+    "010",
+    "7e12345",
+    "1:30",
+    "a #1",
+    "${x}",
+    "${",
+    "é",
+    "true",
+    "null",
+    "a b",
+    "1e-3",
+    "[1]",
+    "it's",
+]
+
+
+@pytest.mark.parametrize("text", WORDS)
+def test_text_is_taken_as_it_is(tmp_path, text):
+    config = load_config(
+        "absorbing", CONFIGS / "absorbing/base.yaml", [f"data={text}", f"runs={text}", f"stage1=./{text}"]
+    )
+    assert (config.data, config.runs, config.stage1) == (text, text, text)
+    save_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
+    assert config_from_dict(asdict(config)) == config
+
+
+def test_an_empty_value_keeps_the_preset():
+    base = load_config("vq_svae", CONFIGS / "vq_svae/base.yaml")
+    assert base.T == 4
+    overrides = ["T=", "runs=", "train.lr=", "seed=3", "seed=", "perceptual.classifier="]
+    assert load_config("vq_svae", CONFIGS / "vq_svae/base.yaml", overrides) == replace(base, seed=3)
+    with pytest.raises(InputError, match="unknown configuration field 'tea'"):
+        load("tea=")
+
+
+def test_paths_begin_at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/me")
+    fields = {"data_dir", "runs", "tokens_dir", "stage1", "train.start_from"}
+    config = load_config("absorbing", CONFIGS / "absorbing/base.yaml", [f"{name}=~/x" for name in fields])
+    texts = (config.data_dir, config.runs, config.tokens_dir, config.stage1, config.train.start_from)
+    assert texts == ("/home/me/x",) * 5
+    assert load("perceptual.classifier=~/x").perceptual.classifier == "/home/me/x"
+    assert load_config("vq_svae", write(tmp_path, "runs: ~/x")).runs == "/home/me/x"
+    assert load("data=~/x").data == "~/x"  # no path
+    with pytest.raises(InputError, match="runs=~nobody-here/x"):
+        load("runs=~nobody-here/x")
+
+
 # ---------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("text", ["T: [1", "T: 4\nT: 5", "- 1\n- 2", "3: 4", b"\x00\x01", b"\xff\xfe\xfa"])
+BROKEN = [
+    "T: [1",
+    "T: 4\nT: 5",
+    "train: {lr: 1, lr: 2}",
+    "- 1\n- 2",
+    "3: 4",
+    b"\x00\x01",
+    b"\xff\xfe\xfa",
+    "a: &a {b: *a}",
+    "T: !!timestamp x",
+    "T: !!python/object:os.system {}",
+    "T: " + "[" * 3000,
+    "T: " + "9" * 5000,
+    "? [1]\n: 2",
+]
+
+
+@pytest.mark.parametrize("text", BROKEN, ids=lambda text: str(text[:20]))
 @pytest.mark.parametrize("read", [lambda path: load_config("vq_svae", path), read_config])
 def test_broken_yaml_names_the_file(tmp_path, text, read):
     path = write(tmp_path, text)
     with pytest.raises(InputError, match=str(path)):
         read(path)
+
+
+def test_a_scalar_in_a_file_is_read_as_an_option_is(tmp_path):
+    text = "a: 010\nb: 1:30\nc: 1e-3\nd: no\ne: 2026-11-28\nf: ~\ng: TRUE\nh: '1'\ni: ${x}\nj: .5\nk:\nl: 1_0"
+    values = [10, "1:30", 1e-3, "no", "2026-11-28", None, True, "1", "${x}", 0.5, None, "1_0"]
+    read = read_yaml(write(tmp_path, text))
+    assert list(read.values()) == values
+    assert [type(value) for value in read.values()] == [type(value) for value in values]
+    assert read_yaml(write(tmp_path, to_yaml(read))) == read
 
 
 def test_unknown_key_in_a_file(tmp_path):

@@ -9,8 +9,9 @@ import torch
 from sklearn.datasets import load_digits
 from torchvision.datasets import cifar, mnist
 
-from spiking_vq.data import DATASETS, BatchStream, load_dataset, mix_seed, to_uint8, to_unit
+from spiking_vq.data import DATASETS, BatchStream, load_dataset, to_uint8, to_unit
 from spiking_vq.errors import InputError
+from spiking_vq.randomness import mix_seed
 
 FOLDERS = {"mnist": "MNIST", "fmnist": "FashionMNIST", "kmnist": "KMNIST", "letters": "EMNIST"}
 NUM_TRAIN, NUM_TEST = 50, 7

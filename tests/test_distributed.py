@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from test_training import GAUSSIAN, STAGE1, STAGE2, die_at
 from torch import distributed, multiprocessing
 
-from spiking_vq.diffusion.times import stratified_times
 from spiking_vq.distributed import all_rows, mean_over_ranks, num_ranks, own_rows, rank, sum_over_ranks
 from spiking_vq.errors import InputError
 from spiking_vq.layers import conv_norm, synchronise
 from spiking_vq.neurons import LIF
 from spiking_vq.quantize import PoissonSpikeGenerator, VectorQuantizer
+from spiking_vq.randomness import stratified_times
 from stages import sample, train
 
 ROOT = Path(__file__).parent.parent

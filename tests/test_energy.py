@@ -10,9 +10,11 @@ from spiking_vq.attention import AttentionProduct
 from spiking_vq.checkpoint import build_denoiser, save_model
 from spiking_vq.config import DenoiserOptions
 from spiking_vq.energy import WORD, count_operations, total
-from spiking_vq.layers import PlaceLinear, read_out, unfolded
+from spiking_vq.layers import PlaceLinear, read_out
 from spiking_vq.neurons import LIF, QuantisedReLU
-from stages import energy
+from spiking_vq.running import run_with
+from stages import energy, firing_rates, portrait, spiking_report
+from stages.energy import turning_point
 
 
 def images(*spikes, size=3, channels=2):
@@ -109,7 +111,6 @@ def test_neurons_that_never_spike_cost_their_updates_alone():
     assert (costs["0"].accumulates, costs["0"].multiplies) == (24, 0)  # integrates
     assert (costs["2"].accumulates, costs["2"].multiplies) == (0, 24)  # decays
     assert total(costs.values()).state_bits == 2 * WORD * 48
-    assert net[0].observer is None
     net(torch.zeros(3, 2, 4))
     assert costs["0"].slots == 24  # no longer counted
 
@@ -139,7 +140,7 @@ def test_read_out_of_several_sources():
     synapse, lif, weights = nn.Conv2d(5, 2, 3, padding=1), LIF(), [0.5, 1.0, 2.0]
     current, spk = 3 * torch.rand(3, 2, 3, 4, 4), (torch.rand(3, 2, 2, 4, 4) < 0.5).float()
     folded = read_out(synapse, weights, (lif, current), spk)
-    with unfolded():
+    with run_with(unfolded=True):
         torch.testing.assert_close(read_out(synapse, weights, (lif, current), spk), folded)
     both = torch.cat([lif(current), spk], dim=2)
     expected = sum(weight * synapse(step) for weight, step in zip(weights, both, strict=True))
@@ -178,6 +179,31 @@ def test_an_image_is_its_calls_and_the_decoder(report, capsys):
         assert "it would" in sentence
         assert sentence in said
     assert not [name for name in spiking["layers"] if "encoder" in name]
+
+
+def test_the_firing_rate_at_which_the_twin_would_win_by_hand():
+    """Of 10 uJ at a rate of 0.2, 4 grow with the rate: 20 a unit of it, on 6 that do not."""
+    assert turning_point(0.2, ours=10.0, by_spikes=4.0, theirs=12.0) == "it would turn at 0.30"  # 6 + 20 * 0.3 = 12
+    assert turning_point(0.2, ours=10.0, by_spikes=4.0, theirs=8.0) == "it would turn at 0.10"
+    for theirs in (5.0, 27.0):  # below what it costs without a spike; above what it costs if all neurons always fire
+        assert turning_point(0.2, ours=10.0, by_spikes=4.0, theirs=theirs) == "it would do so at any firing rate"
+    assert turning_point(0.0, ours=6.0, by_spikes=0.0, theirs=5.0) == "no turning point, as no synapse saw a spike"
+
+
+def test_a_network_that_never_spikes_has_a_report(report, latent_model, absorbing_config, tmp_path):
+    absorbing_config.image_size = absorbing_config.vq_svae.image_size = 12
+    for module in latent_model.modules():
+        if isinstance(module, LIF):
+            module.threshold.fill_(1e6)
+    found = report("sample_steps=2")
+    assert found["spiking"]["image"]["firing_rate"] == 0
+    assert all(sentence.count("no turning point") == 2 for sentence in found["verdict"].values())
+    arguments = [f"ckpt={tmp_path / 'model.safetensors'}", f"results={tmp_path}"]
+    firing_rates.main([*arguments, "n=64"])
+    spiking_report.main([*arguments, "n=1"])
+    portrait.main([*arguments, "n=1"])
+    rates = json.loads((tmp_path / "digits/base/firing_rates.json").read_text())["firing_rate"]
+    assert [part["all"] for part in rates.values()] == [0.0, 0.0]
 
 
 def test_fewer_spiking_steps_without_a_label_cost_less(report, latent_model, absorbing_config):

@@ -1,10 +1,13 @@
 import hashlib
 import json
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import wake
+from PIL import Image
 
 from spiking_vq import generators
 from spiking_vq.checkpoint import build_vq_svae, load_model, save_model
@@ -12,7 +15,7 @@ from spiking_vq.config import SampleOptions
 from spiking_vq.data import to_uint8
 from spiking_vq.diffusion.absorbing import ORDERS
 from spiking_vq.errors import InputError
-from spiking_vq.generators import LatentGenerator, find_model, load_generator
+from spiking_vq.generators import LatentGenerator, PixelGenerator, find_model, load_generator
 
 CHUNK = 4
 
@@ -94,7 +97,7 @@ def test_a_set_may_be_made_in_parts(request, monkeypatch, kind):
     part = generator.sample(CHUNK, seed=5, first=2 * CHUNK)
     assert torch.equal(part.tokens, whole.tokens[2 * CHUNK :])
     assert torch.equal(part.images, whole.images[2 * CHUNK :])
-    with pytest.raises(InputError, match=f"first must be a multiple of {2 * CHUNK}, 0 or more; got 1"):
+    with pytest.raises(InputError, match=f"first must be a multiple of {2 * CHUNK}; got 1"):
         generator.sample(CHUNK, first=1)
 
 
@@ -197,6 +200,17 @@ def test_inpainting_sees_whole_chunks(generator, images):
         ({"sample_steps": 0}, r"sample_steps.*1\.\.9.*0"),
         ({"sample_steps": 10}, r"sample_steps.*1\.\.9.*10"),
         ({"order": "spiral"}, "order.*bernoulli, random, halton.*'spiral'"),
+        ({"n": 2.0}, "n, the number of images, must be an integer; got 2.0"),
+        ({"n": True}, "n, the number of images, must be an integer; got True"),
+        ({"seed": -1}, r"seed must be in 0\.\.2\^32 - 1; got -1"),
+        ({"seed": 2**32}, r"seed must be in 0\.\.2\^32 - 1; got 4294967296"),
+        ({"seed": 0.5}, "seed must be an integer; got 0.5"),
+        ({"first": 0.0}, "first must be an integer; got 0.0"),
+        ({"sample_steps": 2.5}, "sample_steps must be an integer; got 2.5"),
+        ({"sample_steps": "4"}, "sample_steps must be an integer; got '4'"),
+        ({"temperature": float("inf")}, "temperature must be a finite number; got inf"),
+        ({"top_p": float("nan")}, "top_p must be a finite number; got nan"),
+        ({"order": 3}, "order must be text"),
     ],
 )
 def test_sampling_out_of_range(generator, options, told):
@@ -205,22 +219,62 @@ def test_sampling_out_of_range(generator, options, told):
 
 
 @pytest.mark.parametrize(
-    "keep", [torch.ones(3, 3), torch.ones(3, 4).bool(), torch.ones(9).bool(), torch.ones(2, 3, 3).bool()]
+    ("keep", "got"),
+    [
+        (torch.ones(3, 3), r"torch.float32 \[3, 3\]"),
+        (torch.ones(3, 4).bool(), r"torch.bool \[3, 4\]"),
+        (torch.ones(9).bool(), r"torch.bool \[9\]"),
+        (torch.ones(2, 3, 3).bool(), r"torch.bool \[2, 3, 3\]"),
+        (np.ones((3, 3)), r"numpy.float64 \[3, 3\]"),
+        ([[True] * 3] * 2, r"numpy.bool \[2, 3\]"),
+        ([[True], [True, False]], "a list that is no array"),
+        (None, r"numpy.object \[\]"),
+    ],
 )
-def test_inpainting_with_a_wrong_keep(generator, images, keep):
-    with pytest.raises(InputError, match=r"keep.*3, 3"):
+def test_inpainting_with_a_wrong_keep(generator, images, keep, got):
+    with pytest.raises(InputError, match=f"keep must be .*; got {got}"):
         generator.inpaint(to_uint8(images), keep)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 12, 12), (2, 1, 12, 16), (1, 12, 12), (0, 1, 12, 12)])
+@pytest.mark.parametrize("shape", [(2, 3, 12, 12), (2, 1, 12, 16), (12, 1, 12), (0, 1, 12, 12)])
 def test_inpainting_images_of_a_wrong_shape(generator, shape):
-    with pytest.raises(InputError, match="images"):
+    with pytest.raises(InputError, match=rf"images must be of shape .*; got torch.uint8 {re.escape(str(list(shape)))}"):
         generator.inpaint(torch.zeros(shape, dtype=torch.uint8), torch.ones(3, 3, dtype=torch.bool))
 
 
-def test_inpainting_wants_uint8(generator, images):
-    with pytest.raises(InputError, match="uint8"):
-        generator.inpaint(images, torch.ones(3, 3, dtype=torch.bool))
+def test_inpainting_takes_images_of_any_usual_kind(generator, images):
+    images, keep = to_uint8(images[:2]), torch.tensor([[True] * 3, [False] * 3, [True, False, True]])
+    expected = generator.inpaint(images, keep).tokens
+    kinds = [
+        images.numpy(),
+        images.permute(0, 2, 3, 1).numpy(),
+        images[:, 0],
+        images / 255,
+        (images / 255).double().numpy(),
+        list(images),
+        [Image.fromarray(image[0].numpy()) for image in images],
+    ]
+    for given in kinds:
+        assert torch.equal(generator.inpaint(given, keep).tokens, expected)
+    for mask in (keep.numpy(), keep.tolist(), keep.expand(2, 3, 3).numpy()):
+        assert torch.equal(generator.inpaint(images, mask).tokens, expected)
+    assert torch.equal(generator.inpaint(images[0], keep).tokens, expected[:1])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (torch.full((2, 1, 12, 12), 1.5), "images must be finite and in .0, 1.; got torch.float32 .2, 1, 12, 12. with"),
+        (torch.full((2, 1, 12, 12), float("nan")), "images must be finite"),
+        (np.zeros((2, 1, 12, 12), np.int64), r"images must be uint8, or floating point in .*; got numpy.int64"),
+        ("digits.png", "images must be a torch tensor, a NumPy array, a PIL image, or a list of these; got a str"),
+        ([], "images must be at least one image; got an empty list"),
+    ],
+    ids=["range", "nan", "int64", "text", "none"],
+)
+def test_inpainting_says_what_came(generator, given, told):
+    with pytest.raises(InputError, match=told):
+        generator.inpaint(given, np.ones((3, 3), bool))
 
 
 def test_a_stage_1_file_cannot_generate(tmp_path, vq_svae, vq_svae_config):
@@ -291,3 +345,19 @@ def test_the_error_names_what_ships(places, tmp_path):
         find({"runs": tmp_path / "runs"}, data="kmnist")
     with pytest.raises(InputError):
         find({"runs": tmp_path / "runs"}, preset="paper")
+
+
+@pytest.mark.parametrize("load", [LatentGenerator.from_pretrained, load_generator])
+def test_weights_that_ship_are_found_by_name(load):
+    by_name = [load(name).config for name in ("mnist", "mnist-base", "mnist-base-absorbing")]
+    assert {config.stage for config in by_name} == {"absorbing"}
+    with pytest.raises(InputError) as error:
+        load("imagenet")
+    assert "no model file at imagenet" in str(error.value)
+    assert "one of cifar10-base-absorbing, " in str(error.value)
+    assert "classifier" not in str(error.value)
+
+
+def test_the_continuous_weights_are_found_by_name():
+    assert load_generator("mnist-base-gaussian").config.stage == "gaussian"
+    assert PixelGenerator.from_pretrained("mnist").config.stage == "gaussian"

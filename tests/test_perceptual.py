@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spiking_vq.compiling import compiled
 from spiking_vq.models.classifier import Classifier
 from spiking_vq.models.perceptual import PerceptualDistance
+from spiking_vq.running import run_with
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_it_is_the_distance_of_directions_at_every_place_of_every_convolution(cl
 def test_its_gradient_is_that_of_the_definition(classifier, images, compile):
     classifier.float()
     made, real = images[0].float().requires_grad_(), images[1].float()
-    with compiled(compile):
+    with run_with(compile=compile):
         found = PerceptualDistance(classifier, 1.0)(made, real)
         (gradient,) = torch.autograd.grad(found, made)
     pairs = zip(classifier.maps(made), classifier.maps(real), strict=True)

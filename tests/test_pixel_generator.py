@@ -9,7 +9,8 @@ from spiking_vq.checkpoint import build_denoiser, build_model, save_model
 from spiking_vq.diffusion.guidance import guided
 from spiking_vq.errors import InputError
 from spiking_vq.generators import LatentGenerator, PixelGenerator, load_generator
-from spiking_vq.neurons import LIF, shifted_thresholds
+from spiking_vq.neurons import LIF
+from spiking_vq.running import steps_of
 
 CHUNK = 4
 
@@ -91,18 +92,6 @@ def test_a_model_without_labels_says_so(latent_model, absorbing_config):
     absorbing_config.model.denoiser, absorbing_config.model.num_blocks = "sdid", None
     with pytest.raises(InputError, match="conditional must be false: sdid takes no labels"):
         build_denoiser(absorbing_config)
-
-
-@pytest.fixture
-def labelled_latents(latent_model, absorbing_config):
-    """A generator of tokens whose network knows labels."""
-    absorbing_config.conditional, absorbing_config.num_classes = True, 10
-    denoiser = build_denoiser(absorbing_config)
-    wake(denoiser, torch.randint(9, (16, 3, 3)), torch.ones(16).long())
-    denoiser.readout.weight.data *= 10
-    denoiser.labels.weight.data *= 50
-    latent_model.denoiser = denoiser
-    return LatentGenerator(latent_model, absorbing_config)
 
 
 @pytest.mark.parametrize("kind", ["pixel", "latent"])
@@ -194,7 +183,7 @@ def test_the_answer_without_a_label_may_take_fewer_spiking_steps(labelled_latent
         seen.clear()
         return generator.sample(2, label=1, sample_steps=2, **settings).tokens
 
-    hook = network.register_forward_pre_hook(lambda module, inputs: seen.append((len(inputs), module.T)))
+    hook = network.register_forward_pre_hook(lambda module, inputs: seen.append((len(inputs), steps_of(module))))
     full = sampled(guidance=3.0)
     assert set(seen) == {(3, T), (2, T)}
     assert torch.equal(sampled(guidance=3.0, guidance_T=T), full)
@@ -260,18 +249,16 @@ def test_contrast_is_about_mid_grey(generator):
     assert not torch.equal(strong, plain)
 
 
-def test_thresholds_are_shifted_and_put_back(generator):
-    layers = [module for module in generator.model.modules() if isinstance(module, LIF)]
-    before = [layer.threshold.clone() for layer in layers]
-    with shifted_thresholds(generator.model, -0.1):
-        assert all(torch.equal(layer.threshold, value - 0.1) for layer, value in zip(layers, before, strict=True))
-    for layer, value in zip(layers, before, strict=True):
-        assert torch.equal(layer.threshold, value)
+def test_a_threshold_shift_is_that_of_raised_thresholds(generator):
     plain, shifted = (generator.sample(CHUNK, threshold_shift=shift).images for shift in (0.0, -0.2))
     assert not torch.equal(plain, shifted)
     assert torch.equal(generator.sample(CHUNK).images, plain)
-    with pytest.raises(InputError, match="threshold_shift"), shifted_thresholds(generator.model, -2.0):
-        pass
+    layers = [module for module in generator.model.modules() if isinstance(module, LIF)]
+    for layer in layers:
+        layer.threshold -= 0.2
+    assert torch.equal(generator.sample(CHUNK).images, shifted)
+    with pytest.raises(InputError, match="threshold_shift must be greater than -0.8, so that"):
+        generator.sampling(threshold_shift=-2.0)
 
 
 def test_thresholds_are_shifted_inside_calls_alone(generator):

@@ -1,5 +1,6 @@
 """The fused scan against the same network written the plain way: torch's batch norm, a sum, a loop over the steps."""
 
+from contextlib import nullcontext
 from itertools import product
 
 import pytest
@@ -7,11 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from spiking_vq import compiling, scan
-from spiking_vq.compiling import compiled
+from spiking_vq.activity import observed
 from spiking_vq.dynamics import RESETS, Dynamics
 from spiking_vq.errors import InputError
 from spiking_vq.layers import BatchNorm, conv_norm, direct_coding, up_conv_norm
 from spiking_vq.neurons import LIF
+from spiking_vq.running import run_with
 from spiking_vq.scan import Current
 from spiking_vq.surrogates import SURROGATES
 
@@ -152,8 +154,8 @@ def test_norm_residual_and_neuron_equal_the_plain_form(training, channels_last, 
     assert_same([alone.value()], [current[:whole]], [i for i in inputs if i is not lif.beta])
 
 
-@pytest.mark.parametrize("observed", [False, True])
-def test_spikes_summed_over_time_before_they_are_stored(observed):
+@pytest.mark.parametrize("watched", [False, True])
+def test_spikes_summed_over_time_before_they_are_stored(watched):
     norm, lif, x, weights = (
         a_norm(),
         LIF(0.7, scale_input=True).double(),
@@ -161,11 +163,12 @@ def test_spikes_summed_over_time_before_they_are_stored(observed):
         [0.3, 0, 2, -1, 0.5],
     )
     spikes = []
-    lif.observer = spikes.append if observed else None
     spk, _ = plain_scan(plain_norm(x, norm), torch.zeros(SHAPE[1:]), lif.beta, lif.threshold, lif.dynamics)
     expected = torch.einsum("t,tbchw->bchw", torch.tensor(weights, dtype=torch.float64), spk)
-    assert_same([lif.integrate(sharing_weights(norm)(x), weights)], [expected], [x, norm.weight, norm.bias])
-    assert [torch.equal(seen, spk) for seen in spikes] == [True] * observed
+    with observed(lif, lambda _, spk: spikes.append(spk)) if watched else nullcontext():
+        summed = lif.integrate(sharing_weights(norm)(x), weights)
+    assert_same([summed], [expected], [x, norm.weight, norm.bias])
+    assert [torch.equal(seen, spk) for seen in spikes] == [True] * watched
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -254,7 +257,7 @@ def test_compiled_is_the_same_function_whatever_the_size(counted):
     for size in (6, 9, 4):
         x = 2 * torch.randn(T, B, C, size, size).double()
         plain = layer(x, norm, lif)
-        with compiled():
+        with run_with(compile=True):
             for mine, other in zip(layer(x, norm, lif), plain, strict=True):
                 torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
     assert sorted(counted) == ["backward_kernel", "forward_kernel", "norm_backward_kernel", "statistics"]
@@ -264,7 +267,7 @@ def test_kernels_are_traced_once_whatever_their_tensors_are_views_of(counted):
     """Torch would trace anew for a view of something else, or a tensor that asks for a gradient, and soon give up."""
     norm, lif = a_norm(), LIF(0.7)
     torch._dynamo.reset()
-    with compiled(), torch._dynamo.config.patch(error_on_recompile=True):
+    with run_with(compile=True), torch._dynamo.config.patch(error_on_recompile=True):
         for size, train, shape in product((6, 9), (True, False), ("whole", "view", "part")):
             x = torch.randn(T, B, C, size, size).double().requires_grad_(train)
             views = {"view": x.flatten(0, 1).unflatten(0, (T, B)), "part": torch.cat([x, x], 1)[:, :B]}
@@ -277,9 +280,9 @@ def test_kernels_are_traced_once_whatever_their_tensors_are_views_of(counted):
 
 def test_nothing_is_compiled_outside_the_block(counted):
     norm, lif, x = a_norm(), LIF(), torch.randn(SHAPE).double()
-    with compiled():
+    with run_with(compile=True):
         pass
-    with compiled(False):
+    with run_with(compile=False):
         layer(x, norm, lif)
     layer(x, norm, lif)
     assert counted == []

@@ -6,6 +6,7 @@ import torch
 from conftest import LIF_OPTIONS, wake
 from torch import nn
 
+from spiking_vq.activity import observed
 from spiking_vq.attention import AttentionProduct
 from spiking_vq.checkpoint import build_denoiser
 from spiking_vq.config import load_config
@@ -121,8 +122,8 @@ def test_token_denoiser_blocks_see_spikes_only(mixer):
 def test_token_denoiser_reads_out_as_it_would_step_by_step():
     model = awake("token")
     seen = []
-    model.last_neuron.observer = seen.append
-    logits = model(tokens_of(), times())
+    with observed(model.last_neuron, lambda _, spk: seen.append(spk)):
+        logits = model(tokens_of(), times())
     assert seen[0].shape == (T, 6, 2 * 8, *GRID)
     assert is_binary(seen[0])
     torch.testing.assert_close(logits, torch.stack([model.readout(step) for step in seen[0]]).mean(0))
@@ -130,10 +131,10 @@ def test_token_denoiser_reads_out_as_it_would_step_by_step():
 
 def test_sdid_reads_out_first_and_last_spikes_averaged_over_time():
     model = awake("sdid")
-    spikes = []
-    model.first_neuron.observer = model.last_neuron.observer = spikes.append
-    logits = model(tokens_of(), times())
-    first, last = spikes
+    spikes = {}
+    with observed(model, spikes.__setitem__):
+        logits = model(tokens_of(), times())
+    first, last = spikes["first_neuron"], spikes["last_neuron"]
     assert first.shape == (T, 6, 8, *GRID)
     assert last.shape == (T, 6, 4 * 8, *GRID)
     steps = [model.readout(torch.cat(spk, dim=1)) for spk in zip(last, first, strict=True)]

@@ -25,6 +25,7 @@ from spiking_vq.models.spiking_unet import UNETS
 from spiking_vq.models.token_denoiser import TokenDenoiser
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.neurons import LIF
+from spiking_vq.running import steps_of
 from stages import train
 from stages.absorbing import AbsorbingStage
 from stages.classifier import ClassifierStage
@@ -183,7 +184,7 @@ def test_stage_2_begins_with_fewer_spiking_steps(unbroken, tmp_path, monkeypatch
     seen, whole = [], AbsorbingDiffusion.loss_of
 
     def watched(self, denoiser, *rest):
-        seen.append((denoiser.training, denoiser.T))
+        seen.append((denoiser.training, steps_of(denoiser)))
         return whole(self, denoiser, *rest)
 
     monkeypatch.setattr(AbsorbingDiffusion, "loss_of", watched)

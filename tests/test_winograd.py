@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from spiking_vq import winograd
-from spiking_vq.compiling import compiled
 from spiking_vq.layers import conv_norm
+from spiking_vq.running import run_with
 from spiking_vq.winograd import Conv3x3, cook_toom
 
 SIZES = [(7, 7), (8, 8), (4, 4), (5, 6), (3, 9), (1, 1)]
@@ -49,7 +49,7 @@ def test_it_is_the_convolution(size):
 
 
 def test_compiled_it_is_the_convolution():
-    with compiled():
+    with run_with(compile=True):
         for got, expected in both((7, 7)):
             torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-11)
 
@@ -78,7 +78,7 @@ def calls(monkeypatch):
 def test_gradients_of_the_layer(calls):
     conv, x = Conv3x3(4, 6), torch.rand(2, 4, 7, 7).requires_grad_()
     grad = torch.randn(2, 6, 7, 7)
-    with compiled():
+    with run_with(compile=True):
         y = conv(x)
     with torch.autocast("cpu", torch.bfloat16):  # which is none of the backward pass's business
         got = torch.autograd.grad(y, (x, conv.weight), grad)
@@ -90,7 +90,7 @@ def test_gradients_of_the_layer(calls):
 @pytest.mark.parametrize("channels, expected", [((4, 6), True), ((4, 5), False)])
 @pytest.mark.parametrize("compile", [True, False])
 def test_it_is_used_among_compiled_kernels_on_wide_layers(calls, channels, expected, compile):
-    with compiled(compile):
+    with run_with(compile=compile):
         y = Conv3x3(*channels)(torch.rand(2, channels[0], 7, 7))
     assert bool(calls) == (expected and compile)
     assert y.is_contiguous(memory_format=torch.channels_last) or not calls
@@ -100,7 +100,7 @@ def test_it_is_used_among_compiled_kernels_on_wide_layers(calls, channels, expec
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_is_used_in_training_only(calls, training, dtype):
     conv, x = Conv3x3(4, 6).train(training), torch.rand(2, 4, 7, 7)
-    with compiled(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+    with run_with(compile=True), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         y = conv(x)
         expected = F.conv2d(x, conv.weight, padding=1)
     assert y.dtype == dtype

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spiking_vq.diffusion.guidance import told
-from spiking_vq.diffusion.times import stratified_times
 from spiking_vq.errors import InputError, require
+from spiking_vq.randomness import stratified_times, uniform_noise
 from spiking_vq.scan import state_type
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -30,17 +30,17 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 def elbo_weight(t: Tensor, num_masked: Tensor, diffusion_steps: int) -> Tensor:
     """Weight of an image in the paper's bound, 1 / t: N / t for a uniform t, over N to give nats per token."""
-    return 1 / t
+    return 1 / t.float()
 
 
 def reweighted_weight(t: Tensor, num_masked: Tensor, diffusion_steps: int) -> Tensor:
     """Weight of an image in the authors' code, (1 - t / N) / (N ln 2): zero at t = N, where sampling starts."""
-    return (1 - t / diffusion_steps) / (diffusion_steps * math.log(2))
+    return (1 - t.float() / diffusion_steps) / (diffusion_steps * math.log(2))
 
 
 def masked_ce_weight(t: Tensor, num_masked: Tensor, diffusion_steps: int) -> Tensor:
     """Weight of an image in the mean over all masked positions of the batch, B / sum(num_masked)."""
-    return (len(t) / num_masked.sum().clamp(min=1)).expand(t.shape)
+    return (len(t) / num_masked.sum().clamp(min=1).float()).expand(t.shape)
 
 
 LOSSES = {"elbo": elbo_weight, "reweighted": reweighted_weight, "masked_ce": masked_ce_weight}
@@ -148,8 +148,8 @@ class AbsorbingDiffusion:
         """
         if tokens.ndim != 3 or tuple(tokens.shape[1:]) != self.grid:
             raise InputError(f"tokens must be [B, {self.grid[0]}, {self.grid[1]}]; got {list(tokens.shape)}.")
-        uniform = torch.rand(tokens.shape, generator=generator, device=tokens.device)
-        return tokens.masked_fill(uniform < (t / self.diffusion_steps).view(-1, 1, 1), self.mask_id)
+        uniform = uniform_noise(tokens.shape, generator, tokens.device)
+        return tokens.masked_fill(uniform < (t.float() / self.diffusion_steps).view(-1, 1, 1), self.mask_id)
 
     def loss(self, denoiser: Denoiser, tokens: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Training objective at one time per image, the times stratified over 1..N.
@@ -205,7 +205,7 @@ class AbsorbingDiffusion:
         Returns:
             float32 [B], >= 0; divide by N for bits per token.
         """
-        nats = torch.zeros(len(tokens), device=tokens.device)
+        nats = torch.zeros(len(tokens), device=tokens.device, dtype=torch.float32)
         for time in range(1, self.diffusion_steps + 1):
             t = torch.full((len(tokens),), time, device=tokens.device)
             noisy = self.q_sample(tokens, t, generator)
@@ -244,8 +244,8 @@ class AbsorbingDiffusion:
             raise InputError(
                 f"times must be 0 <= s < t <= {self.diffusion_steps}; got t = {t.tolist()}, s = {s.tolist()}."
             )
-        uniform = torch.rand(tokens.shape, generator=generator, device=tokens.device)
-        chosen = (tokens == self.mask_id) & (uniform < ((t - s) / t).view(-1, 1, 1))
+        uniform = uniform_noise(tokens.shape, generator, tokens.device)
+        chosen = (tokens == self.mask_id) & (uniform < ((t - s).float() / t).view(-1, 1, 1))
         gumbel = gumbel_noise((len(tokens), self.codebook_size, *self.grid), generator, tokens.device)
         return unmask(denoiser, tokens, t, chosen, gumbel, temperature)
 
@@ -264,7 +264,6 @@ class AbsorbingDiffusion:
         schedule: str = "linear",
         known: Tensor | None = None,
         labels: Tensor | None = None,
-        start: Callable[[Tensor], None] | None = None,
         batch_size: int | None = None,
         device: torch.device | str | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -298,8 +297,6 @@ class AbsorbingDiffusion:
             schedule: over the S - R calls, a key of `UNMASK_SCHEDULES`.
             known: int64 [B, h, w] in 0..K, mask_id where free; its other tokens come back unchanged.
             labels: int64 [B], one for each image, which the denoiser is told as its third argument; None for none.
-            start: called before each call with the rows of its batch at which another image begins, bool [batch_size];
-                for denoisers that remember.
             batch_size: images in each call; None means all. An image's place and batch size, hence its rounding, do not
                 depend on the images after it.
             device: where to sample; None means where `known` is, or torch's default device.
@@ -336,16 +333,12 @@ class AbsorbingDiffusion:
         again = ((calls >= at_first) & (calls < sample_steps)).long()
         left = self.times(calls, at_first, schedule)
         times = left.where(again == 0, -(-self.diffusion_steps // max(remask_calls, 1))).clamp(min=1)
-        part_of_calls = (calls / last_call[rows].clamp(min=1)).clamp(max=1)
+        part_of_calls = (calls.float() / last_call[rows].clamp(min=1)).clamp(max=1)
         gone = known_share[rows] + (1 - known_share[rows]) * part_of_calls
         last = temperature if last_temperature is None else last_temperature
         temperatures = (temperature + (last - temperature) * gone)[..., None, None, None]
-        before = rows.new_full((batch_size,), -1)
         plan = zip(rows, calls, times, again, temperatures, strict=True)
         for done, (row, call, t, part, warmth) in enumerate(plan, start=1):
-            if start is not None:
-                start(row != before)
-                before = row
             chosen = unmask_call[row, part] == call.view(-1, 1, 1)
             denoise = told(denoiser, None if labels is None else labels[row])
             seen = tokens[row].masked_fill(chosen, self.mask_id)
@@ -365,7 +358,7 @@ class AbsorbingDiffusion:
         for seed in seeds:
             generator = torch.Generator("cpu").manual_seed(seed)
             for _ in range(passes):
-                order_noise.append(torch.rand(self.diffusion_steps, generator=generator, device="cpu"))
+                order_noise.append(uniform_noise((self.diffusion_steps,), generator))
                 gumbel.append(gumbel_noise((*self.grid, self.codebook_size), generator, "cpu"))
         order_noise, gumbel = torch.stack(order_noise), torch.stack(gumbel).movedim(-1, 1)
         return order_noise.unflatten(0, (-1, passes)), gumbel.unflatten(0, (-1, passes))
@@ -431,7 +424,7 @@ def summed_up(logits: Tensor, tokens: Tensor, masked: Tensor, weight: Tensor) ->
     return {
         "loss": (weights * nll).sum() / len(tokens),
         "cross_entropy": nll.detach().sum() / num_masked,
-        "accuracy": (rows.argmax(1) == targets).sum() / num_masked,
+        "accuracy": (rows.argmax(1) == targets).sum().float() / num_masked,
     }
 
 
@@ -454,7 +447,7 @@ def masked_nll(logits: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device | str) -> Tensor:
     """Standard Gumbel noise -ln(-ln(u)), u uniform, float32 of the given shape, always finite."""
-    uniform = torch.rand(shape, generator=generator, device=device)
+    uniform = uniform_noise(shape, generator, device)
     return -torch.log(-torch.log(uniform.clamp(min=torch.finfo(uniform.dtype).tiny)))
 
 
@@ -486,7 +479,7 @@ def unmask(
     """
     logits = denoiser(tokens, t)
     if top_p < 1:
-        divisor = torch.as_tensor(temperature, device=logits.device).clamp(min=COLDEST)
+        divisor = torch.as_tensor(temperature, device=logits.device, dtype=torch.float32).clamp(min=COLDEST)
         logits = logits.where(nucleus(logits / divisor, top_p), -math.inf)
     drawn = (logits + temperature * gumbel).argmax(1)
     return torch.where(chosen, drawn, tokens)
@@ -571,7 +564,7 @@ def call_plan(unmask_call: Tensor, batch_size: int, idle: int) -> tuple[Tensor, 
     rounds = max(map(len, places))
     for place, jobs in enumerate(places):
         jobs += [(len(unmask_call) + place, idle)] * (rounds - len(jobs))
-    rows, calls = torch.tensor(places, dtype=torch.int64).view(batch_size, rounds, 2).permute(2, 1, 0)
+    rows, calls = torch.tensor(places, dtype=torch.int64, device="cpu").view(batch_size, rounds, 2).permute(2, 1, 0)
     return rows, calls
 
 
@@ -595,7 +588,7 @@ def halton_order(grid: tuple[int, int]) -> Tensor:
     while len(cells) < height * width:
         index += 1
         cells[scaled_radical_inverse(index, 2, height) * width + scaled_radical_inverse(index, 3, width)] = None
-    return torch.tensor(list(cells))
+    return torch.tensor(list(cells), device="cpu")
 
 
 def scaled_radical_inverse(index: int, base: int, size: int) -> int:

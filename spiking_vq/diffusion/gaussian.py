@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from spiking_vq.diffusion.dpm_solver import dpm_solver_states
-from spiking_vq.diffusion.times import normal_noise, stratified_times
 from spiking_vq.errors import InputError, require
+from spiking_vq.randomness import normal_noise, stratified_times
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,12 +36,12 @@ def linear_betas(diffusion_steps: int) -> Tensor:
     """
     require(diffusion_steps >= 20, "diffusion_steps", "at least 20 with linear betas", diffusion_steps)
     scale = 1000 / diffusion_steps
-    return torch.linspace(1e-4 * scale, min(0.02 * scale, 0.999), diffusion_steps, dtype=torch.float64)
+    return torch.linspace(1e-4 * scale, min(0.02 * scale, 0.999), diffusion_steps, dtype=torch.float64, device="cpu")
 
 
 def cosine_betas(diffusion_steps: int) -> Tensor:
     """`1 - f(t) / f(t - 1)`, at most 0.999, with `f(t) = cos^2((t / N + s) / (1 + s) * pi / 2)`, s = 0.008; [N]."""
-    t = torch.arange(diffusion_steps + 1, dtype=torch.float64) / diffusion_steps
+    t = torch.arange(diffusion_steps + 1, dtype=torch.float64, device="cpu") / diffusion_steps
     f = ((t + 0.008) / 1.008 * math.pi / 2).cos().square()
     return (1 - f[1:] / f[:-1]).clamp(max=0.999)
 
@@ -87,6 +87,11 @@ class State(NamedTuple):
     noisy: Tensor
 
 
+def image_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise [B, *shape], float32 on the CPU, every image from its own generator."""
+    return torch.stack([normal_noise(shape, generator) for generator in generators])
+
+
 class GaussianDiffusion:
     """Forward process, objectives, posterior and samplers.
 
@@ -118,7 +123,7 @@ class GaussianDiffusion:
             require(value in known, name, f"one of {', '.join(known)}", repr(value))
         self.diffusion_steps, self.prediction, self.objective = diffusion_steps, prediction, loss
         self.betas = SCHEDULES[schedule](diffusion_steps)
-        self.alpha_bars = torch.cat([torch.ones(1, dtype=torch.float64), (1 - self.betas).cumprod(0)])
+        self.alpha_bars = torch.cat([torch.ones(1, dtype=torch.float64, device="cpu"), (1 - self.betas).cumprod(0)])
         self.current_weights = self._current_weights()
 
     @property
@@ -128,7 +133,7 @@ class GaussianDiffusion:
 
     def prior(self, generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
         """State at t = N: standard normal noise [B, *shape], float32 on the CPU, each image from its own generator."""
-        return normal_noise(shape, generators)
+        return image_noise(shape, generators)
 
     def q_sample(self, images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Forward process: x_t of images x_0 and noise, all [B, C, H, W], at times t int64 [B] in 0..N."""
@@ -209,7 +214,7 @@ class GaussianDiffusion:
         signal, spread = self.alpha_bars.sqrt(), (1 - self.alpha_bars).sqrt()
         of_images = signal[:-1] - spread[:-1] / spread[1:] * signal[1:]  # what x_0 adds to the next state
         of_prediction = {"noise": spread / signal, "v": spread, "images": torch.ones_like(signal)}[self.prediction][1:]
-        weights = torch.cat([torch.zeros(1, dtype=torch.float64), (of_images * of_prediction).abs()])
+        weights = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), (of_images * of_prediction).abs()])
         return weights / weights.max()
 
     def posterior(self, t: int, s: int) -> Transition:
@@ -286,7 +291,7 @@ class GaussianDiffusion:
             images = images.clamp(-1, 1)
         move = self.transition(t, s, sampler, eta, image_error)
         moved = move.image * images + move.noisy * noisy
-        return moved + move.std * normal_noise(noisy.shape[-3:], generators).to(noisy) if move.std else moved
+        return moved + move.std * image_noise(noisy.shape[-3:], generators).to(noisy) if move.std else moved
 
     @torch.no_grad()
     def trajectory(

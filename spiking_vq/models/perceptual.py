@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from spiking_vq.compiling import is_compiling, kernel
+from spiking_vq.compiling import kernel
 from spiking_vq.errors import require
 from spiking_vq.models.classifier import Classifier
+from spiking_vq.running import running
 
 SHORTEST = 1e-12  # a vector shorter than this is divided by this
 
@@ -71,7 +72,7 @@ class _Unlikeness(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        ctx.compile = is_compiling()
+        ctx.compile = running().compile
         ctx.save_for_backward(x, y)
         return kernel(unlikeness_kernel, None, ctx.compile)(x, y)
 

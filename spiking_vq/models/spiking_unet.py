@@ -25,6 +25,7 @@ from spiking_vq.layers import (
     direct_coding,
 )
 from spiking_vq.neurons import decayed_sum
+from spiking_vq.running import steps_of
 from spiking_vq.scan import Current, as_current
 from spiking_vq.winograd import Conv3x3
 
@@ -178,7 +179,7 @@ class SDDPMUNet(nn.Module):
             time = time + self.labels(labels, len(t))
         time = F.silu(time)
         patches = F.pixel_unshuffle(noisy.to(dtype), self.patch_size)
-        x = self.entry(direct_coding(self.stem(patches.unsqueeze(0)), self.T))
+        x = self.entry(direct_coding(self.stem(patches.unsqueeze(0)), steps_of(self)))
         skips = [x]
         for layer in self.down:
             x = layer(x, time) if isinstance(layer, PreSpikeBlock) else layer(x)
@@ -317,7 +318,7 @@ class FSDDIMUNet(nn.Module):
         dtype = self.head.weight.dtype
         time = self._time(t, labels, dtype)
         x = at_each_step(self.stem, F.pixel_unshuffle(noisy.to(dtype), self.patch_size))
-        x = x.expand(self.T, *x.shape[1:])
+        x = x.expand(steps_of(self), *x.shape[1:])
         skips, of_first_level = [x], [x]
         for level, blocks in enumerate(self.down):
             for block in blocks:
@@ -340,7 +341,7 @@ class FSDDIMUNet(nn.Module):
     def _time(self, t: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The time's currents `[T, B, E]`, and those of the labels."""
         current = self.time_in(sinusoid(t, self.width).to(dtype)).unsqueeze(0)
-        time = self.time_out(self.time_neuron(direct_coding(current, self.T)))
+        time = self.time_out(self.time_neuron(direct_coding(current, steps_of(self))))
         return time if self.labels is None else time + self.labels(labels, len(t))
 
 

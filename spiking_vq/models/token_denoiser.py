@@ -1,7 +1,7 @@
 """Stage 2: networks that see a partly masked grid of tokens and give logits for every place.
 
 All are called as `denoiser(tokens [B, h, w] in 0..K with mask id K, t [B] in 1..N) -> logits [B, K, h, w]`; those that
-know labels, as `denoiser(tokens, t, labels [B])` too. `TokenDenoiser` also takes trajectories.
+know labels, as `denoiser(tokens, t, labels [B])` too.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from spiking_vq.layers import (
     GridMixer,
     NeuronFactory,
     SpikingResidual,
-    at_each_step,
     conv_norm,
     direct_coding,
     read_out,
 )
-from spiking_vq.neurons import firing_rate, rate_weights
+from spiking_vq.neurons import rate_weights
+from spiking_vq.running import steps_of
 
 MIXERS = {
     "grid": lambda grid, width, neuron: GridMixer(grid, width),
@@ -68,8 +68,9 @@ class SDID(nn.Module):
     def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
         """Logits [B, K, h, w] of `tokens` [B, h, w] at diffusion times `t` [B]."""
         planes = torch.stack([tokens, t.view(-1, 1, 1).expand(tokens.shape)], dim=1).to(self.readout.weight.dtype)
-        first = self.first_neuron(direct_coding(self.stem(planes.unsqueeze(0)), self.T))
-        return read_out(self.readout, rate_weights(self.T), (self.last_neuron, self.blocks(first)), first)
+        num_steps = steps_of(self)
+        first = self.first_neuron(direct_coding(self.stem(planes.unsqueeze(0)), num_steps))
+        return read_out(self.readout, rate_weights(num_steps), (self.last_neuron, self.blocks(first)), first)
 
 
 class TokenDenoiser(nn.Module):
@@ -132,19 +133,13 @@ class TokenDenoiser(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, tokens: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits [B, K, h, w] of `tokens` [B, h, w] and, where it knows labels, of these [B]; `t` is not used.
-
-        Of trajectories `[S, B, h, w]`, logits `[S, B, K, h, w]`: the calls follow upon each other, each T spiking steps
-        long, and the membranes persist from one to the next.
-        """
-        current = self.token_embedding(tokens).movedim(-1, -3) + self.position_embedding
+        """Logits [B, K, h, w] of `tokens` [B, h, w] and, where it knows labels, of these [B]; `t` is not used."""
+        current = self.token_embedding(tokens).movedim(-1, 1) + self.position_embedding
         if self.labels is not None:
-            current = current + self.labels(labels, tokens.shape[-3])[..., None, None]
-        if tokens.dim() == 3:
-            current = self.blocks(direct_coding(current.unsqueeze(0), self.T))
-            return read_out(self.readout, rate_weights(self.T), (self.last_neuron, current))
-        spk = self.last_neuron(self.blocks(current.repeat_interleave(self.T, dim=0)))
-        return at_each_step(self.readout, firing_rate(spk.unflatten(0, (-1, self.T)).transpose(0, 1)))
+            current = current + self.labels(labels, len(tokens))[..., None, None]
+        num_steps = steps_of(self)
+        current = self.blocks(direct_coding(current.unsqueeze(0), num_steps))
+        return read_out(self.readout, rate_weights(num_steps), (self.last_neuron, current))
 
 
 DENOISERS = {"sdid": SDID, "token": TokenDenoiser}

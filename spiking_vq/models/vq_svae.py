@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spiking_vq.errors import InputError, require
+from spiking_vq.errors import InputError, require, require_unit_range
 from spiking_vq.layers import MembraneReadout, NeuronFactory, SpikingResidual, conv_norm, direct_coding, up_conv_norm
 from spiking_vq.metrics.codebook import perplexity
 from spiking_vq.models.adversary import PatchAdversary
 from spiking_vq.models.perceptual import PerceptualDistance
 from spiking_vq.neurons import decayed_sum, firing_rate, psp_trace
 from spiking_vq.quantize import SPIKE_GENERATORS, Quantized, VectorQuantizer
+from spiking_vq.running import steps_of
 
 ENCODINGS = ("rate", "psp", "both")
 PSPS = ("decay", "trace")
@@ -195,10 +196,15 @@ class VQSVAE(nn.Module):
             )
         images = images.to(self.readout.synapse.weight.dtype)
         current = self.stem((images - 0.5).unsqueeze(0))
-        return self.encoder(direct_coding(current, self.T))
+        return self.encoder(direct_coding(current, steps_of(self)))
 
     def tokenize(self, images: Tensor) -> Tensor:
-        """Code ids [B, h, w] of `images` [B, C, H, W] in [0, 1]."""
+        """Code ids [B, h, w] of `images` [B, C, H, W] in [0, 1].
+
+        Raises:
+            InputError: another shape or type, or values that are not finite and in [0, 1].
+        """
+        require_unit_range("images", images)
         return self.quantizer.nearest(self.encode_spikes(self.encode(images)))
 
     def decode_spikes(self, spk: Tensor) -> Tensor:
@@ -217,7 +223,7 @@ class VQSVAE(nn.Module):
 
     def decode(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images [B, C, H, W] in [0, 1] of `tokens` [B, h, w]; `generator` feeds the Poisson spike generator alone."""
-        spk = self.spike_generator(self.quantizer.lookup(tokens), self.T, generator)
+        spk = self.spike_generator(self.quantizer.lookup(tokens), steps_of(self), generator)
         return (self.reconstruct(self.decode_spikes(spk)) + 0.5).clamp(0, 1)
 
     def forward(
@@ -231,7 +237,7 @@ class VQSVAE(nn.Module):
         """
         encoded = self.encode(images)
         quantized = self.quantizer(self.encode_spikes(encoded))
-        generated = self.spike_generator(quantized.vectors, self.T, generator)
+        generated = self.spike_generator(quantized.vectors, steps_of(self), generator)
         return self.decode_spikes(generated), quantized, encoded, generated
 
     def loss(

@@ -12,19 +12,20 @@ import json
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from tqdm import tqdm
 
-from spiking_vq.checkpoint import atomic_write
 from spiking_vq.errors import InputError, require
+from spiking_vq.files import atomic_write, json_text
 from stages.bench.cases import CASES, Case
 from stages.bench.worker import Measured
 from stages.command import check_device, parse_options, recorded_command, run_command
 from stages.machine import describe_machine
 
-OPTIONS = {"rounds": 5, "only": str, "device": "cpu", "out": "results/bench.json"}
+OPTIONS = {"rounds": 5, "only": str, "device": "cpu", "out": Path("results/bench.json")}
 
 
 def main(arguments: list[str]) -> None:
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> None:
             "rounds": options["rounds"],
             "rows": rows,
         }
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+        temporary.write_text(json_text(report))
     print(f"wrote {options['out']}")
 
 

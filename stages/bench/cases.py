@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spiking_vq.activity import observed
 from spiking_vq.checkpoint import build_denoiser, build_vq_svae
 from spiking_vq.config import Config, load_config
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.generators import CHUNK
 from spiking_vq.layers import PlaceLinear
 from spiking_vq.neurons import LIF
+from stages.command import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 BATCH = 32
 PAPER_TARGETS = {
     "vq_svae": {"float32": (5.0, 6.0), "bfloat16": (8.0, 10.0)},
@@ -237,10 +237,7 @@ def synapses(model: nn.Module, loss: Callable[[], Tensor], dtype: str) -> Run:
 def copying(model: nn.Module, loss: Callable[[], Tensor]) -> Run:
     """Every neuron layer's spikes copied once, in fp32."""
     spikes: list[Tensor] = []
-    for module in model.modules():
-        if isinstance(module, LIF):
-            module.observer = spikes.append
-    with torch.no_grad():
+    with torch.no_grad(), observed(model, lambda _, spk: spikes.append(spk)):
         loss()
     return lambda: [spk.clone() for spk in spikes]
 

@@ -16,8 +16,8 @@ from statistics import median
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from spiking_vq.compiling import compiled
 from spiking_vq.memory import keep_freed_memory
+from spiking_vq.running import run_with
 from stages.bench.cases import CASES, Run, Variant
 
 TURN = 3.0
@@ -82,7 +82,7 @@ def measure(variant: Variant, device: torch.device, peak: bool) -> Measured:
     torch.manual_seed(0)
     if variant.ours:
         keep_freed_memory()
-    with compiled(variant.compile):
+    with run_with(compile=variant.compile):
         run = variant.build(device)
         (first,) = times(run, device)
         taken = times(run, device, TURN)

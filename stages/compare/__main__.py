@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from spiking_vq.checkpoint import atomic_write
+from spiking_vq.files import atomic_write
 from stages.ablation import ABOUT_DIFFERENCES, about, shown_differences, shown_rows
 from stages.ablation import lines as ablation_lines
 from stages.command import parse_options, run_command
@@ -24,7 +24,7 @@ from stages.evaluate.protocols import PROTOCOLS
 from stages.markdown import table as markdown_table
 
 OPTIONS = {
-    "results": "results",
+    "results": Path("results"),
     "presets": "base base-relu base-quantised paper gaussian-base gaussian-sddpm gaussian-fsddim",
 }
 PICTURES = {

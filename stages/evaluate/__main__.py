@@ -16,7 +16,6 @@ stands in the files' names, as in `val-temperature=0.8.json`.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from statistics import fmean, stdev
@@ -25,11 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiking_vq.checkpoint import atomic_write
 from spiking_vq.config import config_hash
 from spiking_vq.data import SPLIT_SEED, ImageData, load_dataset, to_uint8
 from spiking_vq.errors import require
+from spiking_vq.files import atomic_write, json_text
 from spiking_vq.generators import CHUNK, LatentGenerator
+from spiking_vq.randomness import permutation
 from stages.command import (
     MODEL,
     SAMPLER,
@@ -52,18 +52,18 @@ from stages.report import evaluation_name, identity, report_folder
 OPTIONS = {
     **MODEL,
     **SAMPLER,
-    "images": str,
+    "images": Path,
     "protocol": "test-10k",
     "n": int,
     "only": "all",
     "features": "all",
-    "inception": str,
-    "classifier": str,
+    "inception": Path,
+    "classifier": Path,
     "seed": 0,
     "device": "cpu",
     "precision": "fp32",
-    "data_dir": "data",
-    "results": "results",
+    "data_dir": Path("data"),
+    "results": Path("results"),
 }
 ONLY = ("all", "reconstruction", "samples")
 
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> None:
         started = time.monotonic()
         report = {"command": recorded_command("stages.evaluate", arguments)} | evaluate(options, path.with_suffix(""))
         report["seconds"] = time.monotonic() - started
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+        temporary.write_text(json_text(report))
     print_table(report)
     print(f"wrote {path}")
 
@@ -180,8 +180,8 @@ def generation_report(
     report["images_per_second"] = model.sampled / model.seconds if model.sampled else None
     if isinstance(model.generator, LatentGenerator):
         write_picture(_beside(out, "inpainting"), completions(model.generator, held_out[:8], options["seed"]), 8)
-        # The bound is of a network without memory, and of one answer: what labels are told changes it.
-        if options["only"] == "all" and not (model.config.persistent or model.config.conditional):
+        # The bound is of one answer, and labels change it.
+        if options["only"] == "all" and not model.config.conditional:
             report["likelihood"] = likelihood(model.generator, held_out[:LIKELIHOOD_IMAGES], options["seed"])
     return report
 
@@ -222,7 +222,7 @@ def summary(values: list[float | None]) -> dict[str, Any] | str:
 
 def fair_draw(images: Tensor) -> Tensor:
     """Images in random order, the same each time: test files may be in the order of their labels."""
-    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))]
+    return images[permutation(len(images), torch.Generator().manual_seed(SPLIT_SEED))]
 
 
 def print_table(report: dict[str, Any]) -> None:

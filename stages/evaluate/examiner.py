@@ -31,20 +31,19 @@ class InceptionMeasures:
     """Distances and neighbourhoods in the features of FID's Inception.
 
     Args:
-        weights: its file; None looks into the data folder, then downloads.
-        data_dir: the data folder.
+        weights: its file.
+        cache: folder of the features, which are kept.
         resize: how its input is made.
         precision: what the network computes with.
         device: where to compute.
     """
 
-    def __init__(self, weights: str | None, data_dir: Path, resize: str, precision: str, device: str) -> None:
-        path = Path(weights) if weights else fetch_weights(data_dir)
-        network = Inception(path, resize, precision).to(device)
+    def __init__(self, weights: Path, cache: Path, resize: str, precision: str, device: str) -> None:
+        network = Inception(weights, resize, precision).to(device)
         self.classifier = network.classifier
-        self.described = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "precision": precision}
+        self.described = {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest(), "precision": precision}
         identity = f"{self.described['sha256']} {resize} {precision}"
-        self.features = CachedFeatures(network, identity, BATCH, data_dir / "features", device)
+        self.features = CachedFeatures(network, identity, BATCH, cache, device)
 
     def __call__(self, images: Tensor, reference: Tensor, title: str) -> dict[str, float | None]:
         """FID, KID, precision, recall, density, coverage and Inception score of uint8 images [N, C, H, W]."""
@@ -114,6 +113,28 @@ class ClassifierMeasures:
         return features, probabilities
 
 
+def inception_file(named: Path | None, data_dir: str | Path) -> Path:
+    """The file of Inception's weights: the one that was named, else see `fetch_weights`.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return Path(named) if named else fetch_weights(Path(data_dir))
+    except InputError as error:
+        ways = "Or name a file with inception=; features=classifier does without, and measures by a small classifier."
+        raise InputError(f"{error}. {ways}") from error
+
+
+def check_inception(data_dir: str | Path) -> None:
+    """See that the Inception can be had, in seconds, before hours of work that it is to measure.
+
+    Raises:
+        InputError: it cannot.
+    """
+    Inception(inception_file(None, data_dir))
+
+
 class Examiner:
     """Measures sets of images against the reference of a protocol.
 
@@ -132,10 +153,12 @@ class Examiner:
         self.reference = self.prepared(getattr(data, protocol.reference).images[: protocol.first])
         device = options["device"]
         self.networks: dict[str, InceptionMeasures | ClassifierMeasures] = {}
+        classifier = ClassifierMeasures.of(data, options)  # first, as the Inception may be a download
         if options["features"] == "all":
-            weights, precision = options["inception"], options["precision"]
-            self.networks["inception"] = InceptionMeasures(weights, data.root, protocol.resize, precision, device)
-        self.networks["classifier"] = ClassifierMeasures.of(data, options)
+            weights, cache = inception_file(options["inception"], data.root), Path(options["runs"]) / "features"
+            precision = options["precision"]
+            self.networks["inception"] = InceptionMeasures(weights, cache, protocol.resize, precision, device)
+        self.networks["classifier"] = classifier
 
     def __call__(self, images: Tensor, title: str) -> dict[str, float | None]:
         """All figures of uint8 images [N, C, H, W]."""

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from spiking_vq.checkpoint import atomic_write
+from stages.evaluate.cache import ArrayCache
 
 CHUNK = 1000  # images a file: a minute's work
 
@@ -21,13 +20,13 @@ class CachedFeatures:
     """Features of images, kept on disk under a hash of the images and of what computes them.
 
     Chunks of images are files of their own, so that a run that was stopped goes on where it was, and real images are
-    computed once for all models. The folder may be deleted at any time.
+    computed once for all models.
 
     Args:
         compute: features [B, D] of uint8 images [B, C, H, W].
         identity: says what computes them: the hash of its weights, and its settings.
         batch_size: images at once.
-        folder: of the cache.
+        folder: of the cache, see `ArrayCache`.
         device: where to compute.
 
     Attributes:
@@ -39,7 +38,7 @@ class CachedFeatures:
         self, compute: Callable[[Tensor], Tensor], identity: str, batch_size: int, folder: Path, device: str
     ) -> None:
         self.compute, self.identity, self.batch_size = compute, identity, batch_size
-        self.folder, self.device = folder, device
+        self.cache, self.device = ArrayCache(folder), device
         self.computed, self.seconds = 0, 0.0
 
     def __call__(self, images: Tensor, title: str) -> Tensor:
@@ -50,18 +49,18 @@ class CachedFeatures:
     def _chunk(self, images: Tensor, bar: tqdm) -> Tensor:
         """Features of one chunk, from the cache or into it."""
         described = f"{self.identity} {tuple(images.shape)} ".encode()
-        path = self.folder / f"{hashlib.sha256(described + images.numpy().tobytes()).hexdigest()}.npy"
-        if path.exists():
+        name = hashlib.sha256(described + images.numpy().tobytes()).hexdigest()
+        kept = self.cache.load(name)
+        if kept is not None:
             bar.update(len(images))
-            return torch.from_numpy(np.load(path))
+            return torch.from_numpy(kept)
         started = time.monotonic()
         rows = []
         for batch in images.split(self.batch_size):
             rows.append(self.compute(batch.to(self.device)).cpu())
             bar.update(len(batch))
         features = torch.cat(rows)
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            np.save(file, features.numpy())
+        self.cache.save(name, features.numpy())
         self.computed += len(images)
         self.seconds += time.monotonic() - started
         return features

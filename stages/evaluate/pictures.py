@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
-from spiking_vq.checkpoint import atomic_write
 from spiking_vq.data import resize_images, to_uint8, to_unit
+from spiking_vq.files import atomic_write
 from spiking_vq.generators import LatentGenerator
 from spiking_vq.metrics.manifold import distances
 
