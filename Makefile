@@ -1,8 +1,15 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Python >= 3.10 and make are all they need.
 
+# A value as one word for the shell, whatever is in it. ARGS is a list of words: quote inside it.
+q = '$(subst ','\'',$(1))'
+empty :=
+space := $(empty) $(empty)
+
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+INSTALLED := $(subst $(space),\ ,$(VENV))/installed
+BENCH := $(subst $(space),\ ,$(VENV))/bench
 
 DATA ?= mnist
 PRESET ?= base
@@ -18,114 +25,118 @@ PROTOCOL ?= test-10k
 INCEPTION ?=
 ARGS ?=
 
-TRAIN := data=$(DATA) preset=$(PRESET) seed=$(SEED) data_dir=$(DATA_DIR) runs=$(RUNS)
-EVALUATE := images=$(IMAGES) protocol=$(PROTOCOL) inception=$(INCEPTION)
-FIND := stage=$(STAGE) data=$(DATA) preset=$(PRESET) runs=$(RUNS) ckpt=$(CKPT)
+MODULE := $(call q,$(RUN)) -m
+PLACES := data_dir=$(call q,$(DATA_DIR)) runs=$(call q,$(RUNS))
+REAL := data_dir=$(call q,$(DATA_DIR)) seed=$(call q,$(SEED))
+TRAIN := data=$(call q,$(DATA)) preset=$(call q,$(PRESET)) seed=$(call q,$(SEED)) $(PLACES)
+EVALUATE := images=$(call q,$(IMAGES)) protocol=$(call q,$(PROTOCOL)) inception=$(call q,$(INCEPTION))
+FIND := stage=$(call q,$(STAGE)) data=$(call q,$(DATA)) preset=$(call q,$(PRESET)) runs=$(call q,$(RUNS)) ckpt=$(call q,$(CKPT))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait compare all-runs ablation candidates decompose analytic labels threshold-sweep bench publish cards test lint format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(call q,$(strip $(MAKEFILE_LIST)))
 	@echo "  variables: DATA=mnist|fmnist|kmnist|letters|cifar10|digits PRESET=base|base-relu|base-quantised|paper|sddpm|fsddim PRESETS STAGE SEED N DATA_DIR RUNS CKPT PROTOCOL IMAGES INCEPTION ARGS=\"key=value ...\""
 
-install: $(VENV)/installed  ## create the virtual environment and install the package into it
+install: $(INSTALLED)  ## create the virtual environment and install the package into it
 
-$(VENV)/installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable ".[metrics,test]"
-	@touch $@
+$(INSTALLED): pyproject.toml
+	$(call q,$(PYTHON)) -m venv $(call q,$(VENV))
+	$(MODULE) pip install --quiet --upgrade pip
+	$(MODULE) pip install --quiet --editable ".[metrics,test]"
+	@touch $(call q,$@)
 
-demo: $(VENV)/installed  ## both stages on scikit-learn's digits, samples, and a classifier that reads them
-	$(RUN) -m stages.train vq_svae $(DEMO_STAGE1)
-	$(RUN) -m stages.train absorbing $(DEMO_STAGE2)
-	$(RUN) -m stages.sample preset=base data=digits runs=$(RUNS)/demo n=100
-	$(RUN) -m stages.recognise runs=$(RUNS)/demo
+demo: $(INSTALLED)  ## both stages on scikit-learn's digits, samples, and a classifier that reads them
+	$(MODULE) stages.train vq_svae $(DEMO_STAGE1)
+	$(MODULE) stages.train absorbing $(DEMO_STAGE2)
+	$(MODULE) stages.sample preset=base data=digits runs=$(call q,$(RUNS)/demo) n=100
+	$(MODULE) stages.recognise runs=$(call q,$(RUNS)/demo)
 
 # The digits are 1,437 small images: short runs, few codes and styles are enough, of smaller networks, without waiting
 # for a compiler.
-DEMO := data=digits preset=base runs=$(RUNS)/demo train.compile=false precision=fp32
-DEMO_STAGE1 := $(DEMO) train.max_steps=300 train.val_every=100 train.batch_size=32 model.channels=[16,64] model.codebook_size=128 perceptual.weight=0
+DEMO := data=digits preset=base runs=$(call q,$(RUNS)/demo) train.compile=false precision=fp32
+DEMO_STAGE1 := $(DEMO) train.max_steps=300 train.val_every=100 train.batch_size=32 'model.channels=[16,64]' model.codebook_size=128 perceptual.weight=0
 DEMO_STAGE2 := $(DEMO) train.max_steps=600 train.val_every=200 model.width=64 styles=4
 
-stage1: $(VENV)/installed  ## train the VQ-SVAE (the same command resumes)
-	$(RUN) -m stages.train vq_svae $(TRAIN) $(ARGS)
+stage1: $(INSTALLED)  ## train the VQ-SVAE (the same command resumes)
+	$(MODULE) stages.train vq_svae $(TRAIN) $(ARGS)
 
-stage2: $(VENV)/installed  ## train the denoiser on the frozen stage 1's tokens (the same command resumes)
-	$(RUN) -m stages.train absorbing $(TRAIN) $(ARGS)
+stage2: $(INSTALLED)  ## train the denoiser on the frozen stage 1's tokens (the same command resumes)
+	$(MODULE) stages.train absorbing $(TRAIN) $(ARGS)
 
-unet: $(VENV)/installed  ## train the continuous stage, a spiking U-Net on images (the same command resumes)
-	$(RUN) -m stages.train gaussian $(TRAIN) $(ARGS)
+unet: $(INSTALLED)  ## train the continuous stage, a spiking U-Net on images (the same command resumes)
+	$(MODULE) stages.train gaussian $(TRAIN) $(ARGS)
 
-sample: $(VENV)/installed  ## generate N images with CKPT, else your own run, else the weights that ship
-	$(RUN) -m stages.sample $(FIND) n=$(N) seed=$(SEED) $(ARGS)
+sample: $(INSTALLED)  ## generate N images with CKPT, else your own run, else the weights that ship
+	$(MODULE) stages.sample $(FIND) n=$(call q,$(N)) seed=$(call q,$(SEED)) $(ARGS)
 
-classifier: $(VENV)/installed  ## train a classifier of the real images, which evaluation uses
-	$(RUN) -m stages.train classifier data=$(DATA) preset=base seed=$(SEED) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
+classifier: $(INSTALLED)  ## train a classifier of the real images, which evaluation uses
+	$(MODULE) stages.train classifier data=$(call q,$(DATA)) preset=base seed=$(call q,$(SEED)) $(PLACES) $(ARGS)
 
-evaluate: $(VENV)/installed  ## FID and much else of CKPT's samples or of the PNGs in IMAGES, beside the floor
-	$(RUN) -m stages.evaluate $(FIND) $(EVALUATE) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
+evaluate: $(INSTALLED)  ## FID and much else of CKPT's samples or of the PNGs in IMAGES, beside the floor
+	$(MODULE) stages.evaluate $(FIND) $(EVALUATE) $(REAL) $(ARGS)
 
-portrait: $(VENV)/installed  ## a film strip of images emerging, and a raster of the spikes
-	$(RUN) -m stages.portrait $(FIND) seed=$(SEED) $(ARGS)
+portrait: $(INSTALLED)  ## a film strip of images emerging, and a raster of the spikes
+	$(MODULE) stages.portrait $(FIND) seed=$(call q,$(SEED)) $(ARGS)
 
-compare: $(VENV)/installed  ## all measurements side by side: results/comparison.md, .csv and report.html
-	$(RUN) -m stages.compare $(ARGS)
+compare: $(INSTALLED)  ## all measurements side by side: results/comparison.md, .csv and report.html
+	$(MODULE) stages.compare $(ARGS)
 
-all-runs: $(VENV)/installed  ## train and measure DATA="mnist fmnist" PRESETS="base gaussian-base", going on where it stopped
-	$(RUN) -m stages.all_runs data="$(DATA)" presets="$(PRESETS)" seed=$(SEED) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
+all-runs: $(INSTALLED)  ## train and measure DATA="mnist fmnist" PRESETS="base gaussian-base", going on where it stopped
+	$(MODULE) stages.all_runs data=$(call q,$(DATA)) presets=$(call q,$(PRESETS)) seed=$(call q,$(SEED)) $(PLACES) $(ARGS)
 
-ablation: $(VENV)/installed  ## stage 1 with every encoding and spike generator, three seeds each, going on where it stopped
-	$(RUN) -m stages.ablation data=$(DATA) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
+ablation: $(INSTALLED)  ## stage 1 with every encoding and spike generator, three seeds each, going on where it stopped
+	$(MODULE) stages.ablation data=$(call q,$(DATA)) $(PLACES) $(ARGS)
 
-candidates: $(VENV)/installed  ## base with each of the changes in configs/candidates.yaml, of STAGE=vq_svae, absorbing or sampler
-	$(RUN) -m stages.candidates stage=$(STAGE) data=$(DATA) ckpt=$(CKPT) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
+candidates: $(INSTALLED)  ## base with each of the changes in configs/candidates.yaml, of STAGE=vq_svae, absorbing or sampler
+	$(MODULE) stages.candidates stage=$(call q,$(STAGE)) data=$(call q,$(DATA)) ckpt=$(call q,$(CKPT)) $(PLACES) $(ARGS)
 
-decompose: $(VENV)/installed  ## where quality is lost: real images, reconstructions, one token a call, fewer calls
-	$(RUN) -m stages.decompose $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
+decompose: $(INSTALLED)  ## where quality is lost: real images, reconstructions, one token a call, fewer calls
+	$(MODULE) stages.decompose $(FIND) $(REAL) $(ARGS)
 
-energy: $(VENV)/installed  ## operations, memory traffic and picojoules of an image, beside the twin without spikes
-	$(RUN) -m stages.energy $(FIND) seed=$(SEED) $(ARGS)
+energy: $(INSTALLED)  ## operations, memory traffic and picojoules of an image, beside the twin without spikes
+	$(MODULE) stages.energy $(FIND) seed=$(call q,$(SEED)) $(ARGS)
 
-rates: $(VENV)/installed  ## mean firing rate of every layer
-	$(RUN) -m stages.firing_rates $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
+rates: $(INSTALLED)  ## mean firing rate of every layer
+	$(MODULE) stages.firing_rates $(FIND) $(REAL) $(ARGS)
 
-spiking-report: $(VENV)/installed  ## every synapse that is fed by something else than spikes
-	$(RUN) -m stages.spiking_report $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
+spiking-report: $(INSTALLED)  ## every synapse that is fed by something else than spikes
+	$(MODULE) stages.spiking_report $(FIND) $(REAL) $(ARGS)
 
-analytic: $(VENV)/installed  ## measure what sampler=analytic needs, into the model's file
-	$(RUN) -m stages.analytic $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
+analytic: $(INSTALLED)  ## measure what sampler=analytic needs, into the model's file
+	$(MODULE) stages.analytic $(FIND) $(REAL) $(ARGS)
 
-labels: $(VENV)/installed  ## ask a network trained with ARGS=conditional=true for every label; the classifier reads what comes
-	$(RUN) -m stages.labels $(FIND) data_dir=$(DATA_DIR) seed=$(SEED) $(ARGS)
+labels: $(INSTALLED)  ## ask a network trained with ARGS=conditional=true for every label; the classifier reads what comes
+	$(MODULE) stages.labels $(FIND) $(REAL) $(ARGS)
 
-threshold-sweep: $(VENV)/installed  ## samples with all firing thresholds shifted: mean and spread over seeds
-	$(RUN) -m stages.threshold_sweep $(FIND) data_dir=$(DATA_DIR) $(ARGS)
+threshold-sweep: $(INSTALLED)  ## samples with all firing thresholds shifted: mean and spread over seeds
+	$(MODULE) stages.threshold_sweep $(FIND) data_dir=$(call q,$(DATA_DIR)) $(ARGS)
 
-bench: $(VENV)/bench  ## speed and memory against the plain form on SpikingJelly (Python >= 3.11)
-	$(RUN) -m stages.bench $(ARGS)
+bench: $(BENCH)  ## speed and memory against the plain form on SpikingJelly (Python >= 3.11)
+	$(MODULE) stages.bench $(ARGS)
 
-$(VENV)/bench: $(VENV)/installed
-	$(RUN) -m pip install --quiet --editable ".[bench]"
-	@touch $@
+$(BENCH): $(INSTALLED)
+	$(MODULE) pip install --quiet --editable ".[bench]"
+	@touch $(call q,$@)
 
-publish: $(VENV)/installed  ## put your run among the weights that ship (bf16, at most 6 MB)
-	$(RUN) -m stages.publish stage=$(STAGE) data=$(DATA) preset=$(PRESET) data_dir=$(DATA_DIR) runs=$(RUNS) $(ARGS)
+publish: $(INSTALLED)  ## put your run among the weights that ship (bf16, at most 6 MB)
+	$(MODULE) stages.publish stage=$(call q,$(STAGE)) data=$(call q,$(DATA)) preset=$(call q,$(PRESET)) $(PLACES) $(ARGS)
 
-cards: $(VENV)/installed  ## model cards of the weights that ship, with what results/ holds on them
-	$(RUN) -m stages.cards $(ARGS)
+cards: $(INSTALLED)  ## model cards of the weights that ship, with what results/ holds on them
+	$(MODULE) stages.cards $(ARGS)
 
-test: $(VENV)/installed  ## run the tests: no data, no GPU, a few minutes
-	$(RUN) -m pytest
+test: $(INSTALLED)  ## run the tests: no data, no GPU, a few minutes
+	$(MODULE) pytest
 
-lint: $(VENV)/installed  ## check style and formatting
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
+lint: $(INSTALLED)  ## check style and formatting
+	$(MODULE) ruff check .
+	$(MODULE) ruff format --check .
 
-format: $(VENV)/installed  ## format the code
-	$(RUN) -m ruff check --fix .
-	$(RUN) -m ruff format .
+format: $(INSTALLED)  ## format the code
+	$(MODULE) ruff check --fix .
+	$(MODULE) ruff format .
 
-clean:  ## remove the virtual environment and caches; runs and data stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+clean:  ## remove the virtual environment that `make install` made, and caches; runs and data stay
+	if [ -f $(call q,$(VENV)/installed) ]; then rm -rf -- $(call q,$(VENV)); fi
+	rm -rf .pytest_cache .ruff_cache

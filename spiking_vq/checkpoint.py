@@ -144,7 +144,7 @@ class PixelModel(nn.Module):
     def __init__(self, unet: nn.Module, diffusion_steps: int) -> None:
         super().__init__()
         self.unet = unet
-        self.register_buffer("image_error", torch.full((diffusion_steps + 1,), torch.nan))
+        self.register_buffer("image_error", torch.full((diffusion_steps + 1,), torch.nan, dtype=torch.float32))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 from spiking_vq.errors import InputError, require
-from spiking_vq.plain_yaml import read_yaml, to_yaml
 from spiking_vq.precision import PRECISIONS
 from spiking_vq.values import FROM_FILE, FROM_TEXT, Range, checked_seed, expanded, read_path, value_of
+from spiking_vq.yaml_files import read_yaml, to_yaml
 
 SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("auto", "ddp")

@@ -36,7 +36,7 @@ _OFFICIAL = {
 }
 
 SPLIT_SEED = 0  # decides which images validate, and for digits which ones test; no training run changes it
-_DIGITS_SIZE = 28
+_GREY_SIZE = 28  # pixels, of a side; that of MNIST's family, and what digits are resized to
 _EMNIST_ARCHIVE = "gzip.zip"
 _RESIZE_CHUNK = 4096  # images that exist as floats at once while a whole set is resized
 
@@ -60,7 +60,7 @@ class ImageData:
         name: One of `DATASETS`.
         root: The folder that holds torchvision's data sets.
         num_classes: How many labels the data set defines, present in its files or not.
-        channels: 1 for grey images, 3 for colour.
+        official_shape: (C, H, W) of the official images, resized as asked for; known without reading any.
     """
 
     def __init__(self, name: str, root: Path, image_size: int | None) -> None:
@@ -68,7 +68,8 @@ class ImageData:
         self.name = name
         self.root = root
         self.num_classes = _NUM_CLASSES[name]
-        self.channels = 3 if name == "cifar10" else 1
+        channels, size = (3, 32) if name == "cifar10" else (1, _GREY_SIZE)
+        self.official_shape = (channels, image_size or size, image_size or size)
         self._image_size = image_size
 
     @property
@@ -326,7 +327,7 @@ def _read_digits(image_size: int | None) -> tuple[Split, Split, Split]:
 
     digits = load_digits()
     # From their 17 levels straight to the final size: rounding to 256 levels happens once, after the resize.
-    size = image_size or _DIGITS_SIZE
+    size = image_size or _GREY_SIZE
     images = _resize(torch.from_numpy(digits.images).float().unsqueeze(1) / 16, (size, size))
     labels = torch.from_numpy(digits.target).long()
 

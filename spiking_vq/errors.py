@@ -84,7 +84,7 @@ def described(value: object) -> str:
     if hasattr(value, "mode") and hasattr(value, "size"):
         width, height = value.size
         return f"a PIL image of mode {value.mode}, {height} x {width} pixels"
-    return f"a {type(value).__name__}"
+    return f"an object of type {type(value).__name__}"
 
 
 def _require_integral(name: str, value: object) -> None:

@@ -290,11 +290,11 @@ class LatentGenerator(Generator):
             settings["guidance"] = 0.0
         images = to_unit(as_uint8_images(images, vq_svae.image_shape))
         n, keep = len(images), as_grids(keep, len(images), vq_svae.grid)
-        with torch.no_grad():
+        with torch.no_grad(), autocast("fp32", self.device):  # whatever autocast the caller is in
             tokens = [vq_svae.tokenize(images[rows].to(self.device))[:kept].cpu() for rows, kept in _chunks(n)]
-            known = torch.cat(tokens).where(keep, self.diffusion.mask_id)
-            with run_with(compile=self.compile), autocast(self.precision, self.device):
-                return self._complete(known, seed, 0, settings, lambda done, of: None)
+        known = torch.cat(tokens).where(keep, self.diffusion.mask_id)
+        with torch.no_grad(), run_with(compile=self.compile), autocast(self.precision, self.device):
+            return self._complete(known, seed, 0, settings, lambda done, of: None)
 
     def _sample(
         self, n: int, seed: int, first: int, settings: dict[str, Any], progress: Callable[[int, int], None]
@@ -503,6 +503,8 @@ def shipped(name: str | Path, *stages: str) -> Path:
 def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ckpt: str | Path | None = None) -> Path:
     """The file to use: the one named, else that of your own run, else the one that ships.
 
+    Of an unfinished run it is the best checkpoint so far; but a classifier, which judges others, must be finished.
+
     Args:
         stage: `absorbing`; `vq_svae`, which a stage-2 file holds too; `gaussian`; or `classifier`.
         data, preset: of the run or of the shipped weights.
@@ -514,7 +516,8 @@ def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ck
     """
     holders = [stage, "absorbing"] if stage == "vq_svae" else [stage]
     folder, file = read_path("runs", runs), read_path("ckpt", ckpt) if ckpt else None
-    own = [folder / data / preset / holder / "model.safetensors" for holder in holders]
+    names = ["model.safetensors"] if stage == "classifier" else ["model.safetensors", "best.ckpt"]
+    own = [folder / data / preset / holder / name for name in names for holder in holders]
     shipped = [ZOO / f"{data}-{preset}-{holder}.safetensors" for holder in holders]
     for path in [file] if file else [*own, *shipped]:
         if path.is_file():

@@ -15,16 +15,19 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from spiking_vq.data import DATASETS
 from spiking_vq.errors import LARGEST_SEED, require, require_integer
 from spiking_vq.files import atomic_write, json_text
 from spiking_vq.models.vq_svae import ENCODINGS
+from spiking_vq.precision import PRECISIONS
 from spiking_vq.quantize import SPIKE_GENERATORS
-from stages.command import parse_options, recorded_command, run_command
+from stages.command import check_device, parse_options, recorded_command, run_command
+from stages.evaluate.examiner import check_inception
 from stages.evaluate.protocols import PROTOCOLS
 from stages.machine import describe_machine
 from stages.markdown import table
-from stages.report import evaluation_name
-from stages.steps import Step, classifier_step, places_of, run_chains, run_steps
+from stages.report import claim_report, evaluation_name
+from stages.steps import Step, check_trainings, classifier_step, places_of, run_chains, run_steps
 from stages.trials import figure, spread, told
 
 OPTIONS = {
@@ -68,8 +71,14 @@ def main(arguments: list[str]) -> None:
     require_integer("seeds", options["seeds"], 1, LARGEST_SEED + 1)
     for name in ("T", "epochs", "jobs"):
         require_integer(name, options[name], 1)
-    require(options["protocol"] in PROTOCOLS, "protocol", f"one of {', '.join(PROTOCOLS)}", repr(options["protocol"]))
+    check_device(options["device"])
+    for name, known in (("protocol", PROTOCOLS), ("precision", PRECISIONS), ("data", DATASETS)):
+        require(options[name] in known, name, f"one of {', '.join(known)}", repr(options[name]))
     cells = {cell: [steps(*cell, seed, options) for seed in range(options["seeds"])] for cell in combinations()}
+    check_trainings(runs[0][0] for runs in cells.values())  # another seed changes nothing
+    folder = Path(options["results"]) / options["data"]
+    claim_report(folder / "ablation.json", data=options["data"], preset=options["preset"])
+    check_inception(options["data_dir"])
     run_steps(classifier_step(options["data"], places_of(options)))
     run_chains([pair for runs in cells.values() for pair in runs], options["jobs"], Path(options["runs"]) / "ablation")
     rows = [
@@ -85,7 +94,6 @@ def main(arguments: list[str]) -> None:
         "rows": rows,
         "differences": differences(rows),
     }
-    folder = Path(options["results"]) / options["data"]
     for name, text in {"ablation.json": json_text(report), "ablation.md": markdown(report)}.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text)
@@ -108,8 +116,8 @@ def steps(encoding: str, generator: str, seed: int, options: dict[str, Any]) -> 
     network = [f"T={options['T']}", f"model.encoding={encoding}", f"model.spike_generator={generator}"]
     length = [f"train.max_epochs={options['epochs']}"]
     model = runs / data / preset / "vq_svae" / "model.safetensors"
-    wanted = {"only": "reconstruction", "protocol": options["protocol"]}
-    measure = [*subject, *(f"{name}={value}" for name, value in wanted.items()), f"seed={seed}"]
+    wanted = {"only": "reconstruction", "protocol": options["protocol"], "seed": seed}
+    measure = [*subject, *(f"{name}={value}" for name, value in wanted.items())]
     return (
         Step("stages.train", ["vq_svae", *subject, *network, *length, f"seed={seed}", f"runs={runs}"], model),
         Step(

@@ -14,10 +14,12 @@ from typing import Any
 from spiking_vq.config import load_config
 from spiking_vq.data import DATASETS
 from spiking_vq.errors import require
-from stages.command import parse_options, run_command
+from spiking_vq.precision import PRECISIONS
+from stages.command import check_device, parse_options, run_command
+from stages.evaluate.examiner import check_inception
 from stages.evaluate.protocols import PROTOCOLS
-from stages.report import evaluation_name, report_folder
-from stages.steps import Step, classifier_step, places_of, run_steps
+from stages.report import claim_report, evaluation_name, report_folder
+from stages.steps import Step, check_trainings, classifier_step, places_of, run_steps
 from stages.train import preset_file
 
 OPTIONS = {
@@ -40,11 +42,21 @@ def main(arguments: list[str]) -> None:
         require(data in DATASETS, "data", f"of {', '.join(DATASETS)}", repr(data))
     for protocol in options["protocols"].split():
         require(protocol in PROTOCOLS, "protocols", f"of {', '.join(PROTOCOLS)}", repr(protocol))
-    run_steps([step for data in options["data"].split() for step in steps(data, options)])
+    require(options["precision"] in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", options["precision"])
+    check_device(options["device"])
+    todo = [step for data in options["data"].split() for step in steps(data, options)]
+    check_trainings(todo)
+    if options["protocols"].split():
+        check_inception(options["data_dir"])
+    run_steps(todo)
 
 
 def steps(data: str, options: dict[str, Any]) -> Iterator[Step]:
-    """What one data set takes, in order: the classifier, then each preset's two stages and measurements."""
+    """What one data set takes, in order: the classifier, then each preset's two stages and measurements.
+
+    Raises:
+        InputError: no such preset, or a report on something else lies where one of these would.
+    """
     places = places_of(options)
     yield from classifier_step(data, places)
     runs, seed = Path(options["runs"]) / data, f"seed={options['seed']}"
@@ -60,9 +72,12 @@ def steps(data: str, options: dict[str, Any]) -> Iterator[Step]:
         reports = report_folder(options["results"], last, data, preset)
         for protocol in options["protocols"].split():
             arguments = [*subject, *training, f"protocol={protocol}", f"precision={options['precision']}"]
-            yield Step("stages.evaluate", arguments, reports / evaluation_name({"protocol": protocol}), model)
+            name = evaluation_name({"protocol": protocol, "seed": options["seed"]})
+            claim_report(reports / name, stage=last, data=data, preset=preset)
+            yield Step("stages.evaluate", arguments, reports / name, model)
         watching = [*subject, *(f"{name}={places[name]}" for name in ("runs", "device"))]
         if load_config(last, preset_file(last, preset)).neuron == "lif":  # its twins stand beside it
+            claim_report(reports / "energy.json", stage=last, data=data, preset=preset)
             yield Step("stages.energy", watching, reports / "energy.json", model)
         yield Step("stages.portrait", watching, None)
 

@@ -19,16 +19,25 @@ from typing import Any
 from matplotlib import pyplot as plt
 
 from spiking_vq.config import load_config
-from spiking_vq.errors import LARGEST_SEED, require, require_integer
+from spiking_vq.data import DATASETS
+from spiking_vq.errors import LARGEST_SEED, InputError, require, require_integer
 from spiking_vq.files import atomic_write, json_text
-from spiking_vq.generators import find_model
-from spiking_vq.plain_yaml import read_yaml
-from stages.command import CONFIGS, SAMPLER, parse_options, recorded_command, run_command, say_if_shipped
-from stages.evaluate.examiner import NETWORKS
+from spiking_vq.generators import find_model, load_generator
+from spiking_vq.yaml_files import read_yaml
+from stages.command import (
+    CONFIGS,
+    SAMPLER,
+    check_device,
+    parse_options,
+    recorded_command,
+    run_command,
+    say_which_weights,
+)
+from stages.evaluate.examiner import NETWORKS, check_inception
 from stages.machine import describe_machine
 from stages.markdown import table
-from stages.report import evaluation_name, identity
-from stages.steps import Step, classifier_step, perceptual_step, places_of, run_chains, run_steps
+from stages.report import claim_report, evaluation_name, identity
+from stages.steps import Step, check_trainings, classifier_step, perceptual_step, places_of, run_chains, run_steps
 from stages.train import preset_file
 from stages.trials import figure, spread, told
 
@@ -86,13 +95,16 @@ def main(arguments: list[str]) -> None:
     length = options["length"]
     require(length > 0, "length", "above 0, 1 being that of base", length)
     require(stage != "sampler" or length == 1, "length", "1, as the sampler trains nothing", length)
+    require(options["data"] in DATASETS, "data", f"one of {', '.join(DATASETS)}", repr(options["data"]))
+    check_device(options["device"])
     if stage in BUILT_ON and not options["ckpt"]:
-        say_if_shipped(built_on(options), options["runs"])
-    chosen = chosen_of(read_yaml(LISTS)[stage], options["only"].split())
-    chains = {
-        name: [steps(name, changes or "", seed, options) for seed in range(options["seeds"])]
-        for name, changes in chosen.items()
-    }
+        say_which_weights(built_on(options), options["runs"])
+    chosen = chosen_of(listed(stage), options["only"].split())
+    chains = planned(chosen, options)
+    out = Path(options["results"]) / options["data"] / f"candidates-{stage}"
+    claim_report(out.with_suffix(".json"), stage=stage, data=options["data"])
+    if options["features"] == "all":
+        check_inception(options["data_dir"])
     shared = [] if stage in BUILT_ON else [perceptual_step(options["data"], places_of(options))]
     run_steps([*classifier_step(options["data"], places_of(options)), *shared])
     logs = Path(options["runs"]) / "candidates" / stage / "logs"
@@ -107,7 +119,6 @@ def main(arguments: list[str]) -> None:
         "machine": describe_machine(options["device"]),
         "rows": rows,
     }
-    out = Path(options["results"]) / options["data"] / f"candidates-{stage}"
     files = {".json": json_text(report).encode(), ".md": markdown(report).encode()}
     if stage != "sampler":
         files[".png"] = quality_by_rate(report)
@@ -116,6 +127,37 @@ def main(arguments: list[str]) -> None:
             temporary.write_bytes(content)
         print(f"wrote {out.with_suffix(suffix)}")
     print("\n" + markdown(report))
+
+
+def listed(stage: str) -> dict[str, str | None]:
+    """The candidates of the list: name -> changes.
+
+    Raises:
+        InputError: the list cannot be read, or holds something else.
+    """
+    found = (read_yaml(LISTS) or {}).get(stage)
+    texts = isinstance(found, dict) and all(isinstance(changes, str | None) for changes in found.values())
+    require(texts and len(found) >= 1, f"{stage} in {LISTS}", "names of candidates, each with its changes", repr(found))
+    return found
+
+
+def planned(chosen: dict[str, str | None], options: dict[str, Any]) -> dict[str, list[list[Step]]]:
+    """The steps of each candidate, seed by seed; that all of them are possible is seen here, before hours of training.
+
+    Raises:
+        InputError: one is not; the message names it.
+    """
+    generator = load_generator(built_on(options)) if options["stage"] == "sampler" else None
+    chains = {}
+    for name, changes in chosen.items():
+        try:
+            chains[name] = [steps(name, changes or "", seed, options) for seed in range(options["seeds"])]
+            check_trainings(chains[name][0])  # another seed changes nothing
+            if generator:
+                generator.sampling(**parse_options((changes or "").split(), SAMPLER))
+        except InputError as error:
+            raise InputError(f"candidate {name}: {error}") from error
+    return chains
 
 
 def chosen_of(candidates: dict[str, str | None], names: list[str]) -> dict[str, str | None]:
@@ -140,7 +182,9 @@ def steps(name: str, changes: str, seed: int, options: dict[str, Any]) -> list[S
     subject = [f"data={data}", "preset=base", *(f"{place}={options[place]}" for place in ("data_dir", "device"))]
     changed = changes.split()
     if options["length"] != 1:
-        count = round(options["length"] * load_config(stage, preset_file(stage, "base"), changed).train.max_steps)
+        whole = load_config(stage, preset_file(stage, "base"), changed).train.max_steps
+        require(whole is not None, "train.max_steps", "a number where length is not 1", "null")
+        count = round(options["length"] * whole)
         changed += [f"train.max_steps={count}", f"train.val_every={count}"]
     described = hashlib.sha256(" ".join(changed).encode())
     if stage in BUILT_ON:
@@ -148,8 +192,8 @@ def steps(name: str, changes: str, seed: int, options: dict[str, Any]) -> list[S
     runs = Path(options["runs"]) / "candidates" / stage / f"{name}-{described.hexdigest()[:8]}-{seed}"
 
     def evaluation(of: str, model: Path, **wanted: Any) -> Step:
-        wanted = {"protocol": "val", "features": options["features"]} | wanted
-        settings = [f"stage={of}", *(f"{key}={value}" for key, value in wanted.items()), f"seed={seed}"]
+        wanted = {"protocol": "val", "features": options["features"]} | wanted | {"seed": seed}
+        settings = [f"stage={of}", *(f"{key}={value}" for key, value in wanted.items())]
         places = ["precision=bf16", f"ckpt={model}", f"runs={options['runs']}", f"results={runs / 'results'}"]
         leaves = runs / "results" / data / "base" / evaluation_name(wanted)
         return Step("stages.evaluate", [*subject, *settings, *places], leaves, model)

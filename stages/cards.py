@@ -15,7 +15,7 @@ from spiking_vq.config import Config, SpikingConfig
 from spiking_vq.errors import require
 from spiking_vq.files import atomic_write, json_text
 from spiking_vq.generators import ZOO
-from spiking_vq.plain_yaml import to_yaml
+from spiking_vq.yaml_files import to_yaml
 from stages.command import parse_options, run_command
 from stages.compare.tables import TITLES, read_report
 from stages.evaluate.protocols import PROTOCOLS

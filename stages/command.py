@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +12,9 @@ from typing import Any
 import torch
 
 from spiking_vq import generators
+from spiking_vq.checkpoint import checkpoint_step, is_checkpoint
 from spiking_vq.errors import InputError, require, require_seed
+from spiking_vq.files import NO_SPACE
 from spiking_vq.generators import Generator, find_model
 from spiking_vq.memory import keep_freed_memory
 from spiking_vq.values import FROM_TEXT, read_number
@@ -53,13 +56,20 @@ disk already, about at it if they are not."""
 def run_command(main: Callable[[list[str]], None]) -> None:
     """Run `main` on the command line's arguments; an `InputError` is printed without a traceback, exit code 2.
 
-    Ctrl-C exits with 130, as shells expect.
+    So is a full disk, under what is printed. Ctrl-C exits with 130, as shells expect.
     """
     keep_freed_memory()
     try:
         main(sys.argv[1:])
+        sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        print(f"error: cannot write: {error.strerror}. Free some space.", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it exits
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -95,7 +105,7 @@ def parse_options(arguments: Sequence[str], defaults: dict[str, Any]) -> dict[st
 
 
 def model_file(options: dict[str, Any]) -> Path:
-    """The file that the options in `MODEL` name; see `find_model`. If it is one that ships, say so.
+    """The file that the options in `MODEL` name; see `find_model`. If it is not a finished run's, say so.
 
     Raises:
         InputError: there is none, or `runs` names a folder that does not exist.
@@ -106,14 +116,18 @@ def model_file(options: dict[str, Any]) -> Path:
         raise InputError(f"no folder {runs}: runs= names the one you trained in. Leave it out to use what ships.")
     path = find_model(**{key: options[key] for key in MODEL})
     if not options["ckpt"]:
-        say_if_shipped(path, runs)
+        say_which_weights(path, runs)
     return path
 
 
-def say_if_shipped(path: Path, runs: Path) -> None:
-    """Tell a person who named no file if the model that was found is not a run's."""
+def say_which_weights(path: Path, runs: Path) -> None:
+    """Tell a person who named no file if the model that was found is not a finished run's."""
     if path.parent == generators.ZOO:
         print(f"no such model in {runs}: using the weights that ship, {path}", file=sys.stderr)
+    elif is_checkpoint(path):
+        step, total_steps = checkpoint_step(path)
+        progress = f"step {step}" + (f" of {total_steps}" if total_steps else "")
+        print(f"{path.parent} is unfinished: using its best checkpoint, {progress}", file=sys.stderr)
 
 
 def read_numbers(name: str, text: str, example: str) -> list[float]:

@@ -97,11 +97,11 @@ def samplings(calls: list[int], conditional: bool) -> list[tuple[str, dict[str, 
 
 def step(settings: dict[str, Any], options: dict[str, Any]) -> Step:
     """The measurement of one way to make images, and the report that it leaves."""
-    wanted = {"protocol": "val", "only": "samples", "features": options["features"], "seed": options["seed"]} | settings
-    same = ("ckpt", "data", "preset", "runs", "device", "precision", "data_dir")
+    wanted = {"protocol": "val", "only": "samples", "features": options["features"]} | settings
+    same = ("ckpt", "data", "preset", "runs", "seed", "device", "precision", "data_dir")
     results = Path(options["runs"]) / "decomposition"
     given = {name: options[name] for name in same} | {"results": results} | wanted
-    leaves = report_folder(str(results), "absorbing", options["data"], options["preset"]) / evaluation_name(wanted)
+    leaves = report_folder(results, "absorbing", options["data"], options["preset"]) / evaluation_name(given)
     return Step("stages.evaluate", [f"{name}={value}" for name, value in given.items()], leaves, options["ckpt"])
 
 

@@ -10,13 +10,13 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import SVC
 from torch import Tensor
 
-from spiking_vq.data import load_dataset
+from spiking_vq.data import load_dataset, resize_images
 from spiking_vq.errors import InputError
+from spiking_vq.images import list_png_files, read_images
 from stages.command import parse_options, run_command
 
 OPTIONS = {"runs": Path("runs"), "preset": "base"}
@@ -26,14 +26,14 @@ def main(arguments: list[str]) -> None:
     """Train the classifier, read the samples, print what it thinks of them."""
     options = parse_options(arguments, OPTIONS)
     folder = Path(options["runs"]) / "digits" / options["preset"] / "samples"
-    files = sorted((folder / "images").glob("*.png"))
+    files = list_png_files(folder / "images") if (folder / "images").exists() else []
     if not files:
         raise InputError(f"no samples in {folder / 'images'}: run `make demo`, or `make sample DATA=digits`, first")
     data = load_dataset("digits", "data")
+    samples = resize_images(read_images(files, data.official_shape[0]).images, data.image_shape[1:])
     classifier = CalibratedClassifierCV(SVC(), ensemble=False).fit(features(data.train.images), data.train.labels)
     accuracy = classifier.score(features(data.test.images), data.test.labels)
-    samples = np.stack([np.asarray(Image.open(file).convert("L")) for file in files])
-    probabilities = classifier.predict_proba(samples.reshape(len(samples), -1) / 255)
+    probabilities = classifier.predict_proba(features(samples))
     counts = Counter(probabilities.argmax(1).tolist())
     print(f"The classifier reads {accuracy:.1%} of real test digits correctly.")
     print(

@@ -47,12 +47,10 @@ def evaluation_name(options: Mapping[str, Any]) -> str:
 
     The options may be text, as in a command line.
     """
-    usual = {"only": "all", "features": "all"}
-    told = [options[name] for name, value in usual.items() if options.get(name, value) != value]
-    settings = [f"{name}={options[name]}" for name in ("n", *SAMPLER) if options.get(name) is not None]
-    named = {"background": "black", "seed": 0}
-    settings += [f"{name}={options[name]}" for name, value in named.items() if str(options.get(name, value)) != str(value)]
-    return "-".join([options["protocol"], *told, *settings]) + ".json"
+    usual = {"only": "all", "features": "all"} | dict.fromkeys(("n", *SAMPLER)) | {"background": "black", "seed": 0}
+    unusual = [name for name, value in usual.items() if str(options.get(name, value)) != str(value)]
+    told = [f"{options[name]}" if name in ("only", "features") else f"{name}={options[name]}" for name in unusual]
+    return "-".join([options["protocol"], *told]) + ".json"
 
 
 def claim_report(path: Path, **subject: Any) -> None:

@@ -10,6 +10,7 @@ import csv
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,8 @@ class RunFolder:
         if not best_step:
             return
         advice = (
-            f"It must hold the weights of step {best_step}, the best so far, which the finished run exports: put it back,"
-            f" go on in another RUNS= with train.start_from={self.last}, or delete {self.last} to start this run anew."
+            f"It must hold the weights of step {best_step}, the best so far, which the finished run exports: put it"
+            f" back, go on in another RUNS= with train.start_from={self.last}, or delete {self.last} to start anew."
         )
         if not self.best.is_file():
             raise InputError(f"cannot resume: {self.best} is missing. {advice}")
@@ -345,6 +346,11 @@ class RunBar(TQDMProgressBar):
         """Name the run instead of the epoch."""
         super().on_train_epoch_start(trainer)
         self.train_progress_bar.set_description(self.title)
+
+    def on_exception(self, trainer: Trainer, stage: LightningModule, exception: BaseException) -> None:
+        """Leave the bar's line, so that an error stands on a line of its own."""
+        with suppress(TypeError):  # there is no bar yet
+            self.train_progress_bar.close()
 
     def get_metrics(self, trainer: Trainer, stage: LightningModule) -> dict[str, Any]:
         """The running training numbers, then the last validation's."""

@@ -8,13 +8,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from spiking_vq.checkpoint import build_model
+from spiking_vq.config import AbsorbingConfig, ClassifierConfig, Config, DenoiserConfig, VQSVAEConfig, load_config
+from spiking_vq.data import load_dataset
 from spiking_vq.errors import InputError, require
-from spiking_vq.generators import ZOO
+from spiking_vq.generators import ZOO, generator_of
 from stages.command import recorded_command
 
 
@@ -40,10 +44,14 @@ class Step(NamedTuple):
             return False
         if self.of is None:
             return True
-        report = json.loads(self.leaves.read_text())
-        if report.get("command") != recorded_command(self.module, self.arguments):
+        try:
+            report = json.loads(self.leaves.read_text())
+            told = report["command"], report["checkpoint"]["sha256"]
+        except (ValueError, TypeError, KeyError):  # damaged, or of something else
             return False
-        return self.of.is_file() and report["checkpoint"]["sha256"] == hashlib.sha256(self.of.read_bytes()).hexdigest()
+        if told[0] != recorded_command(self.module, self.arguments):
+            return False
+        return self.of.is_file() and told[1] == hashlib.sha256(self.of.read_bytes()).hexdigest()
 
 
 def places_of(options: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +78,39 @@ def _training(data: str, preset: str, places: dict[str, str]) -> Step:
     subject = [f"data={data}", f"preset={preset}", *(f"{name}={place}" for name, place in places.items())]
     model = Path(places["runs"]) / data / preset / "classifier" / "model.safetensors"
     return Step("stages.train", ["classifier", *subject], model)
+
+
+def check_trainings(todo: Iterable[Step]) -> None:
+    """Read the configuration of each training among steps, so that a mistake in any is found before the first starts.
+
+    Raises:
+        InputError: as `stages.train` would; but for what depends on files that are not there yet.
+    """
+    from stages.train import preset_file  # here, as it takes seconds and measuring needs none of it
+
+    for step in todo:
+        if step.module == "stages.train":
+            stage, *overrides = step.arguments
+            (preset,) = (text.removeprefix("preset=") for text in overrides if text.startswith("preset="))
+            check_networks(load_config(stage, preset_file(stage, preset), overrides))
+
+
+def check_networks(config: Config) -> None:
+    """Build the networks of a configuration, for the official images and where it has to be on any stage 1.
+
+    Raises:
+        InputError: they cannot be built.
+    """
+    data = load_dataset(config.data, config.data_dir, config.image_size)
+    known: dict[str, Any] = {"image_shape": list(data.official_shape)}
+    if isinstance(config, DenoiserConfig | ClassifierConfig):
+        known["num_classes"] = config.num_classes or 1
+    if isinstance(config, AbsorbingConfig):
+        known["vq_svae"] = VQSVAEConfig(image_shape=[1, 28, 28])
+    config = replace(config, **known)
+    model = build_model(config)
+    if isinstance(config, DenoiserConfig):
+        _ = generator_of(model, config).diffusion
 
 
 def run_steps(todo: Sequence[Step]) -> None:

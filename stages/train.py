@@ -9,6 +9,7 @@ import logging
 import signal
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from spiking_vq.checkpoint import save_model
+from spiking_vq.checkpoint import build_vq_svae, save_model
 from spiking_vq.config import Config, VQSVAEConfig, load_config
+from spiking_vq.data import load_dataset
 from spiking_vq.errors import InputError
 from spiking_vq.files import NO_SPACE, atomic_write, cannot_write, json_text
+from spiking_vq.precision import usual_defaults
 from spiking_vq.running import run_with
 from stages.absorbing import AbsorbingStage
 from stages.classifier import ClassifierStage
@@ -49,7 +52,8 @@ def main(arguments: list[str]) -> None:
     if isinstance(config, VQSVAEConfig):
         train_perceptual(config)
     seed_everything(config.seed, verbose=False)  # the initial weights
-    stage = STAGES[stage_name](config)
+    with usual_defaults():
+        stage = STAGES[stage_name](config)
     folder.claim(stage.config)
     if folder.model.exists():
         print(f"finished before: {folder.model}")
@@ -64,6 +68,8 @@ def train_perceptual(config: VQSVAEConfig) -> None:
     """
     if not config.perceptual.weight or config.perceptual.classifier or own_perceptual(config).exists():
         return
+    data = load_dataset(config.data, config.data_dir, config.image_size)
+    build_vq_svae(replace(config, image_shape=list(data.image_shape)))  # what does not fit is found before the work
     print(f"stage 1 is trained by the features of a classifier (perceptual.weight={config.perceptual.weight:g})")
     same = [f"{name}={getattr(config, name)}" for name in ("data", "data_dir", "runs", "device")]
     size = [] if config.image_size is None else [f"image_size={config.image_size}"]

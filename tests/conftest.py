@@ -1,5 +1,7 @@
 """Networks small enough to test on, and awake: batch norm has seen data, so that neurons fire in evaluation too."""
 
+import subprocess
+
 import pytest
 import torch
 from torch import nn
@@ -123,3 +125,23 @@ def wake(model, *inputs):
     for norm in norms:
         norm.momentum = 0.1
     return model.eval()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Function that makes a folder on a file system of so many KB; skips where mounting is not allowed."""
+    folder = tmp_path / "disk"
+
+    def mount(kilobytes):
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except OSError as error:
+            pytest.skip(f"no mount here: {error}")
+        if done.returncode:
+            pytest.skip(f"mounting is not allowed here: {done.stderr}")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "--lazy", folder], capture_output=True)

@@ -9,6 +9,7 @@ import pytest
 from spiking_vq.errors import InputError
 from stages import ablation, steps
 from stages.command import recorded_command
+from stages.report import evaluation_name
 
 
 @pytest.fixture
@@ -29,8 +30,7 @@ def commands(monkeypatch):
                 "reconstruction": {"fid": fid, "classifier_distance": 1.0},
                 "firing_rate": {"vq_svae": {"all": 0.2}},
             }
-            path = f"{given['results']}/{given['data']}/{given['preset']}/{given['protocol']}-reconstruction.json"
-            leaves = steps.Path(path)
+            leaves = steps.Path(given["results"], given["data"], given["preset"], evaluation_name(given))
         else:
             stage, preset = command[3], given["preset"]
             leaves, report = steps.Path(f"{given['runs']}/{given['data']}/{preset}/{stage}/model.safetensors"), {}
@@ -41,6 +41,7 @@ def commands(monkeypatch):
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(steps.subprocess, "run", run)
+    monkeypatch.setattr(ablation, "check_inception", lambda data_dir: None)
     return ran
 
 
@@ -68,6 +69,39 @@ def test_all_nine_with_their_spread(tmp_path, commands, capsys):
     assert len(commands) == done  # nothing is run again
     ablation.main([*arguments, "epochs=4"])
     assert len(commands) == 2 * done  # nothing that was trained otherwise is taken for it
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("precision=fp8", "precision must be one of"),
+        ("data=svhn", "data must be one of"),
+        ("protocol=mine", "protocol must be one of"),
+        ("preset=huge", "no preset 'huge'"),
+        ("device=abacus", "device=abacus"),
+        ("jobs=0", "jobs must be"),
+    ],
+)
+def test_mistakes_are_found_before_any_training(tmp_path, commands, wrong, told):
+    with pytest.raises(InputError, match=told):
+        ablation.main([f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}", wrong])
+    assert not commands
+
+
+def test_an_ablation_of_another_preset_is_not_replaced(tmp_path, commands, monkeypatch):
+    places = [f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}", "seeds=1"]
+    ablation.main(places)
+    del commands[:]
+    with pytest.raises(InputError, match="is a report on preset paper, .* choose another folder with results="):
+        ablation.main([*places, "preset=base"])
+
+    def missing(data_dir):
+        raise InputError("no Inception weights")
+
+    monkeypatch.setattr(ablation, "check_inception", missing)  # all of its protocols need them
+    with pytest.raises(InputError, match="no Inception weights"):
+        ablation.main([*places, "epochs=7"])
+    assert not commands
 
 
 def test_the_networks_differ_in_what_the_table_says(tmp_path, commands):

@@ -11,7 +11,7 @@ import pytest
 from spiking_vq.config import load_config
 from spiking_vq.errors import InputError
 from spiking_vq.generators import LatentGenerator, find_model
-from spiking_vq.plain_yaml import read_yaml
+from spiking_vq.yaml_files import read_yaml
 from stages import candidates, steps, trials
 from stages.command import SAMPLER, parse_options, recorded_command, sampler_settings
 from stages.evaluate.__main__ import OPTIONS
@@ -71,6 +71,7 @@ def commands(monkeypatch):
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(steps.subprocess, "run", run)
+    monkeypatch.setattr(candidates, "check_inception", lambda data_dir: None)
     return ran
 
 
@@ -148,9 +149,54 @@ def test_a_candidate_whose_changes_are_others_is_trained_anew(tmp_path, commands
 
 
 @pytest.mark.parametrize(
+    ("listed", "told"),
+    [
+        ("absorbing: {base: , bad: loss=elbow}", "candidate bad: .*loss.*'elbow'"),
+        ("absorbing: {base: , bad: train.max_step=5}", r"candidate bad: .*train\.max_steps"),
+        ("absorbing: {base: , bad: T=many}", "candidate bad: configuration field T must be an integer"),
+        ("absorbing: {base: , bad: model.mixer=map}", "candidate bad: .*mixer.*'map'"),
+        ("absorbing: {base: , bad: [T=2]}", "absorbing in .* must be names of candidates, each with its changes"),
+        ("vq_svae: {base: }", "absorbing in .* must be names of candidates"),
+        ("", "absorbing in .* must be names of candidates"),
+        ("absorbing: [", "candidates.yaml"),
+    ],
+)
+def test_a_bad_line_of_the_list_is_found_before_any_training(tmp_path, commands, monkeypatch, listed, told):
+    monkeypatch.setattr(candidates, "LISTS", tmp_path / "candidates.yaml")
+    candidates.LISTS.write_text(listed)
+    with pytest.raises(InputError, match=told):
+        candidates.main([f"runs={tmp_path}", f"results={tmp_path / 'results'}"])
+    assert not commands
+
+
+def test_a_bad_setting_of_the_sampler_is_found_before_any_sampling(tmp_path, commands, monkeypatch):
+    monkeypatch.setattr(candidates, "LISTS", tmp_path / "candidates.yaml")
+    for changes, told in (("order=spiral", "order must be"), ("steps=3", "unknown argument 'steps=3'")):
+        candidates.LISTS.write_text(f"sampler: {{base: , bad: {changes}}}")
+        with pytest.raises(InputError, match=f"candidate bad: {told}"):
+            candidates.main(["stage=sampler", f"runs={tmp_path}", f"results={tmp_path / 'results'}"])
+    assert not commands
+
+
+def test_the_inception_is_looked_for_before_any_training(tmp_path, commands, monkeypatch):
+    def missing(data_dir):
+        raise InputError("no Inception weights")
+
+    monkeypatch.setattr(candidates, "check_inception", missing)
+    places = [f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}", "only=base"]
+    with pytest.raises(InputError, match="no Inception weights"):
+        candidates.main([*places, "features=all"])
+    assert not commands
+    candidates.main(places)  # needs none
+
+
+@pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["only=none"], "only must be of base, "),
+        (["data=svhn"], "data must be one of"),
+        (["device=abacus"], "device=abacus"),
+        (["jobs=0"], "jobs must be"),
         (["stage=gaussian"], "stage must be one of"),
         (["length=0"], "length must be above 0"),
         (["stage=sampler", "length=0.5"], "length must be 1, as the sampler trains nothing"),

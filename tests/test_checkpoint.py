@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spiking_vq import checkpoint
-from spiking_vq.checkpoint import FORMAT, LatentModel, atomic_write, build_model, fingerprint, load_model, save_model
+from spiking_vq.checkpoint import FORMAT, LatentModel, build_model, fingerprint, load_model, save_model
 from spiking_vq.config import differences
 from spiking_vq.errors import InputError
 
@@ -256,13 +256,32 @@ def test_a_model_file_is_as_readable_as_any_other(tmp_path, vq_svae, vq_svae_con
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
-def test_atomic_write_replaces_at_the_end(tmp_path):
-    path = tmp_path / "new" / "file"
-    for text in ("first", "second"):
-        before = path.read_text() if path.exists() else None
-        with atomic_write(path) as temporary:
-            temporary.write_text(text)
-            assert temporary.parent == path.parent  # a rename is atomic within a file system only
-            assert (path.read_text() if path.exists() else None) == before
-        assert path.read_text() == text
-    assert list(path.parent.iterdir()) == [path]
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_are_not_finite_are_neither_written_nor_used(path, vq_svae, vq_svae_config, value):
+    old, name = path.read_bytes(), "decoder.0.1.running_var"
+    weights = load_file(path)
+    vq_svae.state_dict()[name][-1] = weights[name][-1] = value
+    with pytest.raises(InputError, match=rf"cannot write .*NaN or infinite \({name}\)"):
+        save_model(path, vq_svae, vq_svae_config)
+    assert path.read_bytes() == old
+    rewrite(path, weights)
+    assert f"NaN or infinite ({name})" in error_of(path)
+
+
+def test_weights_that_are_finite_in_the_type_of_training_only(path, vq_svae, vq_svae_config):
+    next(vq_svae.parameters()).data.fill_(torch.finfo(torch.float32).max)
+    save_model(path, vq_svae, vq_svae_config)
+    with pytest.raises(InputError, match="NaN or infinite"):
+        save_model(path, vq_svae, vq_svae_config, torch.bfloat16)
+
+
+def test_what_is_not_measured_yet_is_not_a_number_and_travels(tmp_path, gaussian_config):
+    model, path = build_model(gaussian_config), tmp_path / "model.safetensors"
+    save_model(path, model, gaussian_config)
+    assert load_model(path)[0].image_error.isnan().all()
+    model.image_error.fill_(1.0)
+    save_model(path, model, gaussian_config)
+    model.image_error[3] = torch.nan  # measured, and damaged
+    with pytest.raises(InputError, match=r"NaN or infinite \(image_error\)"):
+        save_model(path, model, gaussian_config)
+    assert (load_model(path)[0].image_error == 1).all()

@@ -16,8 +16,35 @@ from spiking_vq.checkpoint import build_model, load_model, save_model
 from spiking_vq.config import AbsorbingConfig, DenoiserOptions, SampleOptions, VQSVAEConfig, VQSVAEOptions
 from spiking_vq.data import load_dataset, to_unit
 from spiking_vq.errors import InputError
-from stages import cards, firing_rates, publish, recognise, sample, train
-from stages.command import network_calls, network_steps, parse_options, recorded_command, run_command
+from stages import (
+    ablation,
+    all_runs,
+    analytic,
+    candidates,
+    cards,
+    decompose,
+    energy,
+    firing_rates,
+    labels,
+    portrait,
+    publish,
+    recognise,
+    sample,
+    spiking_report,
+    threshold_sweep,
+    train,
+)
+from stages.bench import __main__ as bench
+from stages.command import (
+    MODEL,
+    network_calls,
+    network_steps,
+    parse_options,
+    read_numbers,
+    recorded_command,
+    run_command,
+)
+from stages.compare import __main__ as compare
 from stages.evaluate import __main__ as evaluate
 
 ROOT = Path(__file__).parent.parent
@@ -195,9 +222,13 @@ def test_published_model_samples_from_the_zoo(runs, tmp_path, command, monkeypat
     description = json.loads((tmp_path / "zoo/digits-base-absorbing.json").read_text())
     assert description["training"] == {"vq_svae": {"steps": 3}, "absorbing": {"steps": 3}}
     monkeypatch.setattr(generators, "ZOO", tmp_path / "zoo")
+    (tmp_path / "none").mkdir()
     code, _, said = command(sample.main, "data=digits", f"runs={tmp_path / 'none'}", "n=1", f"out={tmp_path / 'out'}")
     assert code == 0
-    assert "zoo/digits-base-absorbing.safetensors" in said
+    file = tmp_path / "zoo/digits-base-absorbing.safetensors"
+    assert said.splitlines().count(f"no such model in {tmp_path}/none: using the weights that ship, {file}") == 1
+    _, _, said = command(sample.main, "data=digits", f"runs={runs}", "n=1", f"out={tmp_path / 'out'}")
+    assert "that ship" not in said
     for name in ("digits", "digits-base"):
         named = generators.LatentGenerator.from_pretrained(name)
         assert torch.equal(named.sample(1).images, published.sample(1).images)
@@ -287,12 +318,18 @@ MISTAKES = {
     "time without spikes": (train.main, ["vq_svae", "neuron=relu", "T=4"], r"1 with neuron=relu"),
     "unknown data": (train.main, ["vq_svae", "data=svhn"], r"mnist, fmnist, kmnist, letters, cifar10, digits"),
     "missing data": (train.main, ["vq_svae", "data=mnist", "data_dir={tmp}/none"], r"{tmp}/none.*DATA=digits"),
-    "wrong image size": (train.main, ["vq_svae", "data=digits", "image_size=30"], r"multiples of 4"),
+    "wrong image size": (train.main, ["vq_svae", "data=digits", "image_size=30", "runs={tmp}"], r"multiples of 4"),
     "unwritable folder": (train.main, ["vq_svae", "data=digits", "runs={tmp}/file/runs"], r"cannot write.*file/runs"),
     "unknown device": (train.main, ["vq_svae", "device=abacus"], r"device=abacus.*cpu"),
     "no stage 1": (train.main, ["absorbing", "data=digits", "runs={tmp}"], r"needs a finished stage 1.*make stage1"),
     "no model": (sample.main, ["data=digits", "preset=paper", "runs={tmp}"], r"no trained absorbing model.*CKPT="),
     "named file missing": (sample.main, ["ckpt={tmp}/none"], r"no model file at"),
+    "runs are a file": (sample.main, ["runs={tmp}/file"], r"no folder {tmp}/file: runs="),
+    "temperature is not a number": (
+        sample.main,
+        ["data=digits", "runs={runs}", "temperature=nan"],
+        r"temperature must be a finite number; got 'nan'",
+    ),
     "negative temperature": (sample.main, ["data=digits", "runs={runs}", "temperature=-1"], r"temperature must be"),
     "too many calls": (sample.main, ["data=digits", "runs={runs}", "sample_steps=50"], r"1\.\.49.*got 50"),
     "no calls": (sample.main, ["data=digits", "runs={runs}", "sample_steps=0"], r"1\.\.49.*got 0"),
@@ -340,19 +377,126 @@ def test_mistake_gives_one_clear_error_and_exit_code_2(name, runs, tmp_path, com
 
 
 def test_options_take_the_types_of_their_defaults():
-    defaults = {"n": 64, "temperature": float, "order": "random", "ckpt": str}
+    defaults = {"n": 64, "temperature": float, "order": "random", "ckpt": Path, "runs": Path("runs")}
     assert parse_options(["n=3", "temperature=0.5", "ckpt="], defaults) == {
         "n": 3,
         "temperature": 0.5,
         "order": "random",
         "ckpt": None,
+        "runs": Path("runs"),
+    }
+    given = ["n=010", "n=", "temperature=5", "order=010", "ckpt=a #1", "runs=2026_11_28"]
+    assert parse_options(given, defaults) == {
+        "n": 10,
+        "temperature": 5.0,
+        "order": "010",
+        "ckpt": Path("a #1"),
+        "runs": Path("2026_11_28"),
     }
 
 
+@pytest.mark.parametrize("text", ["1.5", "1e3", "true", "nan", "7e12345", "1_000", "0x10", "one", " 1"])
+def test_an_integer_option_is_an_integer(text):
+    with pytest.raises(InputError, match=f"^n must be an integer; got '{text}'$"):
+        parse_options([f"n={text}"], {"n": 64})
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "1_0", "hot"])
+def test_a_number_option_is_finite(text):
+    with pytest.raises(InputError, match=f"^temperature must be a finite number; got '{text}'$"):
+        parse_options([f"temperature={text}"], {"temperature": float})
+    with pytest.raises(InputError, match="strengths must be numbers"):
+        read_numbers("strengths", f"1 {text}", "1 1.5")
+
+
+COMMANDS = [
+    ablation,
+    all_runs,
+    analytic,
+    bench,
+    candidates,
+    cards,
+    compare,
+    decompose,
+    energy,
+    evaluate,
+    firing_rates,
+    labels,
+    portrait,
+    publish,
+    recognise,
+    sample,
+    spiking_report,
+    threshold_sweep,
+]
+OF_A_MODEL = [module for module in COMMANDS if MODEL.items() - {("stage", "absorbing")} <= module.OPTIONS.items()]
+
+
+def test_there_is_no_other_command():
+    found = {path.relative_to(ROOT) for path in ROOT.glob("stages/**/*.py") if "OPTIONS = {" in path.read_text()}
+    assert found == {Path(module.__file__).relative_to(ROOT) for module in COMMANDS}
+    assert len(OF_A_MODEL) == 10
+
+
+@pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__)
+def test_every_path_begins_at_home(module, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    paths = {"ckpt", "runs", "data_dir", "results", "out", "zoo", "images", "inception", "classifier"}
+    for name in paths & module.OPTIONS.keys():
+        options = parse_options([f"{name}=~/a b"], module.OPTIONS)
+        assert options[name] == Path("/home/me/a b")
+
+
+@pytest.mark.parametrize(
+    "module", [module for module in COMMANDS if "seed" in module.OPTIONS], ids=lambda module: module.__name__
+)
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63, "1.0", "1e3", "true"])
+def test_every_command_takes_one_range_of_seeds(module, seed, command):
+    code, _, said = command(module.main, f"seed={seed}")
+    assert code == 2
+    assert re.search(r"^error: seed must be (in 0\.\.2\^32 - 1|an integer|in -)", said)
+    assert parse_options(["seed=4294967295"], module.OPTIONS)["seed"] == 2**32 - 1
+
+
+@pytest.mark.parametrize("module", OF_A_MODEL, ids=lambda module: module.__name__)
+def test_a_named_run_folder_that_does_not_exist(module, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, said = command(module.main, "runs=2026_11_28")
+    assert code == 2
+    assert "no folder 2026_11_28: runs= names the one you trained in" in said
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("module", [ablation, candidates, threshold_sweep])
+@pytest.mark.parametrize("count", ["0", "-1", "4294967297", "1.5"])
+def test_a_number_of_seeds_is_in_range(module, count, command):
+    code, _, said = command(module.main, f"seeds={count}")
+    assert code == 2
+    assert said.startswith("error: seeds must be ")
+
+
+def test_an_empty_preset_is_base(command):
+    assert "T must be at least 1" in command(train.main, "vq_svae", "preset=", "T=0")[2]
+
+
+def test_python_finds_files_at_home_too(monkeypatch, tmp_path, runs):
+    monkeypatch.setenv("HOME", str(runs))
+    file = "~/digits/base/absorbing/model.safetensors"
+    assert generators.LatentGenerator.from_pretrained(file).config.data == "digits"
+    assert generators.load_generator(file).config.data == "digits"
+    assert generators.find_model("absorbing", "digits", "base", "~") == runs / file[2:]
+    assert generators.find_model("absorbing", "digits", "base", ckpt=file) == runs / file[2:]
+    model, config = load_model(file)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_model("~/model.safetensors", model, config)
+    assert (tmp_path / "model.safetensors").is_file()
+    assert load_dataset("digits", "~/data").root == tmp_path / "data"
+
+
 def test_recorded_commands_name_no_place_of_this_machine():
-    arguments = ["vq_svae", "data_dir=/home/me/data", "runs=runs", "ckpt=spiking_vq/zoo/a.safetensors"]
+    arguments = ["vq_svae", "data_dir=/home/me/data", "runs=runs", "out=~/mine", "ckpt=spiking_vq/zoo/a.safetensors"]
     assert recorded_command("stages.train", arguments) == (
-        "python -m stages.train vq_svae data_dir=data runs=runs ckpt=spiking_vq/zoo/a.safetensors"
+        "python -m stages.train vq_svae data_dir=data runs=runs out=mine ckpt=spiking_vq/zoo/a.safetensors"
     )
 
 

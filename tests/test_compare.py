@@ -149,10 +149,14 @@ def test_everything_in_one_command_goes_on_where_it_stopped(tmp_path, monkeypatc
             step.leaves.parent.mkdir(parents=True, exist_ok=True)
             sha256 = hashlib.sha256(step.of.read_bytes()).hexdigest() if step.of else None
             told = recorded_command(step.module, step.arguments)
-            step.leaves.write_text(json.dumps({"command": told, "checkpoint": {"sha256": sha256}}))
+            given = dict(text.split("=", 1) for text in step.arguments if "=" in text)
+            subject = {name: given.get(name) for name in ("stage", "data", "preset")}
+            step.leaves.write_text(json.dumps(subject | {"command": told, "checkpoint": {"sha256": sha256}}))
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(steps, "ZOO", tmp_path)
+    checked = []
+    monkeypatch.setattr(all_runs, "check_inception", checked.append)
     (tmp_path / "mnist-base-classifier.safetensors").touch()  # one that ships
     options = {"data": "mnist fmnist", "presets": "base base-relu"}
     places = {"runs": str(tmp_path / "runs"), "results": str(tmp_path / "results")}
@@ -183,5 +187,46 @@ def test_everything_in_one_command_goes_on_where_it_stopped(tmp_path, monkeypatc
     del ran[:]
     all_runs.main(arguments)
     assert [step.leaves for step in ran if step.of is not None] == [by_hand]  # it is not this command's
-    with pytest.raises(InputError, match="data"):
-        all_runs.main(["data=mnist svhn"])
+    assert checked
+    mistakes = {
+        "data=mnist svhn": "data must be of mnist",
+        "protocols=test": "protocols must be of",
+        "presets=base huge": r"no preset 'huge' for stage 'absorbing'",
+        "presets=gaussian-paper": r"no preset 'paper' for stage 'gaussian'",
+        "precision=fp8": "precision must be one of",
+        "device=abacus": "device=abacus",
+    }
+    del ran[:]
+    for wrong, told in mistakes.items():
+        with pytest.raises(InputError, match=told):
+            all_runs.main([*arguments, wrong])
+    by_hand.write_text(json.dumps({"data": "mnist", "preset": None, "images": "base"}))  # of a folder of images
+    with pytest.raises(InputError, match="would be replaced by one on stage absorbing, data mnist, preset base"):
+        all_runs.main(arguments)
+    assert not ran
+
+
+def test_a_damaged_report_is_not_done(tmp_path):
+    """Nor is one of something else."""
+    model, leaves = tmp_path / "model", tmp_path / "report.json"
+    model.write_text("weights")
+    step = steps.Step("stages.evaluate", ["n=20"], leaves, model)
+    whole = {"command": recorded_command("stages.evaluate", ["n=20"])}
+    whole |= {"checkpoint": {"sha256": hashlib.sha256(b"weights").hexdigest()}}
+    for report, done in ((whole, True), (whole | {"checkpoint": None}, False), ({}, False), ([], False)):
+        leaves.write_text(json.dumps(report))
+        assert step.is_done() == done
+    leaves.write_text("{")
+    assert not step.is_done()
+
+
+def test_folders_that_anyone_made_are_compared_too(results, capsys):
+    report = evaluation(9.0, folder={"name": "set-images", "identifier": "0"}, preset=None)
+    for key in ("stage1", "likelihood", "reconstruction", "T", "network_calls", "parameters", "firing_rate", "sampler"):
+        report.pop(key)
+    place = results / "mnist/folder-set-images/test-10k.json"
+    place.parent.mkdir()
+    place.write_text(json.dumps(report | {"images_per_second": None}))
+    compare.main([f"results={results}", "presets=base folder-set-images"])
+    assert "| ours, folder-set-images | 9 ± 0.9 (1.5) |" in (results / "comparison.md").read_text()
+    assert "FashionMNIST" in (results / "report.html").read_text()

@@ -10,7 +10,7 @@ from PIL import Image
 from spiking_vq.checkpoint import build_classifier, build_model, load_model, save_model
 from spiking_vq.config import ClassifierConfig, ClassifierOptions, TrainOptions
 from spiking_vq.errors import InputError
-from spiking_vq.generators import load_generator
+from spiking_vq.generators import PixelGenerator, load_generator
 from spiking_vq.models.spiking_unet import PostSumBlock, PreSpikeBlock
 from spiking_vq.neurons import LIF
 from stages import (
@@ -230,6 +230,41 @@ def test_all_runs_takes_presets_of_both_pipelines(tmp_path):
     assert steps[0].arguments[:3] == ["gaussian", "data=mnist", "preset=base"]
     assert all("stage=gaussian" in step.arguments for step in steps[1:])
     assert steps[1].leaves == tmp_path / "mnist/gaussian-base/val.json"
+
+
+WATCHING = {
+    "energy": (energy, "energy.json", ["n=1"]),
+    "firing_rates": (firing_rates, "firing_rates.json", ["n=64", "data_dir=data"]),
+    "spiking_report": (spiking_report, "spiking_report.json", ["n=1", "data_dir=data"]),
+    "threshold_sweep": (threshold_sweep, "threshold_sweep.json", ["n=10", "seeds=2", "data_dir=data"]),
+    "portrait": (portrait, "filmstrip.png", ["n=1"]),
+}
+
+
+@pytest.mark.parametrize("name", WATCHING)
+def test_reports_that_cannot_be_written_are_found_before_the_work(runs, tmp_path, monkeypatch, name):
+    command, report, options = WATCHING[name]
+    arguments = ["stage=gaussian", *places(tmp_path, "runs", "results"), "sample_steps=2", *options]
+    arguments = [text for text in arguments if text.partition("=")[0] in command.OPTIONS]
+    monkeypatch.delattr(PixelGenerator, "trajectory")
+    (tmp_path / "results").write_text("a file where the folder should be")
+    with pytest.raises(InputError, match="cannot write"):
+        command.main(arguments)
+    (tmp_path / "results").unlink()
+    if report.endswith(".json"):
+        there = tmp_path / "results/digits/gaussian-base" / report
+        there.parent.mkdir(parents=True)
+        there.write_text(json.dumps({"stage": "gaussian", "data": "digits", "preset": "sddpm"}))
+        with pytest.raises(InputError, match="is a report on preset sddpm, and would be replaced"):
+            command.main(arguments)
+
+
+def test_threshold_sweep_reads_what_it_compares_with_before_it_samples(runs, tmp_path, monkeypatch):
+    monkeypatch.delattr(PixelGenerator, "trajectory")
+    arguments = ["stage=gaussian", *places(tmp_path, "runs", "results"), "n=10", "seeds=2", "sample_steps=2"]
+    (runs / "digits/base/classifier/model.safetensors").unlink()
+    with pytest.raises(InputError, match="no trained classifier"):
+        threshold_sweep.main(arguments)
 
 
 def test_threshold_sweep_tells_mean_and_spread(runs, tmp_path, capsys):

@@ -1,4 +1,8 @@
+import gzip
 import pickle
+import shutil
+import tarfile
+import zipfile
 from itertools import islice
 from pathlib import Path
 from urllib.error import URLError
@@ -9,7 +13,7 @@ import torch
 from sklearn.datasets import load_digits
 from torchvision.datasets import cifar, mnist
 
-from spiking_vq.data import DATASETS, BatchStream, load_dataset, to_uint8, to_unit
+from spiking_vq.data import DATASETS, BatchStream, load_dataset, resize_images, to_uint8, to_unit
 from spiking_vq.errors import InputError
 from spiking_vq.randomness import mix_seed
 
@@ -243,6 +247,84 @@ def test_pixel_conversions_undo_each_other_and_clamp():
         to_unit(unit)
     with pytest.raises(InputError, match="expected floating-point images .* got torch.uint8"):
         to_uint8(levels)
+
+
+@pytest.mark.parametrize("function", [to_unit, to_uint8, lambda images: resize_images(images, (4, 4))])
+@pytest.mark.parametrize("images", [np.zeros((2, 1, 4, 4), np.uint8), np.zeros((2, 1, 4, 4)), [torch.zeros(1, 4, 4)]])
+def test_what_is_no_tensor_is_told_from_one(function, images):
+    told = r"as a torch tensor, got (numpy.uint8|numpy.float64|an object of type list).*as_uint8_images"
+    with pytest.raises(InputError, match=told):
+        function(images)
+
+
+def test_resizing_takes_levels_only():
+    for size in ((4, 4), (5, 5)):
+        with pytest.raises(InputError, match=r"expected uint8 images, got torch.float32 \[2, 1, 4, 4\]"):
+            resize_images(torch.zeros(2, 1, 4, 4), size)
+        with pytest.raises(InputError, match=r"\[N, C, H, W\]; got torch.uint8 \[4, 4\]"):
+            resize_images(torch.zeros(4, 4, dtype=torch.uint8), size)
+
+
+def packed(folder):
+    """Replace every file in a folder by its official archive, `NAME.gz`."""
+    for file in list(folder.iterdir()):
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+
+
+def contents(root):
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_archives_are_read_where_nothing_can_be_unpacked(tmp_path, name):
+    """Without a network torchvision unpacks nothing here, as in a folder that it may not write to."""
+    loose = stand_in(tmp_path / "loose", name)
+    stand_in(tmp_path / "packed", name)
+    packed(tmp_path / "packed" / FOLDERS[name] / "raw")
+    before = contents(tmp_path / "packed")
+    data = load_dataset(name, tmp_path / "packed")
+    for split in ("train", "val", "test"):
+        for ours, theirs in zip(getattr(data, split), getattr(loose, split), strict=True):
+            assert torch.equal(ours, theirs)
+    assert contents(tmp_path / "packed") == before
+
+
+def test_emnist_is_read_from_its_zip(tmp_path):
+    loose = stand_in(tmp_path / "loose", "letters")
+    stand_in(tmp_path / "packed", "letters")
+    raw = tmp_path / "packed/EMNIST/raw"
+    packed(raw)
+    with zipfile.ZipFile(raw / "gzip.zip", "w") as archive:
+        for file in raw.glob("*.gz"):
+            archive.write(file, f"gzip/{file.name}")
+            file.unlink()
+    assert torch.equal(load_dataset("letters", tmp_path / "packed").test.images, loose.test.images)
+    assert [path.name for path in raw.iterdir()] == ["gzip.zip"]
+
+
+def test_cifar10_is_read_from_its_archive(cifar_root):
+    expected = load_dataset("cifar10", cifar_root)
+    wanted = expected.train.images, expected.test.images
+    with tarfile.open(cifar_root / "cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add(cifar_root / "cifar-10-batches-py", "cifar-10-batches-py")
+    shutil.rmtree(cifar_root / "cifar-10-batches-py")
+    data = load_dataset("cifar10", cifar_root)
+    for ours, theirs in zip((data.train.images, data.test.images), wanted, strict=True):
+        assert torch.equal(ours, theirs)
+    assert [path.name for path in cifar_root.iterdir()] == ["cifar-10-python.tar.gz"]
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    data = stand_in(tmp_path, "mnist")
+    packed(tmp_path / "MNIST/raw")
+    archive = tmp_path / "MNIST/raw/train-images-idx3-ubyte.gz"
+    archive.write_bytes(archive.read_bytes()[:-20])
+    with pytest.raises(
+        InputError, match=r"(?s)cannot be unpacked from train-images-idx3-ubyte\.gz.*delete the archives"
+    ):
+        _ = data.train
+    assert len(data.test.labels) == NUM_TEST
 
 
 def stream(num_batches=7, seed=0):

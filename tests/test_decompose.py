@@ -83,6 +83,17 @@ def test_calls_out_of_range(tmp_path, model, calls):
         decompose.main([model, f"calls={calls}", f"results={tmp_path}"])
 
 
+def test_mistakes_are_found_before_any_measurement(tmp_path, commands, model):
+    report = tmp_path / "results/mnist/base/decomposition.json"
+    report.parent.mkdir(parents=True)
+    report.write_text(json.dumps({"data": "mnist", "preset": "base", "stage": "gaussian"}))
+    places = [model, "calls=4", f"results={tmp_path / 'results'}", f"runs={tmp_path / 'runs'}"]
+    for wrong, told in (("precision=fp8", "precision must be one of"), ("seed=0", "is a report on stage gaussian")):
+        with pytest.raises(InputError, match=told):
+            decompose.main([*places, wrong])
+    assert not commands
+
+
 def test_continuous_models_have_no_tokens(tmp_path, pixel_model, gaussian_config):
     path = tmp_path / "model.safetensors"
     save_model(path, pixel_model, gaussian_config)

@@ -1,6 +1,7 @@
 """Two processes do what one does: statistics, codebooks, training and sampling."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import GAUSSIAN, STAGE1, STAGE2, die_at
+from test_training import CLASSIFIER, GAUSSIAN, STAGE1, STAGE2, die_at
 from torch import distributed, multiprocessing
 
 from spiking_vq.distributed import all_rows, mean_over_ranks, num_ranks, own_rows, rank, sum_over_ranks
@@ -236,6 +237,41 @@ def test_two_processes_sample_the_same_images_as_one(trained, tmp_path):
     assert len(np.unique(tokens)) > 1
     np.testing.assert_array_equal(tokens, others)
     assert len(list((tmp_path / "two/images").iterdir())) == 1030
+
+
+SPOILT = """
+import sys
+from spiking_vq.distributed import rank
+from stages import train
+from stages.classifier import ClassifierStage
+from stages.command import run_command
+
+whole = ClassifierStage.batch_loss
+
+def batch_loss(self, batch, generator):
+    figures = whole(self, batch, generator)
+    spoilt = self.global_step == 3 and rank() == 1
+    return figures | {"loss": figures["loss"] * (float("nan") if spoilt else 1.0)}
+
+ClassifierStage.batch_loss = batch_loss
+run_command(train.main)
+"""
+
+
+def test_a_loss_of_one_process_that_is_not_finite_stops_all(tmp_path):
+    """The first says why, once."""
+    script = tmp_path / "spoilt.py"
+    script.write_text(SPOILT)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, script, *CLASSIFIER, *TWO, f"runs={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr
+    folder = tmp_path / "digits/base/classifier"
+    assert done.stderr.count("error: ") == 1
+    assert "error: training has diverged: loss = nan at step 4. Lower train.lr" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert not (folder / "model.safetensors").exists()
 
 
 def test_what_does_not_divide_is_refused():

@@ -1,16 +1,20 @@
 """The evaluation command on small untrained models, Inception stood in for."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torchvision.utils import save_image
 
+from spiking_vq import generators
 from spiking_vq.checkpoint import LatentModel, build_classifier, build_denoiser, load_model, save_model
 from spiking_vq.config import ClassifierConfig, ClassifierOptions, TrainOptions
-from spiking_vq.data import load_dataset, resize_images, to_unit
+from spiking_vq.data import ImageData, Split, load_dataset, resize_images, to_unit
 from spiking_vq.errors import InputError
 from spiking_vq.generators import LatentGenerator
 from spiking_vq.metrics.fid import fid
@@ -19,6 +23,7 @@ from stages.evaluate import __main__ as evaluate
 from stages.evaluate import examiner, features
 from stages.evaluate.features import CachedFeatures
 from stages.evaluate.protocols import PROTOCOLS
+from stages.evaluate.subjects import find_folder, read_folder
 
 
 class StandIn(nn.Module):
@@ -97,7 +102,7 @@ def test_features_are_computed_once_and_a_stopped_run_goes_on(tmp_path, monkeypa
 
 def test_evaluation_reports_what_it_says(tmp_path, data_dir, runs, latent_model, capsys):
     run(tmp_path, "sample_steps=3", "seed=5")
-    stem = "test-10k-sample_steps=3"
+    stem = "test-10k-sample_steps=3-seed=5"
     pictures = [f"{stem}-{what}.png" for what in ("samples", "inpainting", "reconstructions", "neighbours")]
     assert written(tmp_path) == sorted([*pictures, f"{stem}.json"])
     report = read(tmp_path, f"{stem}.json")
@@ -153,8 +158,9 @@ def test_a_folder_of_anyones_images(tmp_path, data_dir, runs):
     for index, image in enumerate(to_unit(data.train.images[:60])):
         save_image(image, folder / f"{index:03d}.png")
     run(tmp_path, f"images={folder}", "n=60")
-    report = read(tmp_path, "test-10k-n=60.json", "theirs")
+    report = read(tmp_path, "test-10k-n=60.json", f"folder-{tmp_path.name}-theirs")
     assert report["preset"] is None
+    assert str(tmp_path) not in json.dumps(report)
     assert report["metrics"]["fid"]["mean"] == pytest.approx(report["floor"]["fid"], rel=1e-6)  # they are the floor's
     assert report["metrics"]["fid"]["std"] is None
     assert report["memorisation"]["authenticity"] == 0  # they are training images
@@ -163,6 +169,168 @@ def test_a_folder_of_anyones_images(tmp_path, data_dir, runs):
     (folder / "000.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"000\.png"):
         run(tmp_path, f"images={folder}", "n=60")
+
+
+def folder_of(path, images, names=None):
+    """Write uint8 images [n, 1, H, W] as PNG files into a new folder."""
+    path.mkdir(parents=True)
+    for index, image in enumerate(images):
+        Image.fromarray(image[0].numpy()).save(path / (names[index] if names else f"{index:03d}.png"))
+    return path
+
+
+@pytest.fixture
+def by_label(tmp_path):
+    """A folder of all 180 test digits, their names in the order of their labels, and the labels in that order."""
+    data = load_dataset("digits", tmp_path)
+    order = data.test.labels.argsort(stable=True)
+    folder = folder_of(tmp_path / "by-label", data.test.images[order], [f"{index:03d}.PNG" for index in range(180)])
+    return folder, data.test.images[order], data.test.labels[order]
+
+
+def test_of_more_files_than_are_compared_a_fair_draw_is_taken(tmp_path, data_dir, runs, by_label, capsys, monkeypatch):
+    folder, images, labels = by_label
+    (folder / "._000.PNG").write_bytes(b"what macOS leaves")
+    drawn = read_folder(find_folder(folder), 40, 1, "black").images
+    found = [int((images == image).flatten(1).all(1).nonzero()[0]) for image in drawn]
+    assert len(labels[found].unique()) == 10
+    assert found != sorted(found)  # pictures show the first of them
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: sorted(listed(self), reverse=True))
+    assert torch.equal(read_folder(find_folder(folder), 40, 1, "black").images, drawn)
+    run(tmp_path, f"images={folder}", "n=40", "features=classifier")
+    report = read(tmp_path, "test-10k-classifier-n=40.json", f"folder-{tmp_path.name}-by-label")
+    assert report["counts"] == {"generated": 40, "folder": 180, "floor": 40, "reference": 180}
+    assert report["metrics"]["class_imbalance"]["mean"] < 0.5
+    assert "generated: 40 of 180; floor: 40; reference: 180\n" in capsys.readouterr().out
+
+
+def test_real_images_are_a_fair_draw_too(tmp_path, data_dir, runs, by_label, monkeypatch):
+    """Test files may be in the order of their labels."""
+    folder, images, labels = by_label
+    test = Split(resize_images(images, (12, 12)), labels)
+    monkeypatch.setattr(ImageData, "test", test)
+    seen = []
+    monkeypatch.setattr(evaluate, "rates_of", lambda model, images, seed: seen.append(images))
+    run(tmp_path, "protocol=train-50k", "n=40", "sample_steps=2")
+    drawn = evaluate.fair_draw(test.images)
+    assert torch.equal(seen[0], drawn[: generators.CHUNK])
+    network, reference = StandIn(), load_dataset("digits", data_dir, 12).train.images
+    floor = read(tmp_path, "train-50k-n=40-sample_steps=2.json")["floor"]["fid"]
+    expected = [fid(network(real), network(reference)) for real in drawn[:80].split(40)]
+    assert floor == pytest.approx(sum(expected) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("background", ["black", "white"])
+def test_transparent_images_are_put_on_a_named_background(tmp_path, data_dir, runs, capsys, background):
+    digits = load_dataset("digits", data_dir).train.images[:20]
+    folder = folder_of(tmp_path / "theirs", digits)
+    ink = digits if background == "black" else 255 - digits
+    for index in range(7):  # the digit drawn in alpha, white on black and black on white
+        image = Image.new("L", (28, 28), 255 if background == "black" else 0)
+        image.putalpha(Image.fromarray(digits[index, 0].numpy()))
+        image.save(folder / f"{index:03d}.png")
+    for index in range(7, 20):
+        Image.fromarray(ink[index, 0].numpy()).save(folder / f"{index:03d}.png")
+    read_back = read_folder(find_folder(folder), 20, 1, background).images
+    assert sorted(read_back.flatten(1).tolist()) == sorted(ink.flatten(1).tolist())
+    capsys.readouterr()
+    run(tmp_path, f"images={folder}", "n=20", "features=classifier", f"background={background}")
+    told = f"7 of 20 images have an alpha channel: composited on {background} (background={background})"
+    assert capsys.readouterr().out.count(told) == 1
+    name = "test-10k-classifier-n=20" + ("-background=white" if background == "white" else "")
+    report = read(tmp_path, f"{name}.json", f"folder-{tmp_path.name}-theirs")
+    assert report["composited"] == {"images": 7, "background": background}
+
+
+BROKEN = {
+    "no folder": (lambda folder: shutil.rmtree(folder), "cannot read the folder of images .*No such file"),
+    "a file": (lambda folder: (shutil.rmtree(folder), folder.write_text("")), "must be a folder; got the file"),
+    "no images": (lambda folder: [file.unlink() for file in folder.iterdir()], "holds 0 PNG files"),
+    "too few": (lambda folder: (folder / "000.png").unlink(), "holds 19 PNG files, and 20 are to be compared"),
+    "damaged": (lambda folder: (folder / "007.png").write_bytes(b"no image"), r"007\.png is not a whole image"),
+    "several sizes": (lambda folder: Image.new("L", (9, 8)).save(folder / "007.png"), r"8 x 9 in .*007\.png"),
+    "colour": (lambda folder: Image.new("RGB", (28, 28), "red").save(folder / "007.png"), r"007\.png has colour"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_mistakes_in_a_folder_are_found_before_any_model_is_loaded(tmp_path, data_dir, runs, monkeypatch, name):
+    folder = folder_of(tmp_path / "theirs", torch.zeros(20, 1, 28, 28, dtype=torch.uint8))
+    damage, told = BROKEN[name]
+    damage(folder)
+    monkeypatch.delattr(evaluate, "Examiner")
+    with pytest.raises(InputError, match=told):
+        run(tmp_path, f"images={folder}", "n=20")
+    assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+
+
+def test_reports_on_anything_else_are_never_replaced(tmp_path, data_dir, runs, monkeypatch):
+    places = [tmp_path / part / "set/images" for part in ("one", "other")]
+    for place in places:
+        folder_of(place, load_dataset("digits", data_dir).train.images[:20])
+    few = ["n=20", "features=classifier"]
+    run(tmp_path, f"images={places[0]}", *few)
+    run(tmp_path, f"images={places[0]}", *few)  # the same subject
+    results = tmp_path / "results/digits"
+    named = results / "folder-set-images/test-10k-classifier-n=20.json"
+    assert named.is_file()
+    # Folders called as a preset leave the preset's reports alone.
+    folder_of(tmp_path / "base", load_dataset("digits", data_dir).train.images[:20])
+    run(tmp_path, f"images={tmp_path / 'base'}", *few)
+    assert not (results / "base").exists()
+    run(tmp_path, "sample_steps=2", *few)
+    model = results / "base/test-10k-classifier-n=20-sample_steps=2.json"
+    run(tmp_path, "sample_steps=2", *few)
+    monkeypatch.delattr(evaluate, "evaluate")  # refused before any work
+    with pytest.raises(InputError, match="is a report on folder .*set-images.* choose another folder with results="):
+        run(tmp_path, f"images={places[1]}", *few)
+    before = json.loads(model.read_text())
+    for there in (json.loads(named.read_text()), before | {"stage": "gaussian"}, before | {"preset": "paper"}, []):
+        model.write_text(json.dumps(there))
+        with pytest.raises(InputError, match="would be replaced by one.*results=, or remove it"):
+            run(tmp_path, "sample_steps=2", *few)
+        assert json.loads(model.read_text()) == there
+
+
+def test_what_cannot_be_kept_is_computed_again(tmp_path, data_dir, runs, capsys):
+    """Neither features nor samples are lost with a cache, nor is the data folder written to."""
+    (tmp_path / "file").write_text("a file where the folder of runs should be")
+    models = [f"{name}={runs}/digits/base/{stage}/model.safetensors" for name, stage in MODELS.items()]
+    arguments = ["only=samples", "n=20", "sample_steps=2", *models, f"runs={tmp_path / 'file/runs'}"]
+    run(tmp_path, *arguments)
+    said = capsys.readouterr().out
+    assert said.count("going on without a cache: cannot write") == 2  # of features, and of samples
+    metrics = read(tmp_path, "test-10k-samples-n=20-sample_steps=2.json")["metrics"]
+    run(tmp_path, *arguments[:-1])
+    assert "going on without" not in capsys.readouterr().out
+    kept = list((tmp_path / "runs").rglob("*.npy"))
+    assert {path.relative_to(tmp_path / "runs").parts[0] for path in kept} == {"features", "digits"}
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:100])  # damaged
+    run(tmp_path, *arguments[:-1])
+    assert read(tmp_path, "test-10k-samples-n=20-sample_steps=2.json")["metrics"] == metrics
+    assert [path.name for path in data_dir.rglob("*") if path.is_file()] == [WEIGHTS.name]
+
+
+MODELS = {"ckpt": "absorbing", "classifier": "classifier"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["temperature=0.5"], "without options of a model; got temperature"),
+        (["ckpt=model.safetensors"], "without options of a model; got ckpt"),
+        (["only=reconstruction"], "only must be all or samples with images="),
+        (["background=green"], "background must be one of black, white; got 'green'"),
+    ],
+)
+def test_options_that_say_nothing_of_a_folder_are_refused(tmp_path, data_dir, runs, arguments, told):
+    folder = folder_of(tmp_path / "theirs", torch.zeros(20, 1, 28, 28, dtype=torch.uint8))
+    with pytest.raises(InputError, match=told):
+        run(tmp_path, f"images={folder}", *arguments)
+    with pytest.raises(InputError, match="background must be left out"):
+        run(tmp_path, "background=white")
 
 
 def test_validation_leaves_the_files_of_the_test_set_alone(tmp_path, data_dir, runs):
@@ -216,7 +384,20 @@ def test_reconstruction_alone_needs_neither_inception_nor_stage_2(tmp_path, runs
         run(tmp_path)
 
 
-@pytest.mark.parametrize("argument", ["only=nothing", "n=1", "order=sideways", "protocol=mine", "features=none"])
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "only=nothing",
+        "n=1",
+        "order=sideways",
+        "protocol=mine",
+        "features=none",
+        "precision=fp8",
+        "stage=unet",
+        "data=svhn",
+        "seed=4294967295",
+    ],
+)
 def test_mistakes_are_found_before_anything_is_measured(tmp_path, data_dir, runs, argument):
     with pytest.raises(InputError, match=argument.split("=")[0]):
         run(tmp_path, argument)

@@ -11,7 +11,7 @@ LEVELS = {
     "randomness": 0,
     "files": 1,
     "values": 0.25,
-    "plain_yaml": 0.5,
+    "yaml_files": 0.5,
     "augment": 1,
     "distributed": 0,
     "precision": 0,
@@ -87,8 +87,8 @@ def test_library_imports_only_what_it_may(path):
     import sys
 
     allowed = LIBRARIES | {"spiking_vq"} | set(sys.stdlib_module_names)
-    if unit(path) == "plain_yaml":
-        allowed |= {"yaml"}
+    if unit(path) == "yaml_files":
+        allowed |= {"omegaconf"}
     assert {name.split(".")[0] for name in imported(path)} <= allowed
 
 

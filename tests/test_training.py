@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,21 +13,23 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from spiking_vq.checkpoint import fingerprint, load_model, save_model
-from spiking_vq.config import load_config
+from spiking_vq.checkpoint import checkpoint_step, fingerprint, load_model, save_model
+from spiking_vq.config import differences, load_config, read_config
 from spiking_vq.data import load_dataset
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.errors import InputError
+from spiking_vq.generators import LatentGenerator, find_model
 from spiking_vq.models.spiking_unet import UNETS
 from spiking_vq.models.token_denoiser import TokenDenoiser
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.neurons import LIF
 from spiking_vq.running import steps_of
-from stages import train
+from stages import analytic, sample, train
 from stages.absorbing import AbsorbingStage
 from stages.classifier import ClassifierStage
 from stages.stage import Stage, averaged
@@ -243,9 +246,86 @@ def test_run_killed_before_its_export_exports(unbroken, tmp_path):
     assert json.loads((folder / "training.json").read_text())["steps"] == 10
 
 
+def spoil(monkeypatch, stage, step, spoilt):
+    """Make the loss of a step, counted from 1, `spoilt(loss, parameter)`."""
+    whole = train.STAGES[stage].batch_loss
+
+    def batch_loss(self, batch, generator):
+        figures = whole(self, batch, generator)
+        if self.global_step + 1 == step:
+            figures["loss"] = spoilt(figures["loss"], next(self.model.parameters()))
+        return figures
+
+    monkeypatch.setattr(train.STAGES[stage], "batch_loss", batch_loss)
+
+
+def trained_part(model):
+    """The network that a stage trains, of what its file holds."""
+    return getattr(model, "denoiser", getattr(model, "unet", model))
+
+
+def places(unbroken, runs, stage):
+    """Overrides for a run in another folder than that of its stage 1."""
+    stage1 = [f"stage1={unbroken / 'vq_svae/model.safetensors'}"] if stage == "absorbing" else []
+    return [f"runs={runs}", *stage1]
+
+
+@pytest.mark.parametrize("arguments", [STAGE1, STAGE2, CLASSIFIER, GAUSSIAN], ids=lambda arguments: arguments[0])
+def test_a_loss_that_is_not_finite_stops_and_the_last_checkpoint_is_a_new_start(
+    unbroken, tmp_path, monkeypatch, arguments
+):
+    stage = arguments[0]
+    with monkeypatch.context() as patch:
+        spoil(patch, stage, 6, lambda loss, parameter: loss * torch.inf)
+        with pytest.raises(InputError) as caught:
+            train.main([*arguments, *places(unbroken, tmp_path / "diverged", stage)])
+    last = tmp_path / "diverged/digits/base" / stage / "last.ckpt"
+    assert str(caught.value) == (
+        "training has diverged: loss = inf at step 6. Lower train.lr, or set train.grad_clip=1."
+        f" {last} holds step 3: go on from it with another RUNS= and train.start_from={last}."
+    )
+    train.main([*arguments, f"runs={tmp_path / 'again'}", f"train.start_from={last}", "train.max_steps=1"])
+    started = read_config(tmp_path / "again/digits/base" / stage / "config.yaml").train
+    assert started.start_from_sha256 == fingerprint(trained_part(load_model(last)[0]))
+
+
+@pytest.mark.parametrize(("step", "saved"), [(3, None), (4, 3), (9, 6), (10, 9)])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, step, saved):
+    """A gradient may overflow where the loss did not: steps that save, validate, do both."""
+
+    def overflow(loss, parameter):
+        zero = (parameter - parameter.detach()).abs().max()
+        return loss + 0 * zero.sqrt()  # of infinite slope
+
+    spoil(monkeypatch, "classifier", step, overflow)
+    said = f"diverged: weights are NaN or infinite after step {step}, model.* among them"
+    with pytest.raises(InputError, match=said) as caught:
+        train.main([*CLASSIFIER, f"runs={tmp_path}"])
+    folder = tmp_path / "digits/base/classifier"
+    assert ("holds step" in str(caught.value)) == (saved is not None)
+    for path in folder.glob("*.ckpt"):
+        checkpoint = torch.load(path, weights_only=True)
+        assert checkpoint["global_step"] < step
+        assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+    assert (folder / "last.ckpt").exists() == (saved is not None)
+    assert not (folder / "model.safetensors").exists()
+
+
 def test_diverged_run_says_so(tmp_path):
     with pytest.raises(InputError, match=r"diverged.*Lower train\.lr"):
         train.main([*STAGE1, f"runs={tmp_path}", "train.lr=1e30"])
+
+
+@pytest.mark.parametrize("arguments", [STAGE1, STAGE2, CLASSIFIER, GAUSSIAN], ids=lambda arguments: arguments[0])
+def test_training_does_not_depend_on_torchs_default_type(unbroken, tmp_path, arguments):
+    stage1 = [f"stage1={unbroken / 'vq_svae/model.safetensors'}"] if arguments is STAGE2 else []
+    torch.set_default_dtype(torch.float64)
+    try:
+        train.main([*arguments, f"runs={tmp_path}", *stage1])
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_run(tmp_path / "digits/base" / arguments[0], unbroken / arguments[0])
 
 
 def test_finished_run_says_so(unbroken, capsys):
@@ -494,7 +574,8 @@ def test_stage1_by_the_eyes_of_a_classifier(tmp_path, monkeypatch):
     assert its_config.seed == 0  # whatever that of stage 1
     assert config.perceptual.classifier_sha256 == fingerprint(classifier)
     with pytest.raises(InputError, match="is a vq_svae model"):
-        train.main([*arguments, f"perceptual.classifier={folder / 'model.safetensors'}", "seed=1"])
+        other = [f"perceptual.classifier={folder / 'model.safetensors'}", f"runs={tmp_path / 'other'}"]
+        train.main([*arguments, *other])
 
 
 def test_the_last_preset_counts(tmp_path):
@@ -530,3 +611,298 @@ def test_damaged_checkpoint_is_refused(unbroken, tmp_path, content):
     (folder / "last.ckpt").write_bytes(whole[: len(whole) // 2] if content == "half" else content)
     with pytest.raises(InputError, match=r"last\.ckpt.*Delete it"):
         train.main([*STAGE1, f"runs={tmp_path}"])
+
+
+def test_checkpoint_of_another_network_is_refused(unbroken, tmp_path):
+    folder = tmp_path / "digits/base/classifier"
+    shutil.copytree(unbroken / "classifier", folder, ignore=shutil.ignore_patterns("model.safetensors"))
+    other = torch.load(folder / "last.ckpt", weights_only=True)
+    other["state_dict"]["model.more"] = torch.zeros(1)
+    for names, said in (
+        (["best.ckpt"], "best.ckpt is of another network than"),
+        (["last.ckpt"], "last.ckpt is of another"),
+    ):
+        for name in names:
+            torch.save(other, folder / name)
+        with pytest.raises(InputError, match=f"cannot resume: .*{said}"):
+            train.main([*CLASSIFIER, f"runs={tmp_path}"])
+
+
+@pytest.fixture(scope="module")
+def half(unbroken, tmp_path_factory):
+    """Killed runs of the classifier and of the denoiser: `last.ckpt` is of step 6, `best.ckpt` of 4 or 8."""
+    runs = tmp_path_factory.mktemp("half")
+    with pytest.MonkeyPatch.context() as patch:
+        die_at(patch, 8)
+        for arguments in (CLASSIFIER, STAGE2):
+            with pytest.raises(RuntimeError, match="killed"):
+                train.main([*arguments, *places(unbroken, runs, arguments[0])])
+    return runs
+
+
+def copied(half, runs):
+    """A copy of the unfinished run of the classifier, its folder."""
+    return Path(shutil.copytree(half / "digits/base/classifier", runs / "digits/base/classifier"))
+
+
+@pytest.mark.parametrize("content", [None, *DAMAGED.values()], ids=["missing", *DAMAGED])
+def test_a_best_checkpoint_that_is_missing_or_damaged_is_found_at_the_start(half, tmp_path, monkeypatch, content):
+    folder = copied(half, tmp_path)
+    whole = (folder / "best.ckpt").read_bytes()
+    if content is None:
+        (folder / "best.ckpt").unlink()
+    else:
+        (folder / "best.ckpt").write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.classifier.load_dataset", lambda *_: pytest.fail("the data were read first"))
+        with pytest.raises(InputError, match=r"best\.ckpt.*step 4, .*put it back.*train\.start_from=.*last\.ckpt"):
+            train.main([*CLASSIFIER, f"runs={tmp_path}"])
+    (folder / "best.ckpt").write_bytes(whole)
+    train.main([*CLASSIFIER, f"runs={tmp_path}"])
+
+
+def test_a_resumed_run_needs_its_configuration(half, tmp_path):
+    (copied(half, tmp_path) / "config.yaml").unlink()
+    with pytest.raises(InputError, match=r"config\.yaml is missing.*put it back, or delete"):
+        train.main([*CLASSIFIER, f"runs={tmp_path}"])
+
+
+TABLES = {
+    "missing": None,
+    "empty": "",
+    "no table": "loss\n1\n",
+    "no numbers": "step,loss\n1,x\n",
+    "cells too many": "step,loss\n1,2,3\n",
+    "no text": b"\xff\x00",
+}
+
+
+@pytest.mark.parametrize("content", TABLES.values(), ids=TABLES)
+def test_metrics_that_are_missing_or_damaged_are_begun_anew(unbroken, half, tmp_path, capsys, content):
+    folder = copied(half, tmp_path)
+    (folder / "metrics.csv").unlink()
+    if content is not None:
+        (folder / "metrics.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    train.main([*CLASSIFIER, f"runs={tmp_path}"])
+    assert ("metrics.csv is begun anew after step 6" in capsys.readouterr().out) == (content != "")
+    assert rows(folder / "metrics.csv") == rows(unbroken / "classifier/metrics.csv")[6:]
+    summaries = [json.loads((run / "training.json").read_text()) for run in (folder, unbroken / "classifier")]
+    for key in ("best", "validation", "steps"):
+        assert summaries[0][key] == summaries[1][key]
+
+
+def test_a_run_killed_before_its_export_needs_no_metrics(unbroken, tmp_path):
+    folder, lost = tmp_path / "digits/base/classifier", ("model.safetensors", "training.json", "metrics.csv")
+    shutil.copytree(unbroken / "classifier", folder, ignore=shutil.ignore_patterns(*lost))
+    train.main([*CLASSIFIER, f"runs={tmp_path}"])
+    told = [json.loads((run / "training.json").read_text()) for run in (folder, unbroken / "classifier")]
+    assert told[0]["validation"] == told[1]["validation"]
+    assert told[0]["loss"] == {}
+
+
+def test_a_run_that_an_older_version_began_is_finished(unbroken, half, tmp_path):
+    """Its checkpoints tell less."""
+    folder = copied(half, tmp_path)
+    for name in ("last.ckpt", "best.ckpt"):
+        checkpoint = torch.load(folder / name, weights_only=True)
+        for key in ("validation", "total_steps"):
+            del checkpoint["callbacks"]["KeepRun"][key]
+        torch.save(checkpoint, folder / name)
+    assert checkpoint_step(folder / "last.ckpt") == (6, None)
+    train.main([*CLASSIFIER, f"runs={tmp_path}"])
+    assert_same_run(folder, unbroken / "classifier")
+
+
+def test_mistakes_are_found_before_any_work(unbroken, tmp_path, monkeypatch):
+    """Before data are read, tokens encoded and the classifier trained that stage 1 learns by."""
+    monkeypatch.setattr("stages.vq_svae.load_dataset", lambda *_: pytest.fail("the data were read first"))
+    monkeypatch.setattr("stages.absorbing.load_model", lambda *_: pytest.fail("stage 1 was read first"))
+    monkeypatch.setattr(train, "train_perceptual", lambda *_: pytest.fail("a classifier was trained first"))
+    for arguments in (STAGE1, STAGE2):
+        with pytest.raises(InputError, match=r"train\.lr: 0\.\d+ -> 0\.5"):
+            train.main([*arguments, f"runs={unbroken.parent.parent}", "train.lr=0.5"])
+        (tmp_path / "file").touch()
+        with pytest.raises(InputError, match="cannot write .*file is not a folder"):
+            train.main([*arguments, f"runs={tmp_path / 'file'}"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints as models
+
+
+@pytest.mark.parametrize("stage", train.STAGES)
+def test_a_checkpoint_is_read_as_the_model_that_is_exported_from_it(unbroken, stage):
+    (exported, config), (model, its_config) = (
+        load_model(unbroken / stage / name) for name in ("model.safetensors", "best.ckpt")
+    )
+    assert type(model) is type(exported)
+    assert differences(config, its_config) == []
+    assert not any(module.training for module in model.modules())
+    for name, value in exported.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_checkpoint_is_known_by_its_content(unbroken, tmp_path):
+    (tmp_path / "config.yaml").write_bytes((unbroken / "classifier/config.yaml").read_bytes())
+    shutil.copy(unbroken / "classifier/best.ckpt", tmp_path / "any name")
+    assert fingerprint(load_model(tmp_path / "any name")[0]) == fingerprint(
+        load_model(unbroken / "classifier/best.ckpt")[0]
+    )
+
+
+def test_a_checkpoint_without_what_lies_next_to_it(unbroken, half, tmp_path):
+    shutil.copy(unbroken / "classifier/best.ckpt", tmp_path)
+    with pytest.raises(InputError, match=r"is a checkpoint to resume training from; the config\.yaml .* is missing"):
+        load_model(tmp_path / "best.ckpt")
+    folder = tmp_path / "digits/base/absorbing"
+    shutil.copytree(half / "digits/base/absorbing", folder)
+    config_file = folder / "config.yaml"
+    config_file.write_text(config_file.read_text().replace(str(unbroken), str(tmp_path / "gone")))
+    with pytest.raises(InputError, match=r"holds a denoiser alone.*gone/vq_svae/model\.safetensors"):
+        load_model(folder / "best.ckpt")
+    shutil.copytree(unbroken / "vq_svae", folder.with_name("vq_svae"))  # as in a run folder that was moved whole
+    model, config = load_model(folder / "best.ckpt")
+    assert fingerprint(model.vq_svae) == config.stage1_sha256
+    train.main([*STAGE1, f"runs={tmp_path / 'other'}", "seed=1"])
+    shutil.copy(tmp_path / "other/digits/base/vq_svae/model.safetensors", folder.with_name("vq_svae"))
+    with pytest.raises(InputError, match="the stage 1 that it was trained on is neither in"):
+        load_model(folder / "best.ckpt")
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_checkpoint_is_no_model(half, tmp_path, content):
+    path = copied(half, tmp_path) / "best.ckpt"
+    path.write_bytes(path.read_bytes()[:9999] if content == "half" else content)
+    with pytest.raises(InputError, match=r"best\.ckpt is not a whole model\.safetensors, nor a checkpoint"):
+        load_model(path)
+
+
+def test_an_unfinished_run_can_be_sampled(half, tmp_path, capsys):
+    """From its best checkpoint, saying so; a classifier that judges must be finished."""
+    path = half / "digits/base/absorbing/best.ckpt"
+    step = torch.load(path, weights_only=True)["global_step"]
+    sample.main(["data=digits", f"runs={half}", "n=2", "sample_steps=1", f"out={tmp_path}"])
+    said = capsys.readouterr().err
+    assert f"{path.parent} is unfinished: using its best checkpoint, step {step} of 10" in said
+    tokens = np.load(tmp_path / "tokens.npy")
+    assert (tokens == LatentGenerator.from_pretrained(path).sample(2, sample_steps=1).tokens.numpy()).all()
+    assert find_model("vq_svae", "digits", "base", half) == path  # which holds it
+    with pytest.raises(InputError, match="no trained classifier model"):
+        find_model("classifier", "digits", "base", half)
+    (path.parent / "model.safetensors").touch()
+    try:
+        assert find_model("absorbing", "digits", "base", half) == path.parent / "model.safetensors"
+    finally:
+        (path.parent / "model.safetensors").unlink()
+
+
+def test_stage_2_takes_the_stage_1_of_an_unfinished_run(unbroken, tmp_path):
+    train.main([*STAGE2, f"runs={tmp_path}", f"stage1={unbroken / 'vq_svae/best.ckpt'}"])
+    assert_same_run(tmp_path / "digits/base/absorbing", unbroken / "absorbing")
+
+
+def test_what_is_measured_is_not_written_into_a_checkpoint(unbroken):
+    path = unbroken / "gaussian/best.ckpt"
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"the model must be a model\.safetensors"):
+        analytic.main([f"ckpt={path}", "data=digits"])
+    assert path.read_bytes() == before
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A full disk
+
+
+def test_the_last_checkpoint_survives_a_full_disk_and_resumes(unbroken, half, tmp_path, monkeypatch):
+    monkeypatch.setattr(ClassifierStage, "picture", lambda self: torch.zeros(1, 1, 8, 8))  # smaller than a checkpoint
+    folder = copied(half, tmp_path)
+    before = (folder / "last.ckpt").read_bytes()
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) - 4096, most))
+    try:
+        with pytest.raises(InputError, match=r"cannot write .*best\.ckpt: file too large\. Free some space"):
+            train.main([*CLASSIFIER, f"runs={tmp_path}"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    assert (folder / "last.ckpt").read_bytes() == before
+    train.main([*CLASSIFIER, f"runs={tmp_path}"])
+    assert_same_run(folder, unbroken / "classifier")
+
+
+@pytest.mark.parametrize(("kilobytes", "full"), [(8, "classifier"), (32, "last.ckpt")])
+def test_a_full_disk_is_told(small_disk, kilobytes, full):
+    """The log of TensorBoard fills the smaller one."""
+    folder = small_disk(kilobytes)
+    with pytest.raises(InputError, match=f"cannot write .*{full}: no space left on device. Free some space"):
+        train.main([*CLASSIFIER, f"runs={folder}"])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_that_finds_no_space_is_told():
+    command = [sys.executable, "-c", "from stages.command import run_command; run_command(print)"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: cannot write: No space left on device. Free some space.\n")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One device trains anywhere
+
+SLURM = {
+    "SLURM_JOB_ID": "1",
+    "SLURM_JOB_NAME": "training",
+    "SLURM_NTASKS": "4",
+    "SLURM_NTASKS_PER_NODE": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "3",
+    "SLURM_NODEID": "0",
+    "SLURM_NODELIST": "node[1-4]",
+}
+OTHERS = {
+    "RANK": "3",
+    "LOCAL_RANK": "3",
+    "WORLD_SIZE": "4",
+    "GROUP_RANK": "1",
+    "NODE_RANK": "1",
+    "MASTER_ADDR": "192.0.2.1",
+    "MASTER_PORT": "1",
+    "TORCHELASTIC_RUN_ID": "1",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "KUBERNETES_PORT": "tcp://192.0.2.1:443",
+    "LSB_JOBID": "1",
+    "LSB_DJOB_RANKFILE": "nowhere",
+    "LSB_HOSTS": "batch node",
+    "JSM_NAMESPACE_RANK": "3",
+    "JSM_NAMESPACE_LOCAL_RANK": "3",
+    "JSM_NAMESPACE_SIZE": "4",
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "PMI_RANK": "3",
+    "XRT_SHARD_ORDINAL": "3",
+}
+
+
+def test_one_device_trains_whatever_a_scheduler_sets(unbroken, tmp_path):
+    ours = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}
+    processes = {}
+    for name, variables in {"slurm": SLURM, "others": OTHERS}.items():
+        (tmp_path / name).mkdir()
+        processes[name] = subprocess.Popen(
+            [sys.executable, "-m", "stages.train", *CLASSIFIER, "runs=runs"],
+            cwd=tmp_path / name,
+            env=os.environ | ours | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    for name, process in processes.items():
+        said = process.communicate()[0]
+        assert process.returncode == 0, said
+        assert "wrote runs/digits/base/classifier/model.safetensors" in said
+        folder = tmp_path / name / "runs/digits/base/classifier"
+        assert_same_run(folder, unbroken / "classifier")
+        files, others = (
+            [path.relative_to(run) for path in run.rglob("*")] for run in (folder, unbroken / "classifier")
+        )
+        assert len(files) == len(others)
+        assert {path for path in files if "tb" not in path.parts} == {path for path in others if "tb" not in path.parts}

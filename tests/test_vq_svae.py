@@ -325,6 +325,17 @@ def test_wrong_image_shape(vq_svae, shape):
         vq_svae.tokenize(torch.rand(shape))
 
 
+@pytest.mark.parametrize("value", [-1e-3, 1.001, 255.0, float("nan"), float("inf")])
+def test_tokens_are_of_images_in_the_unit_range(vq_svae, images, value):
+    assert vq_svae.tokenize(images.round()).shape == (6, 3, 3)  # 0 and 1 are in it
+    images[2, 0, 5, 5] = value
+    told = rf"finite and in \[0, 1\]; got torch.float32 \[6, 1, 12, 12\] with values from .*{value}"
+    with pytest.raises(InputError, match=told):
+        vq_svae.tokenize(images)
+    with pytest.raises(InputError, match=r"floating-point torch tensor .*; got numpy.float32 \[6, 1, 12, 12\]"):
+        vq_svae.tokenize(images.numpy())
+
+
 def test_sigmoid_read_out_is_stretched_and_clamped(vq_svae_config):
     vq_svae_config.model.output = "sigmoid"
     model = build_vq_svae(vq_svae_config)

@@ -1,7 +1,9 @@
 """Measure a trained model: `python -m stages.evaluate data=mnist preset=base [protocol=test-10k]` (or `ckpt=FILE`).
 
-Or a folder of PNG files that anyone made: `images=FOLDER data=mnist`. `protocols.py` says what is compared with what.
-Writes `<protocol>.json` and pictures into `<results>/<data>/<preset>`, or `<results>/<data>/<name of the folder>`.
+Or a folder of PNG files that anyone made: `images=FOLDER data=mnist`; of more than are compared, a random draw, the
+same each time. What is transparent is put on black (`background=white` on white). `protocols.py` says what is compared
+with what. Writes `<protocol>.json` and pictures into `<results>/<data>/<preset>`, or, of `any/a/folder`, into
+`<results>/<data>/folder-a-folder`. A report on anything else is never replaced.
 
 Every figure of generated images stands beside that of real ones in their place, the floor, and of stage 1's
 reconstructions of these. The real ones are training images, which are not among those compared with: reconstructions of
@@ -21,16 +23,17 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from spiking_vq.config import config_hash
-from spiking_vq.data import SPLIT_SEED, ImageData, load_dataset, to_uint8
-from spiking_vq.errors import require
+from spiking_vq.data import DATASETS, ImageData, load_dataset, to_uint8
+from spiking_vq.errors import LARGEST_SEED, require
 from spiking_vq.files import atomic_write, json_text
-from spiking_vq.generators import CHUNK, LatentGenerator
-from spiking_vq.randomness import permutation
+from spiking_vq.generators import CHUNK, GROUP, LatentGenerator
+from spiking_vq.images import BACKGROUNDS, ReadImages
+from spiking_vq.precision import PRECISIONS
 from stages.command import (
+    LOADABLE,
     MODEL,
     SAMPLER,
     check_device,
@@ -39,20 +42,22 @@ from stages.command import (
     parse_options,
     recorded_command,
     run_command,
+    worth_compiling,
 )
 from stages.evaluate.examiner import NETWORKS, Examiner
 from stages.evaluate.figures import LIKELIHOOD_IMAGES, likelihood, memorisation, reconstruct, stage1_figures
 from stages.evaluate.pictures import beside, completions, neighbours, write_picture
 from stages.evaluate.protocols import PROTOCOLS, Protocol
-from stages.evaluate.subjects import Model, find_trained, read_folder
+from stages.evaluate.subjects import LEAST, Folder, Model, find_folder, find_trained, read_folder, shuffled
 from stages.firing_rates import firing_rates, stage1_rates
 from stages.machine import describe_machine
-from stages.report import evaluation_name, identity, report_folder
+from stages.report import claim_report, evaluation_name, identity, report_folder
 
 OPTIONS = {
     **MODEL,
     **SAMPLER,
     "images": Path,
+    "background": "black",
     "protocol": "test-10k",
     "n": int,
     "only": "all",
@@ -73,41 +78,68 @@ PICTURED = 64
 def main(arguments: list[str]) -> None:
     """Find the weights or images, measure, write, print."""
     options = parse_options(arguments, OPTIONS)
-    check_device(options["device"])
-    for name, known in (("only", ONLY), ("features", NETWORKS), ("protocol", PROTOCOLS)):
-        require(options[name] in known, name, f"one of {', '.join(known)}", repr(options[name]))
-    require(options["n"] is None or options["n"] >= 10, "n, the number of images,", "at least 10", options["n"])
-    path = _folder(options) / evaluation_name(options)
-    with atomic_write(path) as temporary:  # opened first: a place that cannot be written to is found before the work
-        started = time.monotonic()
-        report = {"command": recorded_command("stages.evaluate", arguments)} | evaluate(options, path.with_suffix(""))
+    check_options(options)
+    folder = find_folder(options["images"]) if options["images"] else None
+    path = _folder(options, folder) / evaluation_name(options)
+    claim_report(path, **_subject(options, folder))
+    with atomic_write(path) as temporary:
+        started, command = time.monotonic(), {"command": recorded_command("stages.evaluate", arguments)}
+        report = command | evaluate(options, folder, path.with_suffix(""))
         report["seconds"] = time.monotonic() - started
         temporary.write_text(json_text(report))
     print_table(report)
     print(f"wrote {path}")
 
 
-def evaluate(options: dict[str, Any], out: Path) -> dict[str, Any]:
+def check_options(options: dict[str, Any]) -> None:
+    """See that the options are possible, and possible together, before any work.
+
+    Raises:
+        InputError: they are not.
+    """
+    check_device(options["device"])
+    known = {"only": ONLY, "features": NETWORKS, "protocol": PROTOCOLS, "precision": PRECISIONS, "data": DATASETS}
+    for name, values in (known | {"stage": LOADABLE, "background": BACKGROUNDS}).items():
+        require(options[name] in values, name, f"one of {', '.join(values)}", repr(options[name]))
+    n, seed, only = options["n"], options["seed"], options["only"]
+    require(n is None or n >= LEAST, "n, the number of images,", f"at least {LEAST}", n)
+    last = LARGEST_SEED + 1 - PROTOCOLS[options["protocol"]].num_seeds
+    require(seed <= last, "seed", f"at most {last}, as this protocol takes those that follow, too", seed)
+    if not options["images"]:
+        require(options["background"] == "black", "background", "left out without images=", options["background"])
+        return
+    require(only != "reconstruction", "only", "all or samples with images=, which no stage 1 made", only)
+    foreign = [name for name in ("ckpt", *SAMPLER) if options[name] is not None]
+    require(not foreign, "a folder of images", "measured as it is, without options of a model", ", ".join(foreign))
+
+
+def evaluate(options: dict[str, Any], folder: Folder | None, out: Path) -> dict[str, Any]:
     """All that is asked for, as it goes into the JSON file; pictures go beside `out`, named after it."""
     protocol, only = PROTOCOLS[options["protocol"]], options["only"]
-    model = None if options["images"] else find_trained(options)
+    model = None if folder else find_trained(options)
     image_size = model.config.image_size if model else None
     data = load_dataset(options["data"], options["data_dir"], image_size)
-    examiner = Examiner(protocol, data, options)  # before anything that takes long, since its weights may be missing
-    # in place of generated images: real ones that they are not compared with
-    real = (data.test if protocol.reference == "train" else data.train).images
+    # In place of generated images: real ones that they are not compared with. Training images are in random order.
+    real = fair_draw(data.test.images) if protocol.reference == "train" else data.train.images
     n = options["n"] or protocol.generated
     n = n if protocol.reference == "train" else min(n, len(real))
     real = real_sets(real, n, protocol.num_seeds if model else 1)
-    report = describe(model, data, protocol, options)
+    given = read_folder(folder, n, data.official_shape[0], options["background"]) if folder else None
+    examiner = Examiner(protocol, data, options)  # before anything that takes long, since its weights may be missing
+    if model and model.generator:
+        model.generator.compile = worth_compiling(GROUP, model.sampling)
+    report = describe(model, data, protocol, options) | describe_folder(folder, given, options)
     report |= in_place_of_generated("floor", real, examiner)
     report["counts"] = {"generated": n, "floor": len(real[0]), "reference": len(examiner.reference)}
+    report["counts"] |= {"folder": len(folder.files)} if folder else {}
     if model and model.vq_svae and only != "samples":
         report |= reconstruction_report(model, examiner, data, real, options, out)
     if only != "reconstruction":
-        report |= generation_report(model, examiner, data, n, options, out)
+        report |= generation_report(model or given.images, examiner, data, n, options, out)
     if model and model.config.neuron == "lif":
-        report["firing_rate"] = rates_of(model, _held_out(data, options)[:CHUNK], options["seed"])
+        # Validation images are in random order.
+        held_out = data.val.images if protocol.reference == "val" else fair_draw(data.test.images)
+        report["firing_rate"] = rates_of(model, held_out[:CHUNK], options["seed"])
     report["features"] = {name: network.described for name, network in examiner.networks.items()}
     return report
 
@@ -118,7 +150,6 @@ def describe(model: Model | None, data: ImageData, protocol: Protocol, options: 
         "data": data.name,
         "stand_in": data.stand_in,
         "preset": options["preset"] if model else None,
-        "images": None if model else Path(options["images"]).resolve().name,
         "protocol": options["protocol"],
         "about": protocol.about,
         "resize": protocol.resize,
@@ -144,6 +175,14 @@ def describe(model: Model | None, data: ImageData, protocol: Protocol, options: 
     return report | {"parameters": {name: sum(weight.numel() for weight in part) for name, part in parameters.items()}}
 
 
+def describe_folder(folder: Folder | None, given: ReadImages | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Which folder a report is about, and what its images were put on; nothing where it is about a model."""
+    if folder is None:
+        return {}
+    composited = {"images": given.composited, "background": options["background"]} if given.composited else None
+    return {"folder": _identity(folder), "composited": composited}
+
+
 def reconstruction_report(
     model: Model, examiner: Examiner, data: ImageData, real: list[Tensor], options: dict[str, Any], out: Path
 ) -> dict[str, Any]:
@@ -157,11 +196,12 @@ def reconstruction_report(
 
 
 def generation_report(
-    model: Model | None, examiner: Examiner, data: ImageData, n: int, options: dict[str, Any], out: Path
+    subject: Model | Tensor, examiner: Examiner, data: ImageData, n: int, options: dict[str, Any], out: Path
 ) -> dict[str, Any]:
-    """What generated images are like, set by set, and what made them."""
+    """What generated images are like, set by set, and what made them; or what those of a folder are like."""
+    model = subject if isinstance(subject, Model) else None
     if model is None:
-        sets = {"folder": read_folder(options["images"], n, data)}
+        sets = {"folder": subject}
     else:
         seeds = range(options["seed"], options["seed"] + examiner.protocol.num_seeds)
         sets = {f"seed {seed}": model.sample(n, seed) for seed in seeds}
@@ -222,14 +262,14 @@ def summary(values: list[float | None]) -> dict[str, Any] | str:
 
 def fair_draw(images: Tensor) -> Tensor:
     """Images in random order, the same each time: test files may be in the order of their labels."""
-    return images[permutation(len(images), torch.Generator().manual_seed(SPLIT_SEED))]
+    return images[shuffled(len(images))]
 
 
 def print_table(report: dict[str, Any]) -> None:
     """Print the figures of a report: generated images beside the floor and stage 1's reconstructions."""
     if report["stand_in"]:
         print(f"{report['data']} is {report['stand_in']}")
-    print(f"{report['protocol']}: {report['about']}\n{report['counts']}\n")
+    print(f"{report['protocol']}: {report['about']}\n{counts_told(report['counts'])}\n")
     print(f"{'':24}{'generated':>22}{'floor':>22}{'stage 1':>22}")
     for name in report["floor"]:
         columns = [
@@ -240,6 +280,14 @@ def print_table(report: dict[str, Any]) -> None:
     for group in ("stage1", "likelihood", "memorisation"):
         for name, value in report.get(group, {}).items():
             print(f"{group + ' ' + name.replace('_', ' '):36} {_shown(value):>12}")
+
+
+def counts_told(counts: dict[str, int]) -> str:
+    """How many images are compared with how many, and of how many those of a folder were drawn."""
+    generated = f"{counts['generated']:,}"
+    if counts.get("folder", 0) > counts["generated"]:
+        generated += f" of {counts['folder']:,}"
+    return f"generated: {generated}; floor: {counts['floor']:,}; reference: {counts['reference']:,}"
 
 
 def _shown(value: Any) -> str:
@@ -259,11 +307,24 @@ def _held_out(data: ImageData, options: dict[str, Any]) -> Tensor:
     return (data.val if PROTOCOLS[options["protocol"]].reference == "val" else data.test).images
 
 
-def _folder(options: dict[str, Any]) -> Path:
+def _folder(options: dict[str, Any], folder: Folder | None) -> Path:
     """Where the report goes, known before the model is."""
-    if options["images"]:
-        return Path(options["results"]) / options["data"] / Path(options["images"]).resolve().name
+    if folder:
+        return Path(options["results"]) / options["data"] / f"folder-{folder.name}"
     return report_folder(options["results"], options["stage"], options["data"], options["preset"])
+
+
+def _subject(options: dict[str, Any], folder: Folder | None) -> dict[str, Any]:
+    """What the report says it is about: see `claim_report`."""
+    if folder:
+        return {"data": options["data"], "folder": _identity(folder)}
+    names = ("data", "preset") if options["only"] == "reconstruction" else ("stage", "data", "preset")
+    return {name: options[name] for name in names}  # stage 1 may be in a file of its own, or in stage 2's
+
+
+def _identity(folder: Folder) -> dict[str, str]:
+    """Name and identifier of a folder, which do not tell where it is."""
+    return {"name": folder.name, "identifier": folder.identifier}
 
 
 def _beside(out: Path, what: str) -> Path:
