@@ -165,8 +165,9 @@ class TrainOptions:
         val_every: steps between validations.
         save_every: steps between writes of `last.ckpt`.
         grad_clip: largest norm of the gradient of all parameters together; 0 leaves it as it is.
-        start_from: file of a trained model whose weights to start from, to fine-tune it; None starts anew. After
-            other data its labels begin anew, and a stage 2 needs a stage 1 that was fine-tuned from its own.
+        start_from: file of a trained model, or a checkpoint in its run folder, whose weights to start from, to
+            fine-tune it; None starts anew. After other data its labels begin anew, and a stage 2 needs a stage 1 that
+            was fine-tuned from its own.
         start_from_sha256: fingerprint of these weights; filled in when training starts.
         compile: compile the kernels with `torch.compile` where there is a compiler (see `spiking_vq.compiling`), and
             use `spiking_vq.winograd`; else run them as they are.

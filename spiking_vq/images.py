@@ -219,6 +219,7 @@ def _levels(image: Image.Image, name: str, background: int) -> tuple[np.ndarray,
     raw = _raw_mode(image)
     if getattr(image, "n_frames", 1) > 1:
         raise InputError(f"{name} has {image.n_frames} frames: save the one that is meant as an image of its own")
+    # Pillow drops the low bytes; torchvision reads them, but a damaged file ends its process.
     if ";16" in raw and image.mode not in _16_BIT_GREY:
         raise InputError(
             f"{name} has 16 bits a channel, of which only grey without alpha is read: save it with 8 bits a channel,"

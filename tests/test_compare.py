@@ -227,6 +227,9 @@ def test_folders_that_anyone_made_are_compared_too(results, capsys):
     place = results / "mnist/folder-set-images/test-10k.json"
     place.parent.mkdir()
     place.write_text(json.dumps(report | {"images_per_second": None}))
+    tuned = results / "mnist/folder-set-tuned/val.json"
+    tuned.parent.mkdir()
+    tuned.write_text(json.dumps(report | {"protocol": "val"}))  # never compared
     compare.main([f"results={results}", "presets=base folder-set-images"])
     assert "| ours, folder-set-images | 9 ± 0.9 (1.5) |" in (results / "comparison.md").read_text()
     assert "FashionMNIST" in (results / "report.html").read_text()

@@ -18,6 +18,7 @@ from stages import (
     analytic,
     energy,
     firing_rates,
+    labels,
     portrait,
     publish,
     sample,
@@ -222,6 +223,17 @@ def test_a_published_model_has_its_own_settings(runs, tmp_path):
             publish.main([*places(tmp_path, "runs"), zoo, "stage=gaussian", wrong])
 
 
+def test_a_run_that_is_not_whole_is_not_published_in_part(runs, tmp_path):
+    """A file of weights without its description would be one that ships, and says nothing of itself."""
+    arguments = [*places(tmp_path, "runs"), f"zoo={tmp_path / 'zoo'}", "stage=gaussian"]
+    for content, told in ((None, r"no .*training\.json"), ('{"steps":', r"training\.json is not whole")):
+        if content:
+            (runs / "digits/base/gaussian/training.json").write_text(content)
+        with pytest.raises(InputError, match=told):
+            publish.main(arguments)
+        assert not (tmp_path / "zoo").exists()
+
+
 def test_all_runs_takes_presets_of_both_pipelines(tmp_path):
     options = all_runs.OPTIONS | {"presets": "gaussian-base", "protocols": "val", "results": str(tmp_path)}
     steps = [step for step in all_runs.steps("mnist", options) if "classifier" not in step.arguments]
@@ -237,6 +249,7 @@ WATCHING = {
     "firing_rates": (firing_rates, "firing_rates.json", ["n=64", "data_dir=data"]),
     "spiking_report": (spiking_report, "spiking_report.json", ["n=1", "data_dir=data"]),
     "threshold_sweep": (threshold_sweep, "threshold_sweep.json", ["n=10", "seeds=2", "data_dir=data"]),
+    "labels": (labels, "labels.json", ["n=1", "data_dir=data"]),
     "portrait": (portrait, "filmstrip.png", ["n=1"]),
 }
 

@@ -655,7 +655,8 @@ def test_a_best_checkpoint_that_is_missing_or_damaged_is_found_at_the_start(half
         (folder / "best.ckpt").write_bytes(whole[: len(whole) // 2] if content == "half" else content)
     with monkeypatch.context() as patch:
         patch.setattr("stages.classifier.load_dataset", lambda *_: pytest.fail("the data were read first"))
-        with pytest.raises(InputError, match=r"best\.ckpt.*step 4, .*put it back.*train\.start_from=.*last\.ckpt"):
+        said = rf"best\.ckpt is {'missing' if content is None else 'not a whole'}"
+        with pytest.raises(InputError, match=rf"{said}.*step 4, .*put it back.*train\.start_from=.*last\.ckpt"):
             train.main([*CLASSIFIER, f"runs={tmp_path}"])
     (folder / "best.ckpt").write_bytes(whole)
     train.main([*CLASSIFIER, f"runs={tmp_path}"])

@@ -77,7 +77,7 @@ def read_systems(results: Path) -> list[System]:
     """All data sets and presets of which there is a report, in the order of `TITLES`.
 
     Raises:
-        InputError: no report at all, or one that cannot be read.
+        InputError: no report that is compared, or one that cannot be read.
     """
     systems = []
     for data in TITLES:
@@ -88,7 +88,7 @@ def read_systems(results: Path) -> list[System]:
                     system.evaluations[name] = read_report(folder / f"{name}.json")
             if (folder / "energy.json").is_file():
                 system.energy = read_report(folder / "energy.json")
-            if system.evaluations:
+            if system.headline:  # what was evaluated for tuning alone is no result
                 systems.append(system)
     if not systems:
         raise InputError(f"no reports in {results}: make some with `make evaluate` or `make all-runs`")
