@@ -307,6 +307,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or not checkpoint.keys() >= CHECKPOINT_KEYS:
             raise TypeError(f"a checkpoint has {', '.join(sorted(CHECKPOINT_KEYS))}")
+        if not all(isinstance(checkpoint[key], dict) for key in ("callbacks", "state_dict")):
+            raise TypeError("its callbacks or weights are no dictionaries")
     except Exception as error:  # whatever the unpickler meets in damaged bytes
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(

@@ -156,7 +156,7 @@ def read_resumable(path: Path, advice: str = START_ANEW) -> dict[str, Any]:
         advice: what to do if it cannot be read.
 
     Raises:
-        InputError: it is truncated, corrupt, or not such a checkpoint.
+        InputError: it is truncated, corrupt, or not such a checkpoint, or its weights are not finite.
     """
     try:
         checkpoint = read_checkpoint(path)
@@ -164,6 +164,8 @@ def read_resumable(path: Path, advice: str = START_ANEW) -> dict[str, Any]:
         raise InputError(f"cannot resume: {error}. {advice}") from error
     if "KeepRun" not in checkpoint["callbacks"]:
         raise InputError(f"cannot resume: {path} is a checkpoint of another program. {advice}")
+    if names := not_finite(checkpoint["state_dict"]):
+        raise InputError(f"cannot resume: {path} holds weights that are NaN or infinite ({some_of(names)}). {advice}")
     return checkpoint
 
 

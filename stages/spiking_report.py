@@ -1,8 +1,8 @@
 """Is a network purely spiking? `python -m stages.spiking_report data=mnist preset=base` (or `ckpt=FILE`).
 
 Names every synapse that is fed by something else than 0 and 1 while real work is done: stage 1 encodes and decodes
-images; what generates makes some. Prints a table and writes `<results>/<data>/<preset>/spiking_report.json`. `stage=`
-is `vq_svae`, `absorbing` or `gaussian`.
+images; what generates makes some. Prints a table and writes `<results>/<data>/<preset>/spiking_report.json`, of stage 1
+alone `spiking_report-vq_svae.json`. `stage=` is `vq_svae`, `absorbing` or `gaussian`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def main(arguments: list[str]) -> None:
     require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
     path = model_file(options)
     model, config = load_model(path)
-    out = claim_model_report(options["results"], "spiking_report.json", config)
+    name = "spiking_report-vq_svae.json" if config.stage == "vq_svae" else "spiking_report.json"
+    out = claim_model_report(options["results"], name, config)
     if isinstance(model, VQSVAE):
         costs = watch_stage1(model, config, options)
     else:

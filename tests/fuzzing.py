@@ -13,6 +13,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
@@ -47,7 +48,7 @@ from stages import (
     train,
 )
 from stages.bench import __main__ as bench
-from stages.command import CONFIGS, SAMPLER, run_command
+from stages.command import SAMPLER, run_command
 from stages.compare import __main__ as compare
 from stages.evaluate import __main__ as evaluate
 from stages.evaluate.protocols import PROTOCOLS
@@ -210,6 +211,11 @@ def text_for(draw, name, usual):
     return draw.choice(known.get(kind, TEXTS))
 
 
+def odd(draw):
+    """One of `ODD`, of its own."""
+    return deepcopy(draw.choice(ODD))
+
+
 def like(draw, name, value):
     """Another value of a field of a file, mostly of the same type."""
     if isinstance(value, bool):
@@ -222,7 +228,7 @@ def like(draw, name, value):
         return draw.choice(CHOICES.get(name, TEXTS))
     if isinstance(value, list):
         return draw.choice([value[::-1], value * 2, value[:1], [*value, 1]])
-    return draw.choice(ODD)
+    return odd(draw)
 
 
 def spoil_tree(draw, tree):
@@ -238,15 +244,15 @@ def spoil_tree(draw, tree):
     way = draw.random()
     if name is None or way < 0.05:
         if isinstance(holder, dict):
-            holder[draw.choice(["unknown", "", "T", "stage", "a.b", "é"])] = draw.choice(ODD)
+            holder[draw.choice(["unknown", "", "T", "stage", "a.b", "é"])] = odd(draw)
         else:
-            holder.append(draw.choice(ODD))
+            holder.append(odd(draw))
     elif way < 0.15:
         del holder[name]
     elif way < 0.2 and isinstance(holder, dict):
         holder[misspelt(draw, name)] = holder.pop(name)
     else:
-        holder[name] = like(draw, name, holder[name]) if way < 0.65 else draw.choice(ODD)
+        holder[name] = like(draw, name, holder[name]) if way < 0.65 else odd(draw)
 
 
 def misspelt(draw, name):
@@ -609,7 +615,7 @@ def draw_recognise(draw):
     """Of a folder of samples, in which some pictures may be others."""
     folder, made = draw.place / "made/digits/base/samples/images", Path(image_folder(draw, (28, 28)))
     folder.parent.mkdir(parents=True)
-    if made.is_dir() and made.is_relative_to(draw.place):
+    if draw.place in made.parents:
         made.rename(folder)
     return commanded(draw, recognise, ["runs=made"], draw.choice([0, 1]))
 
@@ -801,8 +807,9 @@ def draw_building(draw):
 def draw_configuring(draw):
     """A preset and overrides."""
     stage, path, overrides = draw.choice([*STAGES]), draw.path(".yaml"), []
-    shutil.copy(draw.choice(sorted((CONFIGS / stage).glob("*.yaml"))), path)
-    shutil.copy(CONFIGS / stage / "base.yaml", path.with_name("base.yaml"))
+    base = train.preset_file(stage, "base")
+    shutil.copy(draw.choice(sorted(base.parent.glob("*.yaml"))), path)
+    shutil.copy(base, path.with_name("base.yaml"))
     if draw.happens(0.2):
         path.write_text(f"extends: {draw.choice([path.stem, 'none', '../x', '5', 'a: b', *TEXTS[:20]])}\n")
     elif draw.happens(0.6):

@@ -165,7 +165,8 @@ def test_averages_and_scales_are_counted():
 def test_spiking_report_names_what_sees_real_numbers(runs, tmp_path, stage):
     steps = [] if stage == "vq_svae" else ["sample_steps=2"]
     spiking_report.main([f"stage={stage}", *places(tmp_path, "runs", "results", "data_dir"), "n=2", *steps])
-    report = read(tmp_path, "spiking_report.json", "gaussian-base" if stage == "gaussian" else "base")
+    name = "spiking_report-vq_svae.json" if stage == "vq_svae" else "spiking_report.json"
+    report = read(tmp_path, name, "gaussian-base" if stage == "gaussian" else "base")
     real = set(report["real_valued"])
     assert report["synapses"] > len(real)
     shares = [layer["share_of_operations"] for layer in report["real_valued"].values()]

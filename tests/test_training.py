@@ -30,7 +30,7 @@ from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.neurons import LIF
 from spiking_vq.running import steps_of
 from stages import analytic, sample, train
-from stages.absorbing import AbsorbingStage
+from stages.absorbing import AbsorbingStage, cached_tokens
 from stages.classifier import ClassifierStage
 from stages.stage import Stage, averaged
 
@@ -364,6 +364,19 @@ def test_tokens_are_encoded_once_and_do_not_depend_on_the_batch(unbroken, tmp_pa
     assert capsys.readouterr().out.count("encoding") == 1
 
 
+def test_damaged_tokens_are_made_again(unbroken, tmp_path, capsys):
+    vq_svae, _ = load_model(unbroken / "vq_svae/model.safetensors")
+    images = load_dataset("digits", "data").val.images[:50]
+    tokens = cached_tokens(vq_svae, "a", images, tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for content in (b"", b"no tokens", whole[:-9]):
+        path.write_bytes(content)
+        assert torch.equal(cached_tokens(vq_svae, "a", images, tmp_path), tokens)
+        assert path.read_bytes() == whole
+        assert f"{path} is damaged" in capsys.readouterr().out
+
+
 def test_runs_may_share_a_folder_of_tokens(unbroken, tmp_path, capsys):
     stage1 = f"stage1={unbroken}/vq_svae/model.safetensors"
     for seed in (0, 1):
@@ -626,6 +639,20 @@ def test_checkpoint_of_another_network_is_refused(unbroken, tmp_path):
             torch.save(other, folder / name)
         with pytest.raises(InputError, match=f"cannot resume: .*{said}"):
             train.main([*CLASSIFIER, f"runs={tmp_path}"])
+
+
+def test_checkpoint_that_has_diverged_is_refused(unbroken, tmp_path):
+    """As earlier versions wrote them."""
+    folder = tmp_path / "digits/base/classifier"
+    shutil.copytree(unbroken / "classifier", folder, ignore=shutil.ignore_patterns("model.safetensors"))
+    diverged = torch.load(folder / "last.ckpt", weights_only=True)
+    next(iter(diverged["state_dict"].values()))[0] = torch.nan
+    for name in ("best.ckpt", "last.ckpt"):
+        torch.save(diverged, folder / name)
+        with pytest.raises(InputError, match=f"cannot resume: .*{name} holds weights that are NaN or infinite"):
+            train.main([*CLASSIFIER, f"runs={tmp_path}"])
+    with pytest.raises(InputError, match="last.ckpt holds weights that are NaN or infinite"):
+        load_model(folder / "last.ckpt")
 
 
 @pytest.fixture(scope="module")
