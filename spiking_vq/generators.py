@@ -407,20 +407,18 @@ def as_grids(keep: Any, n: int, grid: tuple[int, int]) -> Tensor:
     Raises:
         InputError: another type or shape.
     """
-    if isinstance(keep, Tensor):
-        found = keep.detach().cpu()
-    else:
+    found = keep
+    if not isinstance(keep, Tensor):
         try:
-            array = np.asarray(keep)
-        except ValueError as error:  # lists of different lengths
-            raise InputError(f"keep must be grids of bool; got {described(keep)} that is no array ({error})") from error
-        found = torch.from_numpy(array.copy()) if array.dtype == bool else array
+            found = np.array(keep)
+        except ValueError:
+            found = "lists of different lengths"
+        if getattr(found, "dtype", None) == bool:
+            found = torch.from_numpy(found)
     if not isinstance(found, Tensor) or found.dtype != torch.bool or tuple(found.shape) not in (grid, (n, *grid)):
-        raise InputError(
-            f"keep must be bool [{grid[0]}, {grid[1]}], or one such grid for each of the {n} images; got"
-            f" {described(keep if isinstance(keep, Tensor) else array)}"
-        )
-    return found
+        got = found if isinstance(found, str) else described(found)
+        raise InputError(f"keep must be bool {list(grid)}, or one such grid for each of the {n} images; got {got}")
+    return found.detach().cpu()
 
 
 def within(network: nn.Module, **settings: Any) -> Callable[..., Tensor]:

@@ -226,8 +226,8 @@ def test_sampling_out_of_range(generator, options, told):
         (torch.ones(9).bool(), r"torch.bool \[9\]"),
         (torch.ones(2, 3, 3).bool(), r"torch.bool \[2, 3, 3\]"),
         (np.ones((3, 3)), r"numpy.float64 \[3, 3\]"),
-        ([[True] * 3] * 2, r"numpy.bool \[2, 3\]"),
-        ([[True], [True, False]], "a list that is no array"),
+        ([[True] * 3] * 2, r"torch.bool \[2, 3\]"),
+        ([[True], [True, False]], "lists of different lengths"),
         (None, r"numpy.object \[\]"),
     ],
 )
@@ -267,7 +267,10 @@ def test_inpainting_takes_images_of_any_usual_kind(generator, images):
         (torch.full((2, 1, 12, 12), 1.5), "images must be finite and in .0, 1.; got torch.float32 .2, 1, 12, 12. with"),
         (torch.full((2, 1, 12, 12), float("nan")), "images must be finite"),
         (np.zeros((2, 1, 12, 12), np.int64), r"images must be uint8, or floating point in .*; got numpy.int64"),
-        ("digits.png", "images must be a torch tensor, a NumPy array, a PIL image, or a list of these; got a str"),
+        (
+            "digits.png",
+            "images must be a torch tensor, a NumPy array, a PIL image, or a list of these; got an object of type str",
+        ),
         ([], "images must be at least one image; got an empty list"),
     ],
     ids=["range", "nan", "int64", "text", "none"],
