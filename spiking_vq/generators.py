@@ -407,17 +407,15 @@ def as_grids(keep: Any, n: int, grid: tuple[int, int]) -> Tensor:
     Raises:
         InputError: another type or shape.
     """
-    found = keep
-    if not isinstance(keep, Tensor):
-        try:
-            found = np.array(keep)
-        except ValueError:
-            found = "lists of different lengths"
-        if getattr(found, "dtype", None) == bool:
-            found = torch.from_numpy(found)
+    try:
+        found = keep if isinstance(keep, Tensor) else np.array(keep)
+    except ValueError as error:
+        raise InputError("keep must be grids of one size; got lists of different lengths") from error
+    if isinstance(found, np.ndarray) and found.dtype == np.bool_:
+        found = torch.from_numpy(found)
     if not isinstance(found, Tensor) or found.dtype != torch.bool or tuple(found.shape) not in (grid, (n, *grid)):
-        got = found if isinstance(found, str) else described(found)
-        raise InputError(f"keep must be bool {list(grid)}, or one such grid for each of the {n} images; got {got}")
+        shapes = f"{list(grid)}, or one such grid for each of the {n} images"
+        raise InputError(f"keep must be bool {shapes}; got {described(found)}")
     return found.detach().cpu()
 
 
