@@ -86,14 +86,15 @@ def read_path(name: str, text: str | Path) -> Path:
     """The path that a text is; `~` is the home folder.
 
     Raises:
-        InputError: it begins with the `~` of an unknown user.
+        InputError: it begins with the `~` of an unknown user, or no file can have this path: a name may be too long.
     """
     try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise InputError(
-            f"{name}={text}: {error}. Give the whole path, or ./{text} for a folder of this name."
-        ) from None
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name}={text} is no path that can be used ({reason}): give the whole path") from None
+    return path
 
 
 def expanded(name: str, text: str) -> str:

@@ -17,10 +17,10 @@ from spiking_vq.files import atomic_write, json_text
 from spiking_vq.generators import ZOO
 from spiking_vq.yaml_files import to_yaml
 from stages.command import parse_options, run_command
-from stages.compare.tables import TITLES, read_report
+from stages.compare.tables import TITLES
 from stages.evaluate.protocols import PROTOCOLS
 from stages.markdown import table
-from stages.report import report_folder
+from stages.report import read_report, report_folder
 from stages.trials import told
 
 OPTIONS = {"zoo": ZOO, "results": Path("results")}

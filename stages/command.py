@@ -59,6 +59,8 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     So is a full disk, under what is printed. Ctrl-C exits with 130, as shells expect.
     """
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a file's name need not be text that can be printed
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
@@ -172,6 +174,8 @@ def check_device(name: str, devices: int = 1) -> None:
     require(devices >= 1, "devices", "at least 1", devices)
     try:
         place = torch.device(name)
+        if place.type == "cpu" and place.index is not None:
+            raise InputError(f"device={name} is no device of its own: use device=cpu")
         if devices > 1 and place.index is not None:
             raise InputError(f"device={name} is one device: with devices={devices} it is device={place.type}")
         if place.type == "cuda" and devices > torch.cuda.device_count() > 0:

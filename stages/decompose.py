@@ -9,7 +9,6 @@ command goes on where it stopped: its measurements lie in `<runs>/decomposition`
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from stages.command import MODEL, check_device, model_file, parse_options, run_c
 from stages.evaluate.examiner import NETWORKS
 from stages.machine import describe_machine
 from stages.markdown import table
-from stages.report import claim_model_report, evaluation_name, heading, report_folder, write_report
+from stages.report import claim_model_report, evaluation_name, heading, read_report, report_folder, write_report
 from stages.steps import Step, run_steps
 
 OPTIONS = {
@@ -54,11 +53,11 @@ def main(arguments: list[str]) -> None:
     steps = {name: step(settings, options) for name, settings in samplings(calls, config.conditional)}
     stage1 = step({"only": "reconstruction"}, options)
     run_steps([stage1, *steps.values()])
-    found = json.loads(stage1.leaves.read_text())
+    found = read_report(stage1.leaves)
     rows = [
         row("real, of the training split: the floor", found["floor"]),
         row("these, reconstructed by stage 1", found["reconstruction"]),
-        *(row(f"generated, {name}", json.loads(done.leaves.read_text())["metrics"]) for name, done in steps.items()),
+        *(row(f"generated, {name}", read_report(done.leaves)["metrics"]) for name, done in steps.items()),
     ]
     report = heading("stages.decompose", arguments, config, path) | {
         "about": found["about"],

@@ -8,7 +8,6 @@ its sampler, chosen on the validation split, become the file's own defaults.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from spiking_vq.errors import InputError, require
 from spiking_vq.files import atomic_write, json_text
 from spiking_vq.generators import ZOO, find_model, generator_of
 from stages.command import SAMPLER, parse_options, run_command
+from stages.report import read_report
 
 SETTINGS = {name: kind for name, kind in SAMPLER.items() if name != "label"}
 OPTIONS = {
@@ -77,10 +77,7 @@ def _training(path: Path) -> dict:
     """What a run said of itself when it finished."""
     if not path.is_file():
         raise InputError(f"no {path}: publish from the folder of finished runs")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not whole ({error}): copy it again, or train again") from error
+    return read_report(path)
 
 
 if __name__ == "__main__":

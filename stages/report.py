@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spiking_vq.config import Config
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
 from spiking_vq.files import atomic_write, json_text, require_writable
 from stages.command import SAMPLER, recorded_command
 
@@ -85,6 +85,20 @@ def claim_model_report(results: str | Path, name: str, config: Config) -> Path:
     path = report_folder(results, **subject) / name
     claim_report(path, **subject)
     return path
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A JSON file that a command left.
+
+    Raises:
+        InputError: it is not whole.
+    """
+    try:
+        report = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not a whole report ({error}): make it again") from error
+    require(isinstance(report, dict), f"{path}, a report,", "a JSON object", f"a {type(report).__name__}")
+    return report
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from stages.report import read_report
+
 
 def figure(path: Path, keys: tuple[str, ...], factor: float = 1.0) -> float | None:
     """One figure of a report; None where it was not measured."""
-    value = json.loads(path.read_text())
+    value = read_report(path)
     for key in keys:
         value = value[key]
     return None if value is None else factor * value

@@ -130,8 +130,9 @@ TEXTS = [*words("null true [] {} é 数 a=b .. ../.. * ' \" $HOME %s {0} ~ ~/x ~
 TEXTS += ["a b", "a #1", "\n", "\t", "\0", "x" * 300, *LATIN_1]
 
 COUNTS = words("1 2 3 10 16 010 +2 64 0 -1 -16")
-LARGE = words("4294967295 4294967296 4611686018427387904 9223372036854775807 -9223372036854775808")
-NUMBERS = words("0 1 0.5 0.999 1e-3 -0.0 2 10 -1 1e308 1e-400 -1e-9")
+LARGE = words("4611686018427387904 9223372036854775807 -9223372036854775808")  # no machine has the memory for these
+SEEDS = words("4294967295 4294967296")
+NUMBERS = words("0 1 0.5 0.999 1e-3 -0.0 2 10 -1 1e6 1e30 1e308 1e-400 -1e-9")
 LISTS = words("[4] [4,8] [2,2,2] [8,4] [1] [] [0] [-1] [4,8,8,8,8,8]")
 UNREADABLE = {
     bool: words("yes 1 0 null [] tru"),
@@ -206,7 +207,7 @@ def text_for(draw, name, usual):
         return draw.choice(CHOICES[leaf])
     if kind in UNREADABLE and draw.happens(0.15):
         return draw.choice(UNREADABLE[kind])
-    whole = COUNTS if leaf in REPEATED else COUNTS + LARGE
+    whole = COUNTS + ([] if leaf in REPEATED else SEEDS if leaf == "seed" else LARGE)
     known = {bool: ["true", "false"], int: whole, float: NUMBERS, list: LISTS, type(None): [*whole, *NUMBERS, "null"]}
     return draw.choice(known.get(kind, TEXTS))
 
@@ -221,7 +222,8 @@ def like(draw, name, value):
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
-        return draw.choice([0, 1, 2, 3, 8, -1, 2 * value, *([] if name in REPEATED else [2**32, 2**62, 2**63 - 1])])
+        large = [] if name in REPEATED else [2**32] if name == "seed" else [2**62, 2**63 - 1]
+        return draw.choice([0, 1, 2, 3, 8, -1, 2 * value, *large])
     if isinstance(value, float):
         return draw.choice([0.0, 1.0, 0.5, 2 * value, -value, 1e308, -1e-9])
     if isinstance(value, str):
@@ -666,6 +668,9 @@ def training(stage):
             arguments += ["data=mnist", f"data_dir={data_folder(draw)}"]
         if draw.happens(0.1):
             arguments.append(f"train.start_from={model_file(draw)}")
+        if draw.happens(0.3):
+            numbers = [name for name, usual in FIELDS[stage].items() if isinstance(usual, float)]
+            arguments.append(f"{draw.choice(numbers)}={draw.choice(words('1e6 1e30 1e308 0.5 1 0'))}")
         for _ in range(draw.choice([1, 1, 2, 3]) - (1 if runs.exists() else 0)):
             arguments = spoil_arguments(draw, arguments, FIELDS[stage], KEPT)
         named = draw.choice([[], *([text] for text in [*STAGES, *TEXTS])]) if draw.happens(0.03) else [stage]

@@ -26,6 +26,7 @@ import pytest
 import torch
 from fuzzing import TINY, TRAININGS, World, drawn, foreign_contents, noise
 from PIL import Image
+from safetensors.torch import load
 
 from spiking_vq import generators
 from spiking_vq.errors import InputError
@@ -48,8 +49,6 @@ BATCHES = [CHOSEN[first : first + BATCH] for first in range(0, len(CHOSEN), BATC
 
 OWN = {"stages.train": "*.c[ks][pv]*", "stages.cards": "digits-base-*"}
 """Verb -> files that it may have written before it met what is wrong: until training diverged; of other models."""
-
-STAND_IN = b"in place of the Inception's weights"
 
 
 class Hang(BaseException):
@@ -80,10 +79,10 @@ def fence(place, zoo):
         raise OSError("no network")
 
     def inception(path, *settings):
-        return StandIn() if Path(path).read_bytes() == STAND_IN else Inception(path, *settings)
+        return StandIn() if Path(path).name == WEIGHTS.name else Inception(path, *settings)
 
     (place / "data" / WEIGHTS).parent.mkdir(parents=True)
-    (place / "data" / WEIGHTS).write_bytes(STAND_IN)
+    (place / "data" / WEIGHTS).touch()
     environment, arguments = dict(os.environ), sys.argv
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -102,10 +101,12 @@ def fence(place, zoo):
             patch.setitem(module.OPTIONS, "n", few)
         for name, protocol in list(PROTOCOLS.items()):
             patch.setitem(PROTOCOLS, name, replace(protocol, generated=12, num_seeds=2))
-        yield
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = arguments
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(environment)
+            sys.argv = arguments
 
 
 def ending(case):
@@ -121,6 +122,8 @@ def ending(case):
     try:
         with redirect_stdout(out), redirect_stderr(err):
             case.call()
+    except KeyboardInterrupt:
+        raise
     except OtherProcess:
         pass
     except InputError as error:
@@ -183,6 +186,14 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def is_finite(path):
+    """Whether all numbers in a report, and all weights that were measured, are finite."""
+    if path.suffix == ".json":
+        return not re.search(r": -?(NaN|Infinity)", path.read_text())
+    weights = load(path.read_bytes()) if path.suffix == ".safetensors" else {}
+    return all(value.isfinite().all() for name, value in weights.items() if not name.endswith("image_error"))
+
+
 def tried(index, world, guard, place):
     """Draw and run a case.
 
@@ -197,9 +208,12 @@ def tried(index, world, guard, place):
         found = ending(case)
     faults = [] if found in ("works", "refused") else [found]
     faults += [f"left {path}" for folder in (place, world.theirs) for path in folder.rglob(".*.part")]
+    after, own = contents(place), OWN.get(case.verb)
+    written = [place / path for path in after if after[path] != before.get(path)]
+    written += [path for path in world.theirs.rglob("*.*") if path not in guard.stamps]
+    faults += [f"wrote {path}, which holds what is not finite" for path in written if not is_finite(path)]
     faults += [f"changed {path}" for path in guard.changed()]
     if found == "refused":
-        after, own = contents(place), OWN.get(case.verb)
         changed = [path for path in before if before[path] != after.get(path) and not (own and path.match(own))]
         faults += [f"changed {path}, though refused" for path in changed]
     if (place / "~").exists():
@@ -289,7 +303,8 @@ def test_bad_input_is_refused_or_works(batch, world, guard, endings, tmp_path):
         verb, found, fault = tried(index, world, guard, tmp_path / "a/b/place")
         endings[index] = verb, found
         faults += [fault] if fault else []
-    assert not faults, "\n\n".join([f"{len(faults)} of {len(batch)}", *faults])
+    if faults:
+        pytest.fail("\n\n".join([f"{len(faults)} of {len(batch)}", *faults]), pytrace=False)
 
 
 def test_cases_are_of_both_kinds(endings):

@@ -19,9 +19,10 @@ from stages.command import parse_options, run_command
 from stages.compare import page
 from stages.compare.pictures import firing_rates, quality_by_calls
 from stages.compare.published import PUBLISHED
-from stages.compare.tables import COMPARED, TITLES, System, in_two, read_report, read_systems, table
+from stages.compare.tables import COMPARED, TITLES, System, in_two, read_systems, table
 from stages.evaluate.protocols import PROTOCOLS
 from stages.markdown import table as markdown_table
+from stages.report import read_report
 
 OPTIONS = {
     "results": Path("results"),

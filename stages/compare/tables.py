@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from spiking_vq.config import TWINS
 from spiking_vq.errors import InputError
 from stages.compare.published import PUBLISHED
 from stages.evaluate.protocols import PROTOCOLS
+from stages.report import read_report
 
 NOT_RUN = "not run"
 TITLES = {
@@ -176,15 +176,3 @@ def shown(value: float | int | None) -> str:
     if value is None:
         return ""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """A file that a command left.
-
-    Raises:
-        InputError: it is not whole.
-    """
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not a whole report ({error}): make it again") from error
