@@ -37,6 +37,10 @@ GROUP = 16 * CHUNK
 """Images whose noise is held at once; in a group, a finished image leaves its place in the chunk to the next one."""
 
 
+MOST = 2**31 - 1
+"""Images that a call makes at most."""
+
+
 class Samples(NamedTuple):
     """What a generator makes.
 
@@ -145,6 +149,7 @@ class Generator:
             InputError: a value out of range.
         """
         require_integer("n, the number of images,", n, 1)
+        require(n <= MOST, "n, the number of images,", f"at most {MOST}", n)
         require_seed(seed)
         require_integer("first", first, 0)
         require(first % GROUP == 0, "first", f"a multiple of {GROUP}", first)

@@ -82,6 +82,16 @@ def read_flag(name: str, text: str) -> bool:
     return text.lower() == "true"
 
 
+def read_text(name: str, text: str) -> str:
+    """The text as it is.
+
+    Raises:
+        InputError: it has bytes that are no UTF-8, which no configuration file could hold.
+    """
+    require(text.encode(errors="ignore").decode() == text, name, "text in UTF-8", repr(text))
+    return text
+
+
 def read_path(name: str, text: str | Path) -> Path:
     """The path that a text is; `~` is the home folder.
 
@@ -140,7 +150,7 @@ FROM_TEXT = {
     int: read_integer,
     float: read_number,
     bool: read_flag,
-    str: lambda name, text: text,
+    str: read_text,
     Path: read_path,
     list: _listed,
     NoneType: lambda text: text == "null",

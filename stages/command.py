@@ -181,7 +181,7 @@ def check_device(name: str, devices: int = 1) -> None:
         if place.type == "cuda" and devices > torch.cuda.device_count() > 0:
             found = torch.cuda.device_count()
             raise InputError(f"devices must be at most {found}, as many as there are of device=cuda; got {devices}")
-        torch.zeros(1, device=name)
+        torch.zeros(1, device=name).cpu()  # `meta` computes nothing
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device={name} cannot be used here ({reason}): try device=cpu") from error

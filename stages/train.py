@@ -82,11 +82,11 @@ def preset_file(stage: str, preset: str) -> Path:
     Raises:
         InputError: there is none; the message lists those there are.
     """
-    path = CONFIGS / stage / f"{preset}.yaml"
-    if not path.is_file():
-        legal = ", ".join(f"({file.parent.name}, {file.stem})" for file in sorted(CONFIGS.glob("*/*.yaml")))
+    files = {(file.parent.name, file.stem): file for file in sorted(CONFIGS.glob("*/*.yaml"))}
+    if (stage, preset) not in files:
+        legal = ", ".join(f"({stage}, {preset})" for stage, preset in files)
         raise InputError(f"no preset {preset!r} for stage {stage!r}: the (stage, preset) pairs are {legal}")
-    return path
+    return files[stage, preset]
 
 
 def fit(stage: Stage, folder: RunFolder) -> None:

@@ -670,7 +670,7 @@ def training(stage):
             arguments.append(f"train.start_from={model_file(draw)}")
         if draw.happens(0.3):
             numbers = [name for name, usual in FIELDS[stage].items() if isinstance(usual, float)]
-            arguments.append(f"{draw.choice(numbers)}={draw.choice(words('1e6 1e30 1e308 0.5 1 0'))}")
+            arguments.append(f"{draw.choice(numbers)}={draw.choice(words('1e6 1e30 1e308'))}")
         for _ in range(draw.choice([1, 1, 2, 3]) - (1 if runs.exists() else 0)):
             arguments = spoil_arguments(draw, arguments, FIELDS[stage], KEPT)
         named = draw.choice([[], *([text] for text in [*STAGES, *TEXTS])]) if draw.happens(0.03) else [stage]

@@ -421,6 +421,11 @@ def test_text_is_taken_as_it_is(tmp_path, text):
     assert config_from_dict(asdict(config)) == config
 
 
+def test_text_that_is_no_utf_8_is_refused():
+    with pytest.raises(InputError, match="runs must be text in UTF-8"):
+        load("runs=a\udce9")
+
+
 def test_an_empty_value_keeps_the_preset():
     base = load_config("vq_svae", CONFIGS / "vq_svae/base.yaml")
     assert base.T == 4

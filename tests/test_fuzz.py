@@ -308,14 +308,13 @@ def test_bad_input_is_refused_or_works(batch, world, guard, endings, tmp_path):
 
 
 def test_cases_are_of_both_kinds(endings):
-    """Many are refused and many work, of all that is called."""
+    """Many are refused and many work, of all together and of whatever is called often."""
     if len(endings) < CASES:
         pytest.skip("tells of all cases together")
-    counts = Counter(endings.values())
-    assert sum(counts[verb, "works"] for verb, _ in counts) >= 200
-    assert {verb for verb, found in counts if found == "works"} == {
-        verb for verb, found in counts if found == "refused"
-    }
+    verbs, counts = Counter(verb for verb, _ in endings.values()), Counter(endings.values())
+    for found in ("works", "refused"):
+        assert sum(counts[verb, found] for verb in verbs) >= 200
+        assert not [verb for verb, times in verbs.items() if times >= 25 and not counts[verb, found]]
 
 
 def test_generators_are_as_they_were(world):

@@ -201,6 +201,7 @@ def test_inpainting_sees_whole_chunks(generator, images):
         ({"sample_steps": 10}, r"sample_steps.*1\.\.9.*10"),
         ({"order": "spiral"}, "order.*bernoulli, random, halton.*'spiral'"),
         ({"n": 2.0}, "n, the number of images, must be an integer; got 2.0"),
+        ({"n": 10**30}, "n, the number of images, must be at most 2147483647; got 10"),
         ({"n": True}, "n, the number of images, must be an integer; got True"),
         ({"seed": -1}, r"seed must be in 0\.\.2\^32 - 1; got -1"),
         ({"seed": 2**32}, r"seed must be in 0\.\.2\^32 - 1; got 4294967296"),

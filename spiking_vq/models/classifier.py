@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spiking_vq.errors import require
+
 
 class Classifier(nn.Module):
     """A few convolutions without spikes, all but the first of which halve the image, and a linear layer.
@@ -21,6 +23,7 @@ class Classifier(nn.Module):
 
     def __init__(self, image_shape: Sequence[int], num_classes: int, channels: Sequence[int] = (32, 64, 128)) -> None:
         super().__init__()
+        require(len(channels) >= 1, "channels", "one width or more, such as [32, 64]", list(channels))
         self.image_shape = tuple(image_shape)
         widths = [image_shape[0], *channels]
         self.trunk = nn.Sequential(
