@@ -174,10 +174,10 @@ def check_device(name: str, devices: int = 1) -> None:
     require(devices >= 1, "devices", "at least 1", devices)
     try:
         place = torch.device(name)
-        if place.type == "cpu" and place.index is not None:
-            raise InputError(f"device={name} is no device of its own: use device=cpu")
         if devices > 1 and place.index is not None:
             raise InputError(f"device={name} is one device: with devices={devices} it is device={place.type}")
+        if place.type == "cpu" and place.index is not None:
+            raise InputError(f"device={name} is no device of its own: use device=cpu")
         if place.type == "cuda" and devices > torch.cuda.device_count() > 0:
             found = torch.cuda.device_count()
             raise InputError(f"devices must be at most {found}, as many as there are of device=cuda; got {devices}")

@@ -227,7 +227,7 @@ def test_a_published_model_has_its_own_settings(runs, tmp_path):
 def test_a_run_that_is_not_whole_is_not_published_in_part(runs, tmp_path):
     """A file of weights without its description would be one that ships, and says nothing of itself."""
     arguments = [*places(tmp_path, "runs"), f"zoo={tmp_path / 'zoo'}", "stage=gaussian"]
-    for content, told in ((None, r"no .*training\.json"), ('{"steps":', r"training\.json is not whole")):
+    for content, told in ((None, r"no .*training\.json"), ('{"steps":', r"training\.json is not a whole report")):
         if content:
             (runs / "digits/base/gaussian/training.json").write_text(content)
         with pytest.raises(InputError, match=told):

@@ -284,6 +284,11 @@ def test_what_does_not_divide_is_refused():
     for main, arguments in ((sample.main, ["devices=2"]), (train.main, [*STAGE1, *TWO])):
         with pytest.raises(InputError, match=r"device=cpu:0 is one device: with devices=2 it is device=cpu"):
             main([*arguments, "device=cpu:0"])
+    for main, arguments in ((sample.main, []), (train.main, STAGE1)):
+        with pytest.raises(InputError, match=r"device=cpu:1 is no device of its own: use device=cpu"):
+            main([*arguments, "device=cpu:1"])
+    with pytest.raises(InputError, match=r"device=meta cannot be used here"):
+        sample.main(["device=meta"])
 
 
 def test_mistakes_are_found_before_there_are_several_processes(trained, tmp_path, monkeypatch):
