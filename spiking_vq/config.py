@@ -658,6 +658,7 @@ def _check_values(config: Config) -> None:
         (train.schedule in SCHEDULES, "train.schedule", f"one of {', '.join(SCHEDULES)}", train.schedule),
         (trainer.strategy in STRATEGIES, "trainer.strategy", f"one of {', '.join(STRATEGIES)}", trainer.strategy),
         (train.batch_size % trainer.devices == 0, "train.batch_size", share, train.batch_size),
+        (config.image_shape is None or len(config.image_shape) == 3, "image_shape", "[C, H, W]", config.image_shape),
     ]
     if isinstance(config, SpikingConfig):
         checks += [

@@ -525,6 +525,12 @@ def test_bad_dict(absorbing_config, change):
         config_from_dict(asdict(absorbing_config) | change)
 
 
+def test_an_image_has_three_sizes(absorbing_config):
+    values = asdict(absorbing_config) | {"image_shape": [1, 2, 12, 12]}
+    with pytest.raises(InputError, match=r"image_shape must be .C, H, W.; got .1, 2, 12, 12."):
+        config_from_dict(values)
+
+
 def test_a_nested_stage_1_is_checked_too(absorbing_config):
     absorbing_config.vq_svae.T = 0
     with pytest.raises(InputError, match="T must be at least 1"):
