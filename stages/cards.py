@@ -20,7 +20,7 @@ from stages.command import parse_options, run_command
 from stages.compare.tables import TITLES
 from stages.evaluate.protocols import PROTOCOLS
 from stages.markdown import table
-from stages.report import read_report, report_folder
+from stages.report import checked_contents, read_report, report_folder
 from stages.trials import told
 
 OPTIONS = {"zoo": ZOO, "results": Path("results")}
@@ -47,15 +47,14 @@ def main(arguments: list[str]) -> None:
     descriptions = sorted(zoo.glob("*.json"))
     require(len(descriptions) >= 1, f"the models in {zoo}", "at least one: `make publish` puts them there", 0)
     for path in descriptions:
-        description = read_report(path)
-        *_, trained = description["training"].values()
-        folder = report_folder(options["results"], *(trained[name] for name in ("stage", "data", "preset")))
-        description |= {"measured": measured(folder, description["sha256"])}
         _, config = load_model(path.with_suffix(".safetensors"))
-        for target, text in {
-            path: json_text(description),
-            path.with_suffix(".md"): card(description, config),
-        }.items():
+        with checked_contents(options["results"]):
+            description = read_report(path)
+            *_, trained = description["training"].values()
+            folder = report_folder(options["results"], *(trained[name] for name in ("stage", "data", "preset")))
+            description |= {"measured": measured(folder, description["sha256"])}
+            texts = {path: json_text(description), path.with_suffix(".md"): card(description, config)}
+        for target, text in texts.items():
             with atomic_write(target) as temporary:
                 temporary.write_text(text)
         print(f"wrote {path.with_suffix('.md')}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,22 @@ def read_report(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a whole report ({error}): make it again") from error
     require(isinstance(report, dict), f"{path}, a report,", "a JSON object", f"a {type(report).__name__}")
     return report
+
+
+@contextmanager
+def checked_contents(reports: Path) -> Iterator[None]:
+    """Inside the block, a report that lacks something, or holds it in another type, is an `InputError`.
+
+    Args:
+        reports: the file or folder that is read from, for the message.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise InputError(
+            f"a report in {reports} is of another version, or was changed by hand ({error!r}): make it again, or"
+            " remove it"
+        ) from error
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:

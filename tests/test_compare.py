@@ -113,6 +113,9 @@ def test_no_reports_and_damaged_ones(tmp_path, results):
     (results / "mnist/base/test-10k.json").write_text("{")
     with pytest.raises(InputError, match=r"test-10k\.json is not a whole report"):
         compare.main([f"results={results}"])
+    (results / "mnist/base/test-10k.json").write_text('{"metrics": 3}')
+    with pytest.raises(InputError, match="a report in .* is of another version, or was changed by hand"):
+        compare.main([f"results={results}"])
 
 
 def test_film_strip_and_raster(tmp_path, latent_model, absorbing_config):

@@ -22,7 +22,7 @@ from stages.compare.published import PUBLISHED
 from stages.compare.tables import COMPARED, TITLES, System, in_two, read_systems, table
 from stages.evaluate.protocols import PROTOCOLS
 from stages.markdown import table as markdown_table
-from stages.report import read_report
+from stages.report import checked_contents, read_report
 
 OPTIONS = {
     "results": Path("results"),
@@ -57,14 +57,15 @@ def main(arguments: list[str]) -> None:
     """Read, write, print."""
     options = parse_options(arguments, OPTIONS)
     results, presets = Path(options["results"]), options["presets"].split()
-    systems = read_systems(results)
-    tables = {data: table(data, systems, presets) for data in TITLES}
-    ablations = [read_report(path) for data in TITLES if (path := results / data / "ablation.json").is_file()]
-    documents = {
-        "comparison.md": markdown(tables, systems, ablations),
-        "comparison.csv": as_csv(tables),
-        "report.html": report(tables, systems, ablations),
-    }
+    with checked_contents(results):
+        systems = read_systems(results)
+        tables = {data: table(data, systems, presets) for data in TITLES}
+        ablations = [read_report(path) for data in TITLES if (path := results / data / "ablation.json").is_file()]
+        documents = {
+            "comparison.md": markdown(tables, systems, ablations),
+            "comparison.csv": as_csv(tables),
+            "report.html": report(tables, systems, ablations),
+        }
     for name, text in documents.items():
         with atomic_write(results / name) as temporary:
             temporary.write_text(text)
