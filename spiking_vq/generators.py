@@ -521,7 +521,7 @@ def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ck
     own = [folder / data / preset / holder / name for name in names for holder in holders]
     shipped = [ZOO / f"{data}-{preset}-{holder}.safetensors" for holder in holders]
     for path in [file] if file else [*own, *shipped]:
-        if path.is_file():
+        if read_path("the model's file", path).is_file():
             return path
     if file:
         raise InputError(f"no model file at {file}")

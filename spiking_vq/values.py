@@ -98,6 +98,7 @@ def read_path(name: str, text: str | Path) -> Path:
     Raises:
         InputError: it begins with the `~` of an unknown user, or no file can have this path: a name may be too long.
     """
+    require("\0" not in str(text), name, "a path without NUL", repr(str(text)))
     try:
         path = Path(text).expanduser()
         path.exists()

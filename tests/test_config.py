@@ -421,6 +421,13 @@ def test_text_is_taken_as_it_is(tmp_path, text):
     assert config_from_dict(asdict(config)) == config
 
 
+def test_what_can_be_no_path_is_refused():
+    with pytest.raises(InputError, match="runs must be a path without NUL"):
+        load("runs=a\0b")
+    with pytest.raises(InputError, match="runs=x+ is no path that can be used .File name too long"):
+        load(f"runs={'x' * 300}")
+
+
 def test_text_that_is_no_utf_8_is_refused():
     with pytest.raises(InputError, match="runs must be text in UTF-8"):
         load("runs=a\udce9")

@@ -320,6 +320,11 @@ def test_named_before_own_before_shipped(places, tmp_path):
         find(places)
 
 
+def test_a_preset_too_long_for_a_file_is_refused(places):
+    with pytest.raises(InputError, match="File name too long"):
+        find({"runs": "runs"} | places, preset="x" * 300)
+
+
 def test_a_named_file_must_exist(places, tmp_path):
     with pytest.raises(InputError, match="none.safetensors"):
         find({"runs": tmp_path / "runs"}, ckpt=str(tmp_path / "none.safetensors"))
