@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from spiking_vq.errors import require
-from spiking_vq.neurons import LIF
-from spiking_vq.running import run_with
+from spiking_vq.neurons.lif import LIF
+from spiking_vq.runtime.running import run_with
 
 
 @dataclass

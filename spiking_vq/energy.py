@@ -26,12 +26,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spiking_vq.attention import AttentionProduct
-from spiking_vq.layers import SpikingResidual
-from spiking_vq.models.spiking_unet import PostSumBlock, PreSpikeBlock
-from spiking_vq.neurons import LIF, QuantisedReLU, ReLU
-from spiking_vq.running import SpikeObserver, run_with, running
-from spiking_vq.scan import Current
+from spiking_vq.layers.mixing import AttentionProduct
+from spiking_vq.layers.synapses import SpikingResidual
+from spiking_vq.models.fsddim import PostSumBlock
+from spiking_vq.models.sddpm import PreSpikeBlock
+from spiking_vq.neurons.fused import Current
+from spiking_vq.neurons.lif import LIF
+from spiking_vq.neurons.twins import QuantisedReLU, ReLU
+from spiking_vq.runtime.running import SpikeObserver, run_with, running
 
 WORD = 32
 """Bits of a weight, a membrane, or a real number."""

@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, and JSON that every reader takes."""
+"""Writing files: whole or not at all, and JSON that every reader takes; paths that people give."""
 
 from __future__ import annotations
 
@@ -13,7 +13,24 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
+
+
+def read_path(name: str, text: str | Path) -> Path:
+    """The path that a text is; `~` is the home folder.
+
+    Raises:
+        InputError: it begins with the `~` of an unknown user, or no file can have this path: a name may be too long.
+    """
+    require("\0" not in str(text), name, "a path without NUL", repr(str(text)))
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name}={text} is no path that can be used ({reason}): give the whole path") from None
+    return path
+
 
 NO_SPACE = (ENOSPC, EDQUOT, EFBIG)
 """Error numbers of a full disk, of an exhausted quota, and of a file beyond the largest size."""

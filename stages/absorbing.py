@@ -10,17 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spiking_vq.augment import random_affine, warp
-from spiking_vq.checkpoint import LatentModel, build_denoiser, fingerprint, load_model, stage1_file
-from spiking_vq.config import AbsorbingConfig, AugmentOptions
-from spiking_vq.data import load_dataset, to_uint8, to_unit
-from spiking_vq.diffusion.absorbing import ORDERS, UNMASK_SCHEDULES, AbsorbingDiffusion
+from spiking_vq.checkpoint.build import LatentModel, build_denoiser
+from spiking_vq.checkpoint.file import fingerprint, load_model, stage1_file
+from spiking_vq.config.schema import AbsorbingConfig, AugmentOptions
+from spiking_vq.data.augment import random_affine, warp
+from spiking_vq.data.datasets import load_dataset
+from spiking_vq.data.levels import to_uint8, to_unit
+from spiking_vq.data.styles import with_styles
+from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
+from spiking_vq.diffusion.unmasking import ORDERS, UNMASK_SCHEDULES
 from spiking_vq.errors import InputError, require
 from spiking_vq.files import atomic_write
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.randomness import mix_seed
-from spiking_vq.styles import with_styles
-from stages.denoiser import DenoiserStage, knowing_labels
+from stages.training.denoiser import DenoiserStage, knowing_labels
 
 TOKENIZE_BATCH = 256
 PICTURED = 64

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spiking_vq.augment import random_affine, warp
-from spiking_vq.checkpoint import build_classifier
-from spiking_vq.config import AugmentOptions, ClassifierConfig
-from spiking_vq.data import load_dataset, to_unit
-from spiking_vq.distributed import own_rows
-from stages.stage import Stage
+from spiking_vq.checkpoint.build import build_classifier
+from spiking_vq.config.schema import AugmentOptions, ClassifierConfig
+from spiking_vq.data.augment import random_affine, warp
+from spiking_vq.data.datasets import load_dataset
+from spiking_vq.data.levels import to_unit
+from spiking_vq.runtime.distributed import own_rows
+from stages.training.stage import Stage
 
 VALIDATION_BATCH = 256
 PICTURED = 64

@@ -7,15 +7,16 @@ from dataclasses import asdict, replace
 import torch
 from torch import Tensor, nn
 
-from spiking_vq.checkpoint import PixelModel, build_unet
-from spiking_vq.config import GaussianConfig
-from spiking_vq.data import load_dataset, to_unit
+from spiking_vq.checkpoint.build import PixelModel, build_unet
+from spiking_vq.config.schema import GaussianConfig
+from spiking_vq.data.datasets import load_dataset
+from spiking_vq.data.levels import to_unit
+from spiking_vq.data.styles import with_styles
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
-from spiking_vq.generators import as_images
-from spiking_vq.precision import parameter_type
+from spiking_vq.pipelines.pixel import as_images
 from spiking_vq.randomness import mix_seed
-from spiking_vq.styles import with_styles
-from stages.denoiser import DenoiserStage, knowing_labels
+from spiking_vq.runtime.precision import parameter_type
+from stages.training.denoiser import DenoiserStage, knowing_labels
 
 PICTURED = 64
 PICTURE_STEPS = 20

@@ -1,4 +1,4 @@
-"""Generate images: `python -m stages.sample data=mnist preset=base n=64` (or `ckpt=FILE`).
+"""Generate images: `spiking-vq sample data=mnist preset=base n=64` (or `ckpt=FILE`).
 
 `stage=gaussian` takes a model of the continuous stage. Writes `grid.png`, `images/000000.png`... and, where there are
 tokens, `tokens.npy` into `out` (default `<runs>/<data>/<preset>/samples`, of the continuous stage `gaussian-samples`).
@@ -17,21 +17,14 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from spiking_vq.distributed import num_ranks, rank
 from spiking_vq.errors import InputError, require
 from spiking_vq.files import atomic_write
-from spiking_vq.generators import GROUP, Generator, Samples, load_generator
-from stages.command import (
-    MODEL,
-    SAMPLER,
-    check_device,
-    model_file,
-    parse_options,
-    run_command,
-    sampler_settings,
-    worth_compiling,
-)
-from stages.ranks import gathered, launch
+from spiking_vq.pipelines.base import GROUP, Generator, Samples
+from spiking_vq.pipelines.load import load_generator
+from spiking_vq.runtime.distributed import num_ranks, rank
+from stages.cli.machine import check_device
+from stages.cli.options import MODEL, SAMPLER, model_file, parse_options, sampler_settings, worth_compiling
+from stages.cli.ranks import gathered, launch
 
 OPTIONS = {
     **MODEL,
@@ -148,7 +141,3 @@ def write_samples(out: Path, samples: Samples) -> None:
         folder.rename(former)
     unfinished.rename(folder)
     shutil.rmtree(former, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,4 +1,4 @@
-"""Train a stage: `python -m stages.train vq_svae preset=base data=mnist [key=value ...]`.
+"""Train a stage: `spiking-vq train vq_svae preset=base data=mnist [key=value ...]`.
 
 The same command resumes an interrupted run from its last checkpoint; a finished run says so.
 """
@@ -19,20 +19,23 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from spiking_vq.checkpoint import build_vq_svae, save_model
-from spiking_vq.config import Config, VQSVAEConfig, load_config
-from spiking_vq.data import load_dataset
+from spiking_vq.checkpoint.build import build_vq_svae
+from spiking_vq.checkpoint.file import save_model
+from spiking_vq.config.load import load_config
+from spiking_vq.config.schema import Config, VQSVAEConfig
+from spiking_vq.data.datasets import load_dataset
 from spiking_vq.errors import InputError
 from spiking_vq.files import NO_SPACE, atomic_write, cannot_write, json_text
-from spiking_vq.precision import usual_defaults
-from spiking_vq.running import run_with
+from spiking_vq.runtime.precision import usual_defaults
+from spiking_vq.runtime.running import run_with
 from stages.absorbing import AbsorbingStage
 from stages.classifier import ClassifierStage
-from stages.command import CONFIGS, can_compile, check_device, recorded_command, run_command
+from stages.cli.machine import can_compile, check_device, describe_machine, peak_memory_mb
+from stages.cli.options import CONFIGS, recorded_command
 from stages.gaussian import GaussianStage
-from stages.machine import describe_machine, peak_memory_mb
-from stages.run_folder import AtomicCheckpointIO, KeepRun, MetricsTable, RunBar, RunFolder, shapes
-from stages.stage import Stage
+from stages.training.callbacks import KeepRun, MetricsTable, RunBar
+from stages.training.run_folder import AtomicCheckpointIO, RunFolder, shapes
+from stages.training.stage import Stage
 from stages.vq_svae import VQSVAEStage, own_perceptual
 
 LOG_EVERY = 10  # steps
@@ -58,7 +61,7 @@ def main(arguments: list[str]) -> None:
     if folder.model.exists():
         print(f"finished before: {folder.model}")
         return
-    fit(stage, folder)
+    fit(stage, folder, arguments)
 
 
 def train_perceptual(config: VQSVAEConfig) -> None:
@@ -89,7 +92,7 @@ def preset_file(stage: str, preset: str) -> Path:
     return files[stage, preset]
 
 
-def fit(stage: Stage, folder: RunFolder) -> None:
+def fit(stage: Stage, folder: RunFolder, arguments: list[str]) -> None:
     """Train to the end, from the last checkpoint if there is one, and export the best weights.
 
     Of several processes, which Lightning starts, the first writes the files.
@@ -141,7 +144,7 @@ def fit(stage: Stage, folder: RunFolder) -> None:
     best = checkpoints.load_checkpoint(folder.best)
     stage.load_state_dict(best["state_dict"])
     with atomic_write(folder.summary) as temporary:
-        temporary.write_text(json_text(summary(stage, keep, table)))
+        temporary.write_text(json_text(summary(stage, keep, table, arguments)))
     save_model(folder.model, stage.export(), stage.config)
     print(f"wrote {folder.model}")
 
@@ -177,13 +180,13 @@ def _end_together(trainer: Trainer) -> None:
         trainer.strategy.launcher.kill(signal.SIGKILL)
 
 
-def summary(stage: Stage, keep: KeepRun, table: MetricsTable) -> dict[str, Any]:
+def summary(stage: Stage, keep: KeepRun, table: MetricsTable, arguments: list[str]) -> dict[str, Any]:
     """What a finished run amounts to, as its `training.json` says."""
     config = stage.config
     logged = [(step, row["loss"]) for step, row in sorted(table.rows.items()) if "loss" in row]
     images, seconds = stage.total_steps * config.train.batch_size, keep.elapsed()
     return {
-        "command": recorded_command("stages.train", sys.argv[1:]),
+        "command": recorded_command("train", arguments),
         "data": config.data,
         "preset": config.preset,
         "stage": config.stage,
@@ -211,7 +214,3 @@ def _quiet_lightning() -> None:
         ".*val_dataloader.*",
     ):
         warnings.filterwarnings("ignore", noise)
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -11,18 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spiking_vq.checkpoint import LatentModel, build_adversary, build_vq_svae, fingerprint, load_model
-from spiking_vq.config import ClassifierConfig, VQSVAEConfig
-from spiking_vq.data import ImageData, load_dataset, to_unit
-from spiking_vq.distributed import own_rows
+from spiking_vq.checkpoint.build import LatentModel, build_adversary, build_vq_svae
+from spiking_vq.checkpoint.file import fingerprint, load_model
+from spiking_vq.config.schema import ClassifierConfig, VQSVAEConfig
+from spiking_vq.data.datasets import ImageData, load_dataset
+from spiking_vq.data.levels import to_unit
 from spiking_vq.errors import InputError
 from spiking_vq.metrics.codebook import perplexity
 from spiking_vq.models.classifier import Classifier
-from spiking_vq.models.perceptual import PerceptualDistance
+from spiking_vq.models.critics import PerceptualDistance
 from spiking_vq.models.vq_svae import VQSVAE
-from spiking_vq.precision import parameter_type
-from stages.run_folder import RunFolder
-from stages.stage import Stage
+from spiking_vq.runtime.distributed import own_rows
+from spiking_vq.runtime.precision import parameter_type
+from stages.training.run_folder import RunFolder
+from stages.training.stage import Stage
 
 VALIDATION_BATCH = 256
 PICTURED = 64

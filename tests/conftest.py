@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from spiking_vq.checkpoint import LatentModel, build_denoiser, build_model, build_vq_svae
-from spiking_vq.config import (
+from spiking_vq.checkpoint.build import LatentModel, build_denoiser, build_model, build_vq_svae
+from spiking_vq.config.schema import (
     AbsorbingConfig,
     DenoiserOptions,
     GaussianConfig,
@@ -18,7 +18,7 @@ from spiking_vq.config import (
     VQSVAEConfig,
     VQSVAEOptions,
 )
-from spiking_vq.generators import LatentGenerator
+from spiking_vq.pipelines.latent import LatentGenerator
 
 LIF_OPTIONS = {"beta": 0.5, "scale_input": False}
 

@@ -25,33 +25,31 @@ import yaml
 from PIL import Image
 from safetensors.torch import load, save
 
-from spiking_vq.checkpoint import load_model
-from spiking_vq.config import STAGES, config_from_dict, load_config, read_config
-from spiking_vq.data import load_dataset
-from spiking_vq.generators import LatentGenerator, PixelGenerator, load_generator
-from stages import (
-    ablation,
-    all_runs,
-    analytic,
-    candidates,
-    cards,
-    decompose,
-    energy,
-    firing_rates,
-    labels,
-    portrait,
-    publish,
-    recognise,
-    sample,
-    spiking_report,
-    threshold_sweep,
-    train,
-)
+from spiking_vq.checkpoint.file import load_model
+from spiking_vq.config.load import config_from_dict, load_config, read_config
+from spiking_vq.config.schema import STAGES
+from spiking_vq.data.datasets import load_dataset
+from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.load import load_generator
+from spiking_vq.pipelines.pixel import PixelGenerator
+from stages import sample, train
 from stages.bench import __main__ as bench
-from stages.command import SAMPLER, run_command
+from stages.cli.options import SAMPLER
+from stages.cli.run import run_command
 from stages.compare import __main__ as compare
 from stages.evaluate import __main__ as evaluate
 from stages.evaluate.protocols import PROTOCOLS
+from stages.inspect import energy, portrait
+from stages.inspect import purity as spiking_report
+from stages.inspect import rates as firing_rates
+from stages.publish import cards
+from stages.publish import weights as publish
+from stages.study import analytic, candidates, labels
+from stages.study import decomposition as decompose
+from stages.study import encodings as ablation
+from stages.study import grid as all_runs
+from stages.study import recognition as recognise
+from stages.study import thresholds as threshold_sweep
 
 
 class Case(NamedTuple):

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from spiking_vq.errors import InputError
-from stages import ablation, steps
-from stages.command import recorded_command
-from stages.report import evaluation_name
+from stages.cli.options import recorded_command
+from stages.reporting.report import evaluation_name
+from stages.study import encodings as ablation
+from stages.study import steps
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def commands(monkeypatch):
     def run(command, env=None, stdout=None, stderr=None):
         given = dict(text.split("=", 1) for text in command[3:] if "=" in text)
         ran.append(command[2:])
-        if command[2] == "stages.evaluate":
+        if command[2] == "evaluate":
             encoding, generator, seed = given["results"].split("/")[-2].split("-")
             fid = {"rate": 10, "psp": 20, "both": 30}[encoding] + len(generator) + int(seed)
             report = {
@@ -106,7 +107,7 @@ def test_an_ablation_of_another_preset_is_not_replaced(tmp_path, commands, monke
 
 def test_the_networks_differ_in_what_the_table_says(tmp_path, commands):
     ablation.main(["seeds=1", "T=2", "precision=bf16", f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"])
-    trained = [command for command in commands if command[:2] == ["stages.train", "vq_svae"]]
+    trained = [command for command in commands if command[:2] == ["train", "vq_svae"]]
     assert len(trained) == 9
     for command in trained:
         assert {"T=2", "preset=paper", "seed=0", "precision=bf16"} <= set(command)

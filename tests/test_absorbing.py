@@ -7,16 +7,8 @@ import pytest
 import torch
 
 from spiking_vq.diffusion import absorbing
-from spiking_vq.diffusion.absorbing import (
-    LOSSES,
-    ORDERS,
-    AbsorbingDiffusion,
-    call_plan,
-    halton_order,
-    nucleus,
-    unmask,
-    unmask_schedule,
-)
+from spiking_vq.diffusion.absorbing import LOSSES, AbsorbingDiffusion, nucleus, unmask
+from spiking_vq.diffusion.unmasking import ORDERS, call_plan, halton_order, unmask_schedule
 from spiking_vq.errors import InputError
 
 K, N = 3, 2  # the enumerable case

@@ -6,7 +6,7 @@ from torch import nn
 
 from spiking_vq.activity import mean_firing_rate, record_activity
 from spiking_vq.errors import InputError
-from spiking_vq.neurons import LIF
+from spiking_vq.neurons.lif import LIF
 
 
 def integrator():

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from spiking_vq.errors import InputError
-from spiking_vq.models.adversary import PatchAdversary
+from spiking_vq.models.critics import PatchAdversary
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ import torch
 from conftest import LIF_OPTIONS, wake
 
 from spiking_vq.activity import observed
-from spiking_vq.attention import AttentionProduct, SpikingSelfAttention
 from spiking_vq.errors import InputError
-from spiking_vq.neurons import neuron_factory
+from spiking_vq.layers.mixing import AttentionProduct, SpikingSelfAttention
+from spiking_vq.neurons.twins import neuron_factory
 
 T, B = 2, 3
 

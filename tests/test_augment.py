@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from spiking_vq.augment import random_affine, warp
+from spiking_vq.data.augment import random_affine, warp
 from spiking_vq.errors import InputError
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from spiking_vq.checkpoint import build_denoiser, build_vq_svae
-from spiking_vq.layers import BatchNorm
+from spiking_vq.checkpoint.build import build_denoiser, build_vq_svae
+from spiking_vq.layers.synapses import BatchNorm
 from stages.bench import __main__ as bench
 from stages.bench import worker
 from stages.bench.cases import CASES, configured

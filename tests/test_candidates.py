@@ -7,15 +7,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
-from spiking_vq.config import load_config
-from spiking_vq.errors import InputError
-from spiking_vq.generators import LatentGenerator, find_model
-from spiking_vq.yaml_files import read_yaml
-from stages import candidates, steps, trials
-from stages.command import SAMPLER, parse_options, recorded_command, sampler_settings
 from stages.evaluate.__main__ import OPTIONS
-from stages.report import evaluation_name
+
+from spiking_vq.config.load import load_config
+from spiking_vq.config.yaml_files import read_yaml
+from spiking_vq.errors import InputError
+from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.zoo import find_model
+from stages.cli.options import SAMPLER, parse_options, recorded_command, sampler_settings
+from stages.reporting import spread as trials
+from stages.reporting.report import evaluation_name
+from stages.study import candidates, steps
 from stages.train import preset_file
 
 
@@ -44,7 +46,7 @@ def commands(monkeypatch):
     def run(command, **settings):
         given = dict(text.split("=", 1) for text in command[3:] if "=" in text)
         ran.append(command[2:])
-        if command[2] == "stages.evaluate":
+        if command[2] == "evaluate":
             distance = (1.0 if "no-labels" in given["ckpt"] else 2.0) + int(given["seed"]) / 10
             report = {
                 "command": recorded_command(command[2], command[3:]),
@@ -66,7 +68,7 @@ def commands(monkeypatch):
             report = {"seconds": 120.0, "parameters": 1000}
         leaves.parent.mkdir(parents=True, exist_ok=True)
         leaves.write_text(json.dumps(report))
-        if command[2] == "stages.train":
+        if command[2] == "train":
             leaves.with_name("training.json").write_text(json.dumps(report))
         return SimpleNamespace(returncode=0)
 
@@ -82,7 +84,7 @@ def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
     assert "sample.guidance=0" in commands[4]
     num_steps = load_config("absorbing", preset_file("absorbing", "base")).train.max_steps // 1000
     for command in commands:
-        if command[0] == "stages.train":
+        if command[0] == "train":
             assert {f"train.max_steps={num_steps}", f"tokens_dir={tmp_path / 'runs/mnist/tokens'}"} <= set(command)
     report = json.loads((tmp_path / "results/mnist/candidates-absorbing.json").read_text())
     base, unlabelled = report["rows"]
@@ -102,7 +104,7 @@ def test_candidates_are_trained_measured_and_told(tmp_path, commands, capsys):
 def test_settings_of_the_sampler_are_tried_on_one_model(tmp_path, commands):
     arguments = ["stage=sampler", f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"]
     candidates.main([*arguments, "only=base guided-cool"])
-    assert [command[0] for command in commands] == ["stages.evaluate"] * 2 * 2
+    assert [command[0] for command in commands] == ["evaluate"] * 2 * 2
     assert len({argument for command in commands for argument in command if argument.startswith("ckpt=")}) == 1
     assert {"sample_steps=8", "temperature=0.8"} <= set(commands[2])
     report = json.loads((tmp_path / "results/mnist/candidates-sampler.json").read_text())
@@ -145,7 +147,7 @@ def test_a_candidate_whose_changes_are_others_is_trained_anew(tmp_path, commands
         listed.write_text(f"absorbing:\n  loss: {changes}\n")
         stage1.write_text(weights)
         candidates.main(arguments)
-        assert sum(command[0] == "stages.train" for command in commands) == trained
+        assert sum(command[0] == "train" for command in commands) == trained
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from spiking_vq import checkpoint
-from spiking_vq.checkpoint import FORMAT, LatentModel, build_model, fingerprint, load_model, save_model
-from spiking_vq.config import differences
+from spiking_vq.checkpoint import file as checkpoint
+from spiking_vq.checkpoint.build import LatentModel, build_model
+from spiking_vq.checkpoint.file import FORMAT, fingerprint, load_model, save_model
+from spiking_vq.config.compare import differences
 from spiking_vq.errors import InputError
 
 

@@ -11,41 +11,31 @@ import pytest
 import torch
 from PIL import Image
 
-from spiking_vq import generators
-from spiking_vq.checkpoint import build_model, load_model, save_model
-from spiking_vq.config import AbsorbingConfig, DenoiserOptions, SampleOptions, VQSVAEConfig, VQSVAEOptions
-from spiking_vq.data import load_dataset, to_unit
+from spiking_vq.checkpoint.build import build_model
+from spiking_vq.checkpoint.file import load_model, save_model
+from spiking_vq.config.schema import AbsorbingConfig, DenoiserOptions, VQSVAEConfig, VQSVAEOptions
+from spiking_vq.data.datasets import load_dataset
+from spiking_vq.data.levels import to_unit
+from spiking_vq.diffusion.absorbing_sampler import AbsorbingSamplerOptions
 from spiking_vq.errors import InputError
-from stages import (
-    ablation,
-    all_runs,
-    analytic,
-    candidates,
-    cards,
-    decompose,
-    energy,
-    firing_rates,
-    labels,
-    portrait,
-    publish,
-    recognise,
-    sample,
-    spiking_report,
-    threshold_sweep,
-    train,
-)
+from spiking_vq.pipelines import load as generators
+from stages import sample, train
 from stages.bench import __main__ as bench
-from stages.command import (
-    MODEL,
-    network_calls,
-    network_steps,
-    parse_options,
-    read_numbers,
-    recorded_command,
-    run_command,
-)
+from stages.cli.options import MODEL, network_calls, network_steps, parse_options, read_numbers, recorded_command
+from stages.cli.run import run_command
 from stages.compare import __main__ as compare
 from stages.evaluate import __main__ as evaluate
+from stages.inspect import energy, portrait
+from stages.inspect import purity as spiking_report
+from stages.inspect import rates as firing_rates
+from stages.publish import cards
+from stages.publish import weights as publish
+from stages.study import analytic, candidates, labels
+from stages.study import decomposition as decompose
+from stages.study import encodings as ablation
+from stages.study import grid as all_runs
+from stages.study import recognition as recognise
+from stages.study import thresholds as threshold_sweep
 
 ROOT = Path(__file__).parent.parent
 
@@ -85,7 +75,7 @@ def runs(tmp_path_factory):
         image_shape=[1, 28, 28],
         T=2,
         model=DenoiserOptions("token", width=8, num_blocks=1),
-        sample=SampleOptions(sample_steps=4),
+        sample=AbsorbingSamplerOptions(sample_steps=4),
         vq_svae=vq_svae,
     )
     for part in (vq_svae, config):
@@ -495,8 +485,8 @@ def test_python_finds_files_at_home_too(monkeypatch, tmp_path, runs):
 
 def test_recorded_commands_name_no_place_of_this_machine():
     arguments = ["vq_svae", "data_dir=/home/me/data", "runs=runs", "out=~/mine", "ckpt=spiking_vq/zoo/a.safetensors"]
-    assert recorded_command("stages.train", arguments) == (
-        "python -m stages.train vq_svae data_dir=data runs=runs out=mine ckpt=spiking_vq/zoo/a.safetensors"
+    assert recorded_command("train", arguments) == (
+        "spiking-vq train vq_svae data_dir=data runs=runs out=mine ckpt=spiking_vq/zoo/a.safetensors"
     )
 
 

@@ -9,14 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from spiking_vq.checkpoint import save_model
+from spiking_vq.checkpoint.file import save_model
 from spiking_vq.errors import InputError
-from spiking_vq.generators import LatentGenerator
-from stages import all_runs, portrait, steps
-from stages.ablation import MEASURED
-from stages.command import recorded_command
+from spiking_vq.pipelines.latent import LatentGenerator
+from stages.cli.options import recorded_command
 from stages.compare import __main__ as compare
 from stages.compare.tables import COLUMNS
+from stages.inspect import portrait
+from stages.study import grid as all_runs
+from stages.study import steps
+from stages.study.encodings import MEASURED
 
 
 def evaluation(fid, **more):
@@ -143,7 +145,7 @@ def test_everything_in_one_command_goes_on_where_it_stopped(tmp_path, monkeypatc
     ran, dies = [], {"absorbing"}
 
     def run(command):
-        step = next(step for step in todo if [step.module, *step.arguments] == command[2:])
+        step = next(step for step in todo if [step.command, *step.arguments] == command[2:])
         ran.append(step)
         if dies & set(step.arguments):
             dies.clear()
@@ -151,7 +153,7 @@ def test_everything_in_one_command_goes_on_where_it_stopped(tmp_path, monkeypatc
         if step.leaves is not None:
             step.leaves.parent.mkdir(parents=True, exist_ok=True)
             sha256 = hashlib.sha256(step.of.read_bytes()).hexdigest() if step.of else None
-            told = recorded_command(step.module, step.arguments)
+            told = recorded_command(step.command, step.arguments)
             given = dict(text.split("=", 1) for text in step.arguments if "=" in text)
             subject = {name: given.get(name) for name in ("stage", "data", "preset")}
             step.leaves.write_text(json.dumps(subject | {"command": told, "checkpoint": {"sha256": sha256}}))
@@ -171,20 +173,20 @@ def test_everything_in_one_command_goes_on_where_it_stopped(tmp_path, monkeypatc
     assert [step.arguments[0] for step in ran] == ["vq_svae", "absorbing"]
     all_runs.main(arguments)
     assert ran[2:] == todo[1:]
-    modules = [step.module.removeprefix("stages.") for step in todo]
+    modules = [step.command for step in todo]
     one = ["train", "train", "evaluate", "evaluate"]
     both = [*one, "energy", "portrait", *one, "portrait"]
     assert modules == [*both, "train", *both]
     capsys.readouterr()
     del ran[:]
     all_runs.main(arguments)
-    assert [step.module for step in ran] == 4 * ["stages.portrait"]
+    assert [step.command for step in ran] == 4 * ["inspect portrait"]
     assert capsys.readouterr().out.count("done before") == len(todo) - 4
     (tmp_path / "runs/mnist/base/absorbing/model.safetensors").write_text("trained anew")
     del ran[:]
     all_runs.main(arguments)
-    again = [step.module for step in ran if step.of is not None]
-    assert again == ["stages.evaluate", "stages.evaluate", "stages.energy"]  # the old reports are of another model
+    again = [step.command for step in ran if step.of is not None]
+    assert again == ["evaluate", "evaluate", "inspect energy"]  # the old reports are of another model
     by_hand = tmp_path / "results/mnist/base/test-10k.json"
     by_hand.write_text(by_hand.read_text().replace("test-10k", "test-10k precision=bf16"))
     del ran[:]
@@ -213,8 +215,8 @@ def test_a_damaged_report_is_not_done(tmp_path):
     """Nor is one of something else."""
     model, leaves = tmp_path / "model", tmp_path / "report.json"
     model.write_text("weights")
-    step = steps.Step("stages.evaluate", ["n=20"], leaves, model)
-    whole = {"command": recorded_command("stages.evaluate", ["n=20"])}
+    step = steps.Step("evaluate", ["n=20"], leaves, model)
+    whole = {"command": recorded_command("evaluate", ["n=20"])}
     whole |= {"checkpoint": {"sha256": hashlib.sha256(b"weights").hexdigest()}}
     for report, done in ((whole, True), (whole | {"checkpoint": None}, False), ({}, False), ([], False)):
         leaves.write_text(json.dumps(report))

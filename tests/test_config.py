@@ -7,19 +7,12 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from spiking_vq.checkpoint import build_model
-from spiking_vq.config import (
-    STAGES,
-    config_from_dict,
-    differences,
-    load_config,
-    read_config,
-    save_config,
-    twin_bits,
-    without_places,
-)
+from spiking_vq.checkpoint.build import build_model
+from spiking_vq.config.compare import differences, without_places
+from spiking_vq.config.load import config_from_dict, load_config, read_config, save_config, twin_bits
+from spiking_vq.config.schema import STAGES
+from spiking_vq.config.yaml_files import read_yaml, to_yaml
 from spiking_vq.errors import LARGEST_SEED, InputError
-from spiking_vq.yaml_files import read_yaml, to_yaml
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PRESETS = sorted(CONFIGS.glob("*/*.yaml"))

@@ -7,25 +7,24 @@ import pytest
 import torch
 from PIL import Image
 
-from spiking_vq.checkpoint import build_classifier, build_model, load_model, save_model
-from spiking_vq.config import ClassifierConfig, ClassifierOptions, TrainOptions
+from spiking_vq.checkpoint.build import build_classifier, build_model
+from spiking_vq.checkpoint.file import load_model, save_model
+from spiking_vq.config.schema import ClassifierConfig, ClassifierOptions, TrainOptions
 from spiking_vq.errors import InputError
-from spiking_vq.generators import PixelGenerator, load_generator
-from spiking_vq.models.spiking_unet import PostSumBlock, PreSpikeBlock
-from spiking_vq.neurons import LIF
-from stages import (
-    all_runs,
-    analytic,
-    energy,
-    firing_rates,
-    labels,
-    portrait,
-    publish,
-    sample,
-    spiking_report,
-    threshold_sweep,
-)
+from spiking_vq.models.fsddim import PostSumBlock
+from spiking_vq.models.sddpm import PreSpikeBlock
+from spiking_vq.neurons.lif import LIF
+from spiking_vq.pipelines.load import load_generator
+from spiking_vq.pipelines.pixel import PixelGenerator
+from stages import sample
 from stages.evaluate import __main__ as evaluate
+from stages.inspect import energy, portrait
+from stages.inspect import purity as spiking_report
+from stages.inspect import rates as firing_rates
+from stages.publish import weights as publish
+from stages.study import analytic, labels
+from stages.study import grid as all_runs
+from stages.study import thresholds as threshold_sweep
 
 
 @pytest.fixture
@@ -238,7 +237,7 @@ def test_a_run_that_is_not_whole_is_not_published_in_part(runs, tmp_path):
 def test_all_runs_takes_presets_of_both_pipelines(tmp_path):
     options = all_runs.OPTIONS | {"presets": "gaussian-base", "protocols": "val", "results": str(tmp_path)}
     steps = [step for step in all_runs.steps("mnist", options) if "classifier" not in step.arguments]
-    modules = [step.module.removeprefix("stages.") for step in steps]
+    modules = [step.command for step in steps]
     assert modules == ["train", "evaluate", "energy", "portrait"]
     assert steps[0].arguments[:3] == ["gaussian", "data=mnist", "preset=base"]
     assert all("stage=gaussian" in step.arguments for step in steps[1:])

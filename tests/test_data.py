@@ -13,7 +13,9 @@ import torch
 from sklearn.datasets import load_digits
 from torchvision.datasets import cifar, mnist
 
-from spiking_vq.data import DATASETS, BatchStream, load_dataset, resize_images, to_uint8, to_unit
+from spiking_vq.data.datasets import DATASETS, load_dataset
+from spiking_vq.data.levels import resize_images, to_uint8, to_unit
+from spiking_vq.data.stream import BatchStream
 from spiking_vq.errors import InputError
 from spiking_vq.randomness import mix_seed
 

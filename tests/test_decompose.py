@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from spiking_vq.checkpoint import save_model
+from spiking_vq.checkpoint.file import save_model
 from spiking_vq.errors import InputError
-from stages import decompose, steps
-from stages.command import recorded_command
-from stages.report import evaluation_name
+from stages.cli.options import recorded_command
+from stages.reporting.report import evaluation_name
+from stages.study import decomposition as decompose
+from stages.study import steps
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def commands(monkeypatch):
     ran = []
 
     def run(command):
-        assert command[2] == "stages.evaluate"
+        assert command[2] == "evaluate"
         given = dict(text.split("=", 1) for text in command[3:])
         ran.append(given)
         calls, temperature = int(given.get("sample_steps", 0)), float(given.get("temperature", 0.5))

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from test_training import CLASSIFIER, GAUSSIAN, STAGE1, STAGE2, die_at
 from torch import distributed, multiprocessing
 
-from spiking_vq.distributed import all_rows, mean_over_ranks, num_ranks, own_rows, rank, sum_over_ranks
 from spiking_vq.errors import InputError
-from spiking_vq.layers import conv_norm, synchronise
-from spiking_vq.neurons import LIF
-from spiking_vq.quantize import PoissonSpikeGenerator, VectorQuantizer
+from spiking_vq.layers.synapses import conv_norm, synchronise
+from spiking_vq.models.quantizers import VectorQuantizer
+from spiking_vq.models.spike_generators import PoissonSpikeGenerator
+from spiking_vq.neurons.lif import LIF
 from spiking_vq.randomness import stratified_times
+from spiking_vq.runtime.distributed import all_rows, mean_over_ranks, num_ranks, own_rows, rank, sum_over_ranks
 from stages import sample, train
 
 ROOT = Path(__file__).parent.parent
@@ -167,7 +168,7 @@ TWO = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.sync_batchnorm=true
 
 def command(module, *arguments):
     done = subprocess.run(
-        [sys.executable, "-m", f"stages.{module}", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "stages", module, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -6,15 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from spiking_vq.attention import AttentionProduct
-from spiking_vq.checkpoint import build_denoiser, save_model
-from spiking_vq.config import DenoiserOptions
+from spiking_vq.checkpoint.build import build_denoiser
+from spiking_vq.checkpoint.file import save_model
+from spiking_vq.config.schema import DenoiserOptions
 from spiking_vq.energy import WORD, count_operations, total
-from spiking_vq.layers import PlaceLinear, read_out
-from spiking_vq.neurons import LIF, QuantisedReLU
-from spiking_vq.running import run_with
-from stages import energy, firing_rates, portrait, spiking_report
-from stages.energy import turning_point
+from spiking_vq.layers.mixing import AttentionProduct, PlaceLinear
+from spiking_vq.layers.readout import read_out
+from spiking_vq.neurons.lif import LIF
+from spiking_vq.neurons.twins import QuantisedReLU
+from spiking_vq.runtime.running import run_with
+from stages.inspect import energy, portrait
+from stages.inspect import purity as spiking_report
+from stages.inspect import rates as firing_rates
+from stages.inspect.energy import turning_point
 
 
 def images(*spikes, size=3, channels=2):

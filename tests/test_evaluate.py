@@ -11,16 +11,20 @@ from PIL import Image
 from torch import nn
 from torchvision.utils import save_image
 
-from spiking_vq import generators
-from spiking_vq.checkpoint import LatentModel, build_classifier, build_denoiser, load_model, save_model
-from spiking_vq.config import ClassifierConfig, ClassifierOptions, TrainOptions
-from spiking_vq.data import ImageData, Split, load_dataset, resize_images, to_unit
+from spiking_vq.checkpoint.build import LatentModel, build_classifier, build_denoiser
+from spiking_vq.checkpoint.file import load_model, save_model
+from spiking_vq.config.schema import ClassifierConfig, ClassifierOptions, TrainOptions
+from spiking_vq.data.datasets import ImageData, load_dataset
+from spiking_vq.data.levels import resize_images, to_unit
+from spiking_vq.data.official import Split
 from spiking_vq.errors import InputError
-from spiking_vq.generators import LatentGenerator
 from spiking_vq.metrics.fid import fid
 from spiking_vq.metrics.inception import WEIGHTS
+from spiking_vq.pipelines import load as generators
+from spiking_vq.pipelines.latent import LatentGenerator
 from stages.evaluate import __main__ as evaluate
-from stages.evaluate import examiner, features
+from stages.evaluate import features
+from stages.evaluate import measures as examiner
 from stages.evaluate.features import CachedFeatures
 from stages.evaluate.protocols import PROTOCOLS
 from stages.evaluate.subjects import find_folder, read_folder

@@ -28,15 +28,21 @@ from fuzzing import TINY, TRAININGS, World, drawn, foreign_contents, noise
 from PIL import Image
 from safetensors.torch import load
 
-from spiking_vq import generators
 from spiking_vq.errors import InputError
-from spiking_vq.generators import load_generator
 from spiking_vq.metrics.inception import WEIGHTS, Inception
-from stages import analytic, cards, command, energy, labels, publish, steps, threshold_sweep, train
+from spiking_vq.pipelines import load as generators
+from spiking_vq.pipelines.load import load_generator
+from stages import train
+from stages.cli import options as command
 from stages.evaluate import __main__ as evaluate
-from stages.evaluate import examiner
+from stages.evaluate import measures as examiner
 from stages.evaluate.protocols import PROTOCOLS
-from stages.stage import Stage
+from stages.inspect import energy
+from stages.publish import cards
+from stages.publish import weights as publish
+from stages.study import analytic, labels, steps
+from stages.study import thresholds as threshold_sweep
+from stages.training.stage import Stage
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +53,7 @@ LIMIT = 60
 CHOSEN = [int(os.environ["FUZZ"])] if "FUZZ" in os.environ else range(CASES)
 BATCHES = [CHOSEN[first : first + BATCH] for first in range(0, len(CHOSEN), BATCH)]
 
-OWN = {"stages.train": "*.c[ks][pv]*", "stages.cards": "digits-base-*"}
+OWN = {"train": "*.c[ks][pv]*", "publish cards": "digits-base-*"}
 """Verb -> files that it may have written before it met what is wrong: until training diverged; of other models."""
 
 

@@ -9,13 +9,17 @@ import torch
 from conftest import wake
 from PIL import Image
 
-from spiking_vq import generators
-from spiking_vq.checkpoint import build_vq_svae, load_model, save_model
-from spiking_vq.config import SampleOptions
-from spiking_vq.data import to_uint8
-from spiking_vq.diffusion.absorbing import ORDERS
+from spiking_vq.checkpoint.build import build_vq_svae
+from spiking_vq.checkpoint.file import load_model, save_model
+from spiking_vq.data.levels import to_uint8
+from spiking_vq.diffusion.absorbing_sampler import AbsorbingSamplerOptions
+from spiking_vq.diffusion.unmasking import ORDERS
 from spiking_vq.errors import InputError
-from spiking_vq.generators import LatentGenerator, PixelGenerator, find_model, load_generator
+from spiking_vq.pipelines import load as generators
+from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.load import load_generator
+from spiking_vq.pipelines.pixel import PixelGenerator
+from spiking_vq.pipelines.zoo import find_model
 
 CHUNK = 4
 
@@ -121,7 +125,7 @@ def test_sampling_leaves_the_global_generator_alone(generator):
 
 
 def test_defaults_come_from_the_checkpoint(generator, tmp_path):
-    config = replace(generator.config, sample=SampleOptions(sample_steps=2, order="halton", temperature=0.5))
+    config = replace(generator.config, sample=AbsorbingSamplerOptions(sample_steps=2, order="halton", temperature=0.5))
     save_model(tmp_path / "model.safetensors", generator.model, config)
     loaded = LatentGenerator.from_pretrained(tmp_path / "model.safetensors")
     calls = batch_sizes(loaded.model.denoiser)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from spiking_vq.data import to_unit
+from spiking_vq.data.images import as_uint8_images, list_png_files, read_image, read_images
+from spiking_vq.data.levels import to_unit
 from spiking_vq.errors import InputError
-from spiking_vq.images import as_uint8_images, list_png_files, read_image, read_images
 
 GREY, COLOUR, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 4, 6  # PNG's colour types
 LEVELS = np.array([[0, 64, 128], [255, 1, 254]])

@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from spiking_vq.errors import InputError
-from stages import labels, train
-from stages.report import report_folder
+from stages import train
+from stages.reporting.report import report_folder
+from stages.study import labels
 
 COMMON = [
     "preset=base",

@@ -1,16 +1,9 @@
 import pytest
 import torch
 
-from spiking_vq.layers import (
-    GridMixer,
-    SpikingResidual,
-    conv_norm,
-    direct_coding,
-    fold_time,
-    unfold_time,
-    up_conv_norm,
-)
-from spiking_vq.neurons import LIF
+from spiking_vq.layers.mixing import GridMixer
+from spiking_vq.layers.synapses import SpikingResidual, conv_norm, direct_coding, fold_time, unfold_time, up_conv_norm
+from spiking_vq.neurons.lif import LIF
 
 T, B = 3, 2
 

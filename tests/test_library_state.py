@@ -6,13 +6,15 @@ import pytest
 import torch
 from conftest import wake
 
-from spiking_vq.augment import random_affine
-from spiking_vq.checkpoint import fingerprint, load_model, save_model
-from spiking_vq.data import load_dataset
+from spiking_vq.checkpoint.file import fingerprint, load_model, save_model
+from spiking_vq.data.augment import random_affine
+from spiking_vq.data.datasets import load_dataset
 from spiking_vq.diffusion.absorbing import LOSSES, AbsorbingDiffusion
-from spiking_vq.generators import LatentGenerator, PixelGenerator, load_generator
 from spiking_vq.metrics.codebook import perplexity
 from spiking_vq.models.vq_svae import VQSVAE
+from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.load import load_generator
+from spiking_vq.pipelines.pixel import PixelGenerator
 
 
 @pytest.fixture(params=["float64", "meta"])
@@ -75,7 +77,7 @@ def test_samples(foreign_state, latent_model, absorbing_config, pixel_model, gau
 
 def test_poisson_spikes(foreign_state, vq_svae_config, latent_model, absorbing_config, images):
     vq_svae_config = replace(vq_svae_config, model=replace(vq_svae_config.model, spike_generator="poisson"))
-    from spiking_vq.checkpoint import build_vq_svae
+    from spiking_vq.checkpoint.build import build_vq_svae
 
     latent_model.vq_svae = wake(build_vq_svae(vq_svae_config), images)
     generator = LatentGenerator(latent_model, absorbing_config)

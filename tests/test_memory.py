@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from spiking_vq import memory
+from spiking_vq.runtime import memory
 
 FAULTS = """
 import resource, sys, torch

@@ -17,7 +17,7 @@ from spiking_vq.metrics.inception_score import inception_score
 from spiking_vq.metrics.kid import kid
 from spiking_vq.metrics.manifold import authenticity, density_coverage, nearest, precision_recall
 from spiking_vq.metrics.reconstruction import reconstruction_error
-from spiking_vq.precision import PRECISIONS
+from spiking_vq.runtime.precision import PRECISIONS
 
 
 def gaussian(rows, columns, seed):

@@ -11,8 +11,10 @@ from snntorch import surrogate
 from torch import nn
 
 from spiking_vq.errors import InputError
-from spiking_vq.neurons import LIF, Dynamics, decayed_sum, firing_rate, lif_scan, neuron_factory, psp_trace
-from spiking_vq.scan import Current
+from spiking_vq.neurons.fused import Current
+from spiking_vq.neurons.lif import LIF, Dynamics, lif_scan
+from spiking_vq.neurons.readouts import decayed_sum, firing_rate, psp_trace
+from spiking_vq.neurons.twins import neuron_factory
 
 SPIKING_DIFFUSION = {"beta": 0.5, "scale_input": True, "fire_at_threshold": True}
 SDDPM = {"beta": 1.0, "fire_at_threshold": True, "surrogate": "rectangle"}

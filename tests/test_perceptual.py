@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from spiking_vq.models.classifier import Classifier
-from spiking_vq.models.perceptual import PerceptualDistance
-from spiking_vq.running import run_with
+from spiking_vq.models.critics import PerceptualDistance
+from spiking_vq.runtime.running import run_with
 
 
 @pytest.fixture

@@ -4,13 +4,16 @@ import pytest
 import torch
 from conftest import wake
 
-from spiking_vq import generators
-from spiking_vq.checkpoint import build_denoiser, build_model, save_model
+from spiking_vq.checkpoint.build import build_denoiser, build_model
+from spiking_vq.checkpoint.file import save_model
 from spiking_vq.diffusion.guidance import guided
 from spiking_vq.errors import InputError
-from spiking_vq.generators import LatentGenerator, PixelGenerator, load_generator
-from spiking_vq.neurons import LIF
-from spiking_vq.running import steps_of
+from spiking_vq.neurons.lif import LIF
+from spiking_vq.pipelines import load as generators
+from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.load import load_generator
+from spiking_vq.pipelines.pixel import PixelGenerator
+from spiking_vq.runtime.running import steps_of
 
 CHUNK = 4
 

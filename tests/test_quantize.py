@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from spiking_vq.errors import InputError
-from spiking_vq.neurons import LIF
-from spiking_vq.quantize import SPIKE_GENERATORS, VectorQuantizer
+from spiking_vq.models.quantizers import VectorQuantizer
+from spiking_vq.models.spike_generators import SPIKE_GENERATORS
+from spiking_vq.neurons.lif import LIF
 
 K, D = 8, 4
 

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from spiking_vq.activity import mean_firing_rate, record_activity
-from spiking_vq.checkpoint import fingerprint
+from spiking_vq.checkpoint.file import fingerprint
 from spiking_vq.energy import count_operations
-from spiking_vq.generators import LatentGenerator, PixelGenerator
-from spiking_vq.neurons import LIF
-from spiking_vq.running import Run, run_with, running, steps_of
+from spiking_vq.neurons.lif import LIF
+from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.pixel import PixelGenerator
+from spiking_vq.runtime.running import Run, run_with, running, steps_of
 
 
 def at_once(network, *calls):

@@ -7,15 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spiking_vq import compiling, scan
 from spiking_vq.activity import observed
-from spiking_vq.dynamics import RESETS, Dynamics
 from spiking_vq.errors import InputError
-from spiking_vq.layers import BatchNorm, conv_norm, direct_coding, up_conv_norm
-from spiking_vq.neurons import LIF
-from spiking_vq.running import run_with
-from spiking_vq.scan import Current
-from spiking_vq.surrogates import SURROGATES
+from spiking_vq.layers.synapses import BatchNorm, conv_norm, direct_coding, up_conv_norm
+from spiking_vq.neurons import fused as scan
+from spiking_vq.neurons.dynamics import RESETS, Dynamics
+from spiking_vq.neurons.fused import Current
+from spiking_vq.neurons.lif import LIF
+from spiking_vq.neurons.surrogates import SURROGATES
+from spiking_vq.runtime import compiling
+from spiking_vq.runtime.running import run_with
 
 T, B, C = 5, 3, 4
 SHAPE = (T, B, C, 6, 7)

@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spiking_vq.data import Split, load_dataset
+from spiking_vq.data.datasets import load_dataset
+from spiking_vq.data.official import Split
+from spiking_vq.data.styles import with_styles
 from spiking_vq.errors import InputError
-from spiking_vq.layers import ClassEmbedding
-from spiking_vq.styles import with_styles
+from spiking_vq.layers.labels import ClassEmbedding
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,13 @@ from conftest import LIF_OPTIONS, wake
 from torch import nn
 
 from spiking_vq.activity import observed
-from spiking_vq.attention import AttentionProduct
-from spiking_vq.checkpoint import build_denoiser
-from spiking_vq.config import load_config
-from spiking_vq.models.token_denoiser import DENOISERS, MIXERS, SDID
-from spiking_vq.neurons import LIF, neuron_factory
+from spiking_vq.checkpoint.build import DENOISERS, build_denoiser
+from spiking_vq.config.load import load_config
+from spiking_vq.layers.mixing import AttentionProduct
+from spiking_vq.models.sdid import SDID
+from spiking_vq.models.token_denoiser import MIXERS
+from spiking_vq.neurons.lif import LIF
+from spiking_vq.neurons.twins import neuron_factory
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 K, T, GRID = 8, 2, (3, 4)

@@ -18,21 +18,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spiking_vq.checkpoint import checkpoint_step, fingerprint, load_model, save_model
-from spiking_vq.config import differences, load_config, read_config
-from spiking_vq.data import load_dataset
+from spiking_vq.checkpoint.build import UNETS
+from spiking_vq.checkpoint.file import checkpoint_step, fingerprint, load_model, save_model
+from spiking_vq.config.compare import differences
+from spiking_vq.config.load import load_config, read_config
+from spiking_vq.data.datasets import load_dataset
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.errors import InputError
-from spiking_vq.generators import LatentGenerator, find_model
-from spiking_vq.models.spiking_unet import UNETS
 from spiking_vq.models.token_denoiser import TokenDenoiser
 from spiking_vq.models.vq_svae import VQSVAE
-from spiking_vq.neurons import LIF
-from spiking_vq.running import steps_of
-from stages import analytic, sample, train
+from spiking_vq.neurons.lif import LIF
+from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.zoo import find_model
+from spiking_vq.runtime.running import steps_of
+from stages import sample, train
 from stages.absorbing import AbsorbingStage, cached_tokens
 from stages.classifier import ClassifierStage
-from stages.stage import Stage, averaged
+from stages.study import analytic
+from stages.training.ema import averaged
+from stages.training.stage import Stage
 
 ROOT = Path(__file__).parent.parent
 STAGE1 = [
@@ -213,7 +217,7 @@ def test_training_to_fire_less(unbroken, tmp_path, arguments):
 
 
 def test_killed_process_resumes_to_the_same_weights(unbroken, tmp_path):
-    command = [sys.executable, "-m", "stages.train", *STAGE1, f"runs={tmp_path}"]
+    command = [sys.executable, "-m", "stages", "train", *STAGE1, f"runs={tmp_path}"]
     folder = tmp_path / "digits/base/vq_svae"
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -227,7 +231,7 @@ def test_killed_process_resumes_to_the_same_weights(unbroken, tmp_path):
 
 
 def test_interrupted_run_says_how_to_go_on(tmp_path):
-    command = [sys.executable, "-m", "stages.train", *STAGE1, "train.max_steps=100000", f"runs={tmp_path}"]
+    command = [sys.executable, "-m", "stages", "train", *STAGE1, "train.max_steps=100000", f"runs={tmp_path}"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "digits/base/vq_svae/last.ckpt").exists() and process.poll() is None:
         time.sleep(0.01)
@@ -350,7 +354,7 @@ def test_retrained_stage1_is_noticed(unbroken, tmp_path):
 
 
 def test_tokens_are_encoded_once_and_do_not_depend_on_the_batch(unbroken, tmp_path, capsys, monkeypatch):
-    from spiking_vq.checkpoint import load_model
+    from spiking_vq.checkpoint.file import load_model
     from stages import absorbing
 
     vq_svae, _ = load_model(unbroken / "vq_svae/model.safetensors")
@@ -916,7 +920,7 @@ def test_one_device_trains_whatever_a_scheduler_sets(unbroken, tmp_path):
     for name, variables in {"slurm": SLURM, "others": OTHERS}.items():
         (tmp_path / name).mkdir()
         processes[name] = subprocess.Popen(
-            [sys.executable, "-m", "stages.train", *CLASSIFIER, "runs=runs"],
+            [sys.executable, "-m", "stages", "train", *CLASSIFIER, "runs=runs"],
             cwd=tmp_path / name,
             env=os.environ | ours | variables,
             stdout=subprocess.PIPE,

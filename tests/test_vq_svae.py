@@ -8,13 +8,14 @@ import torch
 from conftest import LIF_OPTIONS, wake
 from torch import nn
 
-from spiking_vq.checkpoint import build_vq_svae
-from spiking_vq.config import load_config
+from spiking_vq.checkpoint.build import build_vq_svae
+from spiking_vq.config.load import load_config
 from spiking_vq.errors import InputError
-from spiking_vq.models.adversary import PatchAdversary
+from spiking_vq.models.critics import PatchAdversary
+from spiking_vq.models.spike_generators import SPIKE_GENERATORS
 from spiking_vq.models.vq_svae import ENCODINGS, PSPS, VQSVAE, SpikeEncoding
-from spiking_vq.neurons import LIF, neuron_factory
-from spiking_vq.quantize import SPIKE_GENERATORS
+from spiking_vq.neurons.lif import LIF
+from spiking_vq.neurons.twins import neuron_factory
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "vq_svae"
 SMALL = {"channels": [4, 8], "embedding_dim": 4, "codebook_size": 8}

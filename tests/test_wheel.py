@@ -82,7 +82,7 @@ def test_an_installed_package_trains_and_samples_from_anywhere(wheel, tmp_path):
     found = run(python, "-c", "import spiking_vq, stages; print(spiking_vq.__file__, stages.__file__)", **settings)
     assert all(Path(file).is_relative_to(site) for file in found.split())
     for stage, arguments in STAGES.items():
-        run(python, "-m", "stages.train", stage, *TINY, *arguments, **settings)
-    run(python, "-m", "stages.sample", "data=digits", "n=2", **settings)
+        run(python, "-m", "stages", "train", stage, *TINY, *arguments, **settings)
+    run(python, "-m", "stages", "sample", "data=digits", "n=2", **settings)
     samples = elsewhere / "runs/digits/base/samples/images"
     assert sorted(path.name for path in samples.iterdir()) == ["000000.png", "000001.png"]

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spiking_vq import winograd
-from spiking_vq.layers import conv_norm
-from spiking_vq.running import run_with
-from spiking_vq.winograd import Conv3x3, cook_toom
+from spiking_vq.layers.synapses import conv_norm
+from spiking_vq.runtime import winograd
+from spiking_vq.runtime.running import run_with
+from spiking_vq.runtime.winograd import Conv3x3, cook_toom
 
 SIZES = [(7, 7), (8, 8), (4, 4), (5, 6), (3, 9), (1, 1)]
 

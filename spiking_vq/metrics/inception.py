@@ -15,7 +15,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from torchmetrics.image.fid import NoTrainInceptionV3
 
 from spiking_vq.errors import InputError, described, require
-from spiking_vq.precision import PRECISIONS, parameter_type
+from spiking_vq.runtime.precision import PRECISIONS, parameter_type
 
 WEIGHTS = Path("weights/inception-2015-12-05-features.pth")
 """Where the weights lie in the data folder, or in the user's cache folder."""

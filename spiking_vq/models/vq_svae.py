@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiking_vq.errors import InputError, require, require_unit_range
-from spiking_vq.layers import MembraneReadout, NeuronFactory, SpikingResidual, conv_norm, direct_coding, up_conv_norm
+from spiking_vq.layers.readout import MembraneReadout
+from spiking_vq.layers.synapses import NeuronFactory, SpikingResidual, conv_norm, direct_coding, up_conv_norm
 from spiking_vq.metrics.codebook import perplexity
-from spiking_vq.models.adversary import PatchAdversary
-from spiking_vq.models.perceptual import PerceptualDistance
-from spiking_vq.neurons import decayed_sum, firing_rate, psp_trace
-from spiking_vq.quantize import SPIKE_GENERATORS, Quantized, VectorQuantizer
-from spiking_vq.running import steps_of
+from spiking_vq.models.critics import PatchAdversary, PerceptualDistance
+from spiking_vq.models.quantizers import Quantized, VectorQuantizer
+from spiking_vq.models.spike_generators import SPIKE_GENERATORS
+from spiking_vq.neurons.readouts import decayed_sum, firing_rate, psp_trace
+from spiking_vq.runtime.running import steps_of
 
 ENCODINGS = ("rate", "psp", "both")
 PSPS = ("decay", "trace")

@@ -1,1 +1,1 @@
-"""Speed and memory, ours against the plain way: `python -m stages.bench`."""
+"""Speed and memory, ours against the plain way: `spiking-vq bench`."""

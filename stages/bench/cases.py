@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from spiking_vq.activity import observed
-from spiking_vq.checkpoint import build_denoiser, build_vq_svae
-from spiking_vq.config import Config, load_config
+from spiking_vq.checkpoint.build import build_denoiser, build_vq_svae
+from spiking_vq.config.load import load_config
+from spiking_vq.config.schema import Config
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
-from spiking_vq.generators import CHUNK
-from spiking_vq.layers import PlaceLinear
-from spiking_vq.neurons import LIF
-from stages.command import CONFIGS
+from spiking_vq.layers.mixing import PlaceLinear
+from spiking_vq.neurons.lif import LIF
+from spiking_vq.pipelines.base import CHUNK
+from stages.cli.options import CONFIGS
 
 BATCH = 32
 PAPER_TARGETS = {

@@ -16,8 +16,8 @@ from statistics import median
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from spiking_vq.memory import keep_freed_memory
-from spiking_vq.running import run_with
+from spiking_vq.runtime.memory import keep_freed_memory
+from spiking_vq.runtime.running import run_with
 from stages.bench.cases import CASES, Run, Variant
 
 TURN = 3.0

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spiking_vq.config import TWINS
+from spiking_vq.config.schema import TWINS
 from spiking_vq.errors import InputError
 from stages.compare.published import PUBLISHED
 from stages.evaluate.protocols import PROTOCOLS
-from stages.report import read_report
+from stages.reporting.report import read_report
 
 NOT_RUN = "not run"
 TITLES = {

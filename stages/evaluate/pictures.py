@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
-from spiking_vq.data import resize_images, to_uint8, to_unit
+from spiking_vq.data.levels import resize_images, to_uint8, to_unit
 from spiking_vq.files import atomic_write
-from spiking_vq.generators import LatentGenerator
 from spiking_vq.metrics.manifold import distances
+from spiking_vq.pipelines.latent import LatentGenerator
 
 
 def write_picture(path: Path, images: Tensor, columns: int) -> None:

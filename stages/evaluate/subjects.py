@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from spiking_vq.checkpoint import load_model
-from spiking_vq.config import Config, DenoiserConfig, VQSVAEConfig
-from spiking_vq.data import SPLIT_SEED
+from spiking_vq.checkpoint.file import load_model
+from spiking_vq.config.schema import Config, DenoiserConfig, VQSVAEConfig
+from spiking_vq.data.datasets import SPLIT_SEED
+from spiking_vq.data.images import ReadImages, list_png_files, read_images
 from spiking_vq.errors import InputError, require
-from spiking_vq.generators import GROUP, Generator, load_generator
-from spiking_vq.images import ReadImages, list_png_files, read_images
 from spiking_vq.models.vq_svae import VQSVAE
+from spiking_vq.pipelines.base import GROUP, Generator
+from spiking_vq.pipelines.load import load_generator
 from spiking_vq.randomness import permutation
-from stages.command import model_file, sampler_settings
+from stages.cli.options import model_file, sampler_settings
 from stages.evaluate.cache import ArrayCache
 
 LEAST = 10

@@ -1,0 +1,1 @@
+"""Trained models: building networks, reading and writing their files."""

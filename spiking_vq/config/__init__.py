@@ -1,0 +1,1 @@
+"""Configuration: what can be set, read from YAML files, `key=value` overrides and trained models."""

@@ -1,0 +1,1 @@
+"""Data sets: images with labels, augmentation, styles, and the order of training."""

@@ -1,0 +1,1 @@
+"""Building blocks of spiking networks: synapses, residual blocks, mixing over positions, labels, read-outs."""

@@ -1,0 +1,89 @@
+"""Mixing over the positions of a grid: a linear map, and spiking self-attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spiking_vq.errors import require
+from spiking_vq.layers.synapses import BatchNorm, NeuronFactory, conv_norm, fold_time
+from spiking_vq.neurons.fused import Current
+
+
+class PlaceLinear(nn.Linear):
+    """A linear map over the places of a grid, the same for all channels: `y[c, j] = sum_i W[j, i] x[c, i]`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[T, B, C, h, w]` to `[T, B, C, h, w]`, channels-last as convolutions are."""
+        rows = fold_time(x).flatten(2).mT  # [T*B, h*w, C]
+        return torch.matmul(self.weight.expand(len(rows), -1, -1), rows).mT.view_as(x)
+
+
+class GridMixer(nn.Module):
+    """Every place of the grid sees every other: one linear map over the places for all channels, and batch norm.
+
+    `y[c, j] = sum_i W[j, i] x[c, i]`: full-grid reach for N operations a place and channel, where a 3x3 convolution
+    takes 9 C. Reference: token mixing of Tolstikhin et al., arXiv:2105.01601.
+
+    Args:
+        grid: (h, w); N = h * w.
+        num_channels: C, for the batch norm.
+    """
+
+    def __init__(self, grid: tuple[int, int], num_channels: int) -> None:
+        super().__init__()
+        num_places = grid[0] * grid[1]
+        self.linear = PlaceLinear(num_places, num_places, bias=False)
+        self.norm = BatchNorm(num_channels)
+
+    def forward(self, spk: Tensor) -> Current:
+        """Spikes `[T, B, C, h, w]` to currents `[T, B, C, h, w]`."""
+        return self.norm(self.linear(spk))
+
+
+class AttentionProduct(nn.Module):
+    """`y[c, i] = sum_j v[c, j] sum_d k[d, j] q[d, i]` at every step: the values of all places j, as they match place i.
+
+    Of spikes it takes additions alone, and has no weights.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Spikes `[..., D, N]` of queries, keys and values to sums `[..., D, N]`."""
+        return torch.matmul(v, torch.matmul(k.mT, q))
+
+
+class SpikingSelfAttention(nn.Module):
+    """Every place of a grid sees every other, by what they hold and not by where they are; spikes in, a current out.
+
+    Queries, keys and values are spikes of neurons that 1x1 convolutions drive; what a head gathers drives neurons by a
+    batch norm, in place of a fixed scale, and these a last 1x1 convolution.
+
+    Args:
+        neuron: builds the neuron layers.
+        num_channels: C.
+        num_heads: divides C.
+
+    Raises:
+        InputError: it does not.
+
+    Reference: Spikformer, Zhou et al., arXiv:2209.15425, spiking self-attention.
+    """
+
+    def __init__(self, neuron: NeuronFactory, num_channels: int, num_heads: int = 4) -> None:
+        super().__init__()
+        divides = num_heads >= 1 and num_channels % num_heads == 0
+        require(divides, "num_channels, the width,", f"a multiple of the {num_heads} heads", num_channels)
+        self.num_heads = num_heads
+        self.current = conv_norm(num_channels, 3 * num_channels, kernel_size=1)
+        self.neuron = neuron()
+        self.attended = AttentionProduct()
+        self.norm = BatchNorm(num_channels)
+        self.last_neuron = neuron()
+        self.synapse = conv_norm(num_channels, num_channels, kernel_size=1)
+
+    def forward(self, spk: Tensor) -> Current:
+        """Spikes `[T, B, C, h, w]` to currents `[T, B, C, h, w]`."""
+        heads = self.neuron(self.current(spk)).flatten(3).unflatten(2, (3, self.num_heads, -1))
+        gathered = self.attended(*heads.unbind(2))  # [T, B, heads, C / heads, h * w]
+        gathered = gathered.flatten(2, 3).view_as(spk)
+        return self.synapse(self.last_neuron(self.norm(gathered)))

@@ -1,0 +1,136 @@
+"""Vector quantisation: from the encoder's vectors to the nearest code vectors and their ids."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spiking_vq.errors import InputError, require
+from spiking_vq.randomness import normal_noise, permutation
+from spiking_vq.runtime.distributed import all_rows, sum_over_ranks
+
+
+class Quantized(NamedTuple):
+    """What the quantiser makes of `z`.
+
+    Attributes:
+        vectors: nearest code vectors [B, D, h, w]; their gradient goes straight through to `z`.
+        tokens: their ids [B, h, w] in 0..K-1.
+        loss: `MSE(q, sg z) + commitment_cost * MSE(z, sg q)`; the first term only where gradients train the codes.
+    """
+
+    vectors: Tensor
+    tokens: Tensor
+    loss: Tensor
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest code by Euclidean distance, with the straight-through gradient.
+
+    The codebook learns by gradient (`ema_decay = 0`), or each code as an exponential moving average of the vectors
+    assigned to it, with restarts: a code whose average use has fallen below `restart_below` (vectors a batch) takes the
+    value of a vector of the present batch. Normalised, vectors and codes lie on the unit sphere, and the nearest code
+    is that of the smallest angle.
+
+    Args:
+        codebook_size: K, number of codes.
+        embedding_dim: D.
+        commitment_cost: weight of the term that ties the encoder to its code.
+        ema_decay: decay per batch of the moving averages, in [0, 1); 0 learns by gradient.
+        restart_below: see above; 0 never restarts. Needs `ema_decay`.
+        normalise: see above.
+
+    Reference: van den Oord et al., arXiv:1711.00937 (loss, appendix A.1 for the averages); Dhariwal et al.,
+        arXiv:2005.00341 (restarts); Yu et al., arXiv:2110.04627 (the sphere).
+    """
+
+    def __init__(
+        self,
+        codebook_size: int,
+        embedding_dim: int,
+        commitment_cost: float = 0.25,
+        ema_decay: float = 0.0,
+        restart_below: float = 0.0,
+        normalise: bool = False,
+    ) -> None:
+        super().__init__()
+        require(codebook_size >= 1, "codebook_size", "at least 1", codebook_size)
+        require(embedding_dim >= 1, "embedding_dim", "at least 1", embedding_dim)
+        require(0 <= ema_decay < 1, "ema_decay", "in [0, 1)", ema_decay)
+        if restart_below and not ema_decay:
+            raise InputError(
+                "restart_below needs an ema_decay greater than 0: codes that learn by gradient have no use count"
+            )
+        self.commitment_cost, self.ema_decay, self.restart_below = commitment_cost, ema_decay, restart_below
+        self.normalise = normalise
+        codebook = torch.randn(codebook_size, embedding_dim)
+        if ema_decay:
+            self.register_buffer("codebook", codebook)
+            self.register_buffer("use", torch.ones(codebook_size))
+            self.register_buffer("total", codebook.clone())
+        else:
+            self.codebook = nn.Parameter(codebook)
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Quantise `z` [B, D, h, w]."""
+        z = self._placed(z)
+        tokens = self.nearest(z)
+        codes = self.lookup(tokens)
+        loss = self.commitment_cost * F.mse_loss(z, codes.detach())
+        if not self.ema_decay:
+            loss = loss + F.mse_loss(codes, z.detach())
+        return Quantized(codes.detach() + (z - z.detach()), tokens, loss)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Ids [B, h, w] of the codes nearest to `z` [B, D, h, w]; the lowest id where several tie."""
+        rows, codes = _rows(z.to(self.codebook.dtype)), self._placed(self.codebook)
+        with torch.autocast(z.device.type, enabled=False):  # in bf16 near codes could not be told apart
+            # |z - c|^2 without |z|^2, which is the same for every code
+            distances = codes.square().sum(1) - 2 * rows @ codes.T
+        return distances.argmin(1).view(z.shape[0], *z.shape[2:])
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """Code vectors [B, D, h, w] of the ids `tokens` [B, h, w] in 0..K-1."""
+        return F.embedding(tokens, self._placed(self.codebook)).movedim(-1, 1)
+
+    def _placed(self, z: Tensor) -> Tensor:
+        """Vectors [n, D, ...] where codes can be: on the unit sphere, if they are normalised."""
+        z = z.to(self.codebook.dtype)
+        return F.normalize(z, dim=1) if self.normalise else z
+
+    @torch.no_grad()
+    def update(self, z: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> int:
+        """One step of the moving averages, then the restarts; returns how many codes were restarted.
+
+        With several ranks the vectors are those of all together, and all come to the same codebook.
+
+        Args:
+            z: the vectors of this batch [B, D, h, w].
+            tokens: their codes [B, h, w].
+            generator: source of the choice of restart vectors, on CPU; the same on all ranks.
+        """
+        z = self._placed(z)
+        rows, ids = _rows(z), tokens.flatten()
+        count = torch.zeros_like(self.use).index_add_(0, ids, torch.ones_like(ids, dtype=self.use.dtype))
+        total = torch.zeros_like(self.total).index_add_(0, ids, rows)
+        self.use.lerp_(sum_over_ranks(count), 1 - self.ema_decay)
+        self.total.lerp_(sum_over_ranks(total), 1 - self.ema_decay)
+        idle = (self.use < self.restart_below).nonzero().flatten()
+        if len(idle):
+            rows = _rows(all_rows(z))
+            idle = idle[: len(rows)]
+            # distinct places; rows of flat background are identical, so jitter keeps the restarted codes apart
+            chosen = permutation(len(rows), generator)[: len(idle)].to(rows.device)
+            noise = normal_noise((len(idle), rows.shape[1]), generator).to(rows.device)
+            self.total[idle] = rows[chosen] + 0.01 * rows.std(correction=0).clamp(min=0.1) * noise
+            self.use[idle] = 1.0
+        self.codebook.copy_(self.total / self.use.clamp(min=1e-6).unsqueeze(1))
+        return len(idle)
+
+
+def _rows(z: Tensor) -> Tensor:
+    """`[B, D, h, w] -> [B*h*w, D]`."""
+    return z.movedim(1, -1).flatten(0, -2)

@@ -1,0 +1,155 @@
+"""The spiking U-Net of SDDPM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spiking_vq.layers.labels import ClassEmbedding
+from spiking_vq.layers.synapses import BatchNorm, NeuronFactory, NormedSynapse, at_each_step, conv_norm, direct_coding
+from spiking_vq.models.unet_parts import check_sizes, sinusoid
+from spiking_vq.neurons.fused import Current, as_current
+from spiking_vq.neurons.readouts import decayed_sum
+from spiking_vq.runtime.running import steps_of
+from spiking_vq.runtime.winograd import Conv3x3
+
+# SDDPM
+
+
+class PreSpikeBlock(nn.Module):
+    """Pre-spike residual block with time: `shortcut(x) + norm(conv(neuron(norm(conv(neuron(x))) + time)))`.
+
+    Currents in, currents out: the sums are of real numbers before a neuron, so that no synapse sees the 0/1/2 that a
+    sum of spikes would give; but a shortcut that changes the width convolves the real-valued current.
+
+    Args:
+        neuron: builds a neuron layer.
+        in_channels, out_channels: C and C'.
+        num_features: E, of the time's embedding.
+
+    Reference: Cao et al., arXiv:2306.17046, section 4.1.
+    """
+
+    def __init__(self, neuron: NeuronFactory, in_channels: int, out_channels: int, num_features: int) -> None:
+        super().__init__()
+        self.first_neuron, self.first = neuron(), conv_norm(in_channels, out_channels)
+        self.time = nn.Linear(num_features, out_channels)
+        self.second_neuron, self.second = neuron(), conv_norm(out_channels, out_channels)
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor | Current, time: Tensor) -> Current:
+        """Currents `[T, B, C, H, W]` and the time's embedding [B, E] to currents `[T, B, C', H, W]`."""
+        x = as_current(x)
+        x.keep = True  # the first neuron computes it, and the sum below needs it
+        current = self.first(self.first_neuron(x))
+        steady = self.time(time)[None, :, :, None, None].to(current.x.dtype)
+        current = Current(current.x, current.norm, steady.expand(1, *current.x.shape[1:]))
+        current = self.second(self.second_neuron(current))
+        return Current(current.x, current.norm, at_each_step(self.shortcut, x.value()))
+
+
+class SDDPMUNet(nn.Module):
+    """The spiking U-Net of SDDPM (66,568,413 parameters on 3x32x32 images).
+
+    The image is presented unchanged at every step. Levels of pre-spike blocks are connected by strided convolutions
+    down and by nearest-neighbour doubling and convolution up, each fed by a neuron; one block more going up, and the
+    real-valued currents of the way down are concatenated to those of the way up. The time's embedding is real-valued
+    and added as a constant current. The head is not spiking: `h = conv(swish(norm(x)))` at each step, plus
+    `swish(norm(conv(h)))`, then the sum over time with decay 0.8.
+
+    Args:
+        image_shape: (C, H, W); H and W multiples of 2^(levels - 1).
+        T: number of spiking steps.
+        neuron: builds the neuron layers.
+        width: channels of the first level.
+        multipliers: of each level's width.
+        num_blocks: blocks a level going down.
+        num_classes: labels it is told; None for none.
+        styles: of each label, told with it.
+        patch_size: side of the square of pixels that is one position of the first level; as published, 1.
+
+    Raises:
+        InputError: sizes that do not fit.
+
+    Reference: Cao et al., arXiv:2306.17046.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        T: int,
+        neuron: NeuronFactory,
+        width: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 4),
+        num_blocks: int = 2,
+        num_classes: int | None = None,
+        styles: int = 1,
+        patch_size: int = 1,
+    ) -> None:
+        super().__init__()
+        check_sizes(image_shape, T, width, multipliers, num_blocks, patch_size)
+        self.image_shape, self.T, self.width, self.patch_size = tuple(image_shape), T, width, patch_size
+        num_channels, num_features = image_shape[0] * patch_size**2, 4 * width
+        widths = [width * factor for factor in multipliers]
+
+        def block(in_channels: int, out_channels: int) -> PreSpikeBlock:
+            return PreSpikeBlock(neuron, in_channels, out_channels, num_features)
+
+        self.time = nn.Sequential(nn.Linear(width, num_features), nn.SiLU(), nn.Linear(num_features, num_features))
+        self.labels = None if num_classes is None else ClassEmbedding(num_classes, num_features, styles)
+        self.stem = conv_norm(num_channels, width)
+        self.entry = nn.Sequential(neuron(), conv_norm(width, width))
+        self.down, self.up, skips = nn.ModuleList(), nn.ModuleList(), [width]
+        for level, (before, after) in enumerate(pairwise([width, *widths])):
+            for index in range(num_blocks):
+                self.down.append(block(after if index else before, after))
+                skips.append(after)
+            if level < len(widths) - 1:
+                self.down.append(nn.Sequential(neuron(), conv_norm(after, after, stride=2)))
+                skips.append(after)
+        self.middle = nn.ModuleList([block(widths[-1], widths[-1]) for _ in range(2)])
+        before = widths[-1]
+        for level, after in reversed(list(enumerate(widths))):
+            for _ in range(num_blocks + 1):
+                self.up.append(block(before + skips.pop(), after))
+                before = after
+            if level > 0:
+                doubling = nn.Sequential(nn.Upsample(scale_factor=2), Conv3x3(after, after))
+                self.up.append(nn.Sequential(neuron(), NormedSynapse(doubling, after)))
+        self.head_norm = BatchNorm(before)
+        self.head = nn.Conv2d(before, num_channels, 3, padding=1)
+        self.smooth = conv_norm(num_channels, num_channels)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, noisy: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The prediction [B, C, H, W], fp32 at least; see the module."""
+        dtype = self.head.weight.dtype
+        time = self.time(sinusoid(t, self.width).to(dtype))
+        if self.labels is not None:
+            time = time + self.labels(labels, len(t))
+        time = F.silu(time)
+        patches = F.pixel_unshuffle(noisy.to(dtype), self.patch_size)
+        x = self.entry(direct_coding(self.stem(patches.unsqueeze(0)), steps_of(self)))
+        skips = [x]
+        for layer in self.down:
+            x = layer(x, time) if isinstance(layer, PreSpikeBlock) else layer(x)
+            skips.append(x)
+        for layer in self.middle:
+            x = layer(x, time)
+        for layer in self.up:
+            if isinstance(layer, PreSpikeBlock):
+                x = layer(torch.cat([x.value(), skips.pop().value()], dim=2), time)
+            else:
+                x = layer(x)
+        return F.pixel_shuffle(self._read_out(x), self.patch_size)
+
+    def _read_out(self, x: Current) -> Tensor:
+        """The patches [B, C, H, W], fp32 at least, of currents `[T, B, C', H, W]`."""
+        with torch.autocast(x.x.device.type, enabled=False):
+            active = F.silu(self.head_norm(x.value().to(self.head.weight.dtype)).value())
+            images = at_each_step(self.head, active)
+            return decayed_sum(images + F.silu(self.smooth(images).value()))

@@ -1,0 +1,67 @@
+"""Spike generators: code vectors [B, D, h, w] to spike trains `[T, B, D, h, w]`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spiking_vq.layers.synapses import NeuronFactory, conv_norm, direct_coding
+from spiking_vq.randomness import uniform_noise
+from spiking_vq.runtime.distributed import num_ranks, own_rows
+
+# Spike generators: code vectors [B, D, h, w], number of steps T -> spike trains [T, B, D, h, w]
+
+
+class AdaptiveSpikeGenerator(nn.Module):
+    """Learnt: 1x1 convolution and batch norm of the constant code vector drive a neuron for T steps.
+
+    Reference: Liu et al., arXiv:2308.10187, adaptive spike generator.
+    """
+
+    def __init__(self, embedding_dim: int, neuron: NeuronFactory) -> None:
+        super().__init__()
+        self.current = conv_norm(embedding_dim, embedding_dim, kernel_size=1)
+        self.neuron = neuron()
+
+    def forward(self, vectors: Tensor, num_steps: int, generator: torch.Generator | None = None) -> Tensor:
+        """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w]; `generator` is not used."""
+        return self.neuron(direct_coding(self.current(vectors.unsqueeze(0)), num_steps))
+
+
+class PoissonSpikeGenerator(nn.Module):
+    """Random: a spike at each step with the probability that the vector's entry, clamped to [0, 1], gives.
+
+    The gradient goes straight through to the probability.
+    """
+
+    def __init__(self, embedding_dim: int, neuron: NeuronFactory) -> None:
+        super().__init__()
+
+    def forward(self, vectors: Tensor, num_steps: int, generator: torch.Generator | None = None) -> Tensor:
+        """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w], drawn from `generator` (on CPU)."""
+        rate = vectors.clamp(0, 1).expand(num_steps, *vectors.shape)
+        if self.training:  # all ranks draw for the whole batch, from the same source
+            batch = uniform_noise((len(vectors) * num_ranks(), num_steps, *vectors.shape[1:]), generator)
+            uniform = own_rows(batch).transpose(0, 1)
+        else:
+            uniform = uniform_noise(rate.shape, generator)
+        spk = (uniform.to(rate.device) < rate).to(rate.dtype)
+        return rate + (spk - rate).detach()
+
+
+class RepeatGenerator(nn.Module):
+    """None: the real-valued vector itself at every step. An ablation: what follows it is not fed by spikes."""
+
+    def __init__(self, embedding_dim: int, neuron: NeuronFactory) -> None:
+        super().__init__()
+
+    def forward(self, vectors: Tensor, num_steps: int, generator: torch.Generator | None = None) -> Tensor:
+        """`vectors` [B, D, h, w] as `[T, B, D, h, w]`; `generator` is not used."""
+        return vectors.expand(num_steps, *vectors.shape)
+
+
+SPIKE_GENERATORS = {
+    "adaptive": AdaptiveSpikeGenerator,
+    "poisson": PoissonSpikeGenerator,
+    "repeat": RepeatGenerator,
+}

@@ -1,0 +1,1 @@
+"""Spiking neurons: dynamics, surrogate gradients, fused layers, read-outs."""

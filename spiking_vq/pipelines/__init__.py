@@ -1,0 +1,1 @@
+"""Pipelines: trained networks that generate images."""

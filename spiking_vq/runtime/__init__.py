@@ -1,0 +1,1 @@
+"""How networks run: compiled or not, in which precision, on how many devices."""

@@ -1,0 +1,64 @@
+"""The machine that computes: devices, compilers, memory, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spiking_vq.errors import InputError, require
+
+
+def check_device(name: str, devices: int = 1) -> None:
+    """Raise `InputError` unless torch can compute on the device of this name, or on so many of this kind."""
+    require(devices >= 1, "devices", "at least 1", devices)
+    try:
+        place = torch.device(name)
+        if devices > 1 and place.index is not None:
+            raise InputError(f"device={name} is one device: with devices={devices} it is device={place.type}")
+        if place.type == "cpu" and place.index is not None:
+            raise InputError(f"device={name} is no device of its own: use device=cpu")
+        if place.type == "cuda" and devices > torch.cuda.device_count() > 0:
+            found = torch.cuda.device_count()
+            raise InputError(f"devices must be at most {found}, as many as there are of device=cuda; got {devices}")
+        torch.zeros(1, device=name).cpu()  # `meta` computes nothing
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device={name} cannot be used here ({reason}): try device=cpu") from error
+
+
+def can_compile() -> bool:
+    """Whether `torch.compile` works here, found out by trying; if not, say so."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8))
+    except Exception as error:  # whatever a missing compiler or header surfaces as
+        print(f"torch.compile does not work here ({type(error).__name__}): going on without it, which is slower")
+        return False
+    return True
+
+
+def peak_memory_mb(device: str) -> float:
+    """The most memory this process held so far, in MB: tensors on a GPU; on a CPU all that is the process's."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    """The machine and the versions that computed: device, CPU, cores, threads, torch."""
+    cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device,
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }

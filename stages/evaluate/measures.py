@@ -1,0 +1,260 @@
+"""Measures of generated and reconstructed images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from spiking_vq.checkpoint.file import load_model
+from spiking_vq.data.datasets import ImageData
+from spiking_vq.data.levels import resize_images, to_unit
+from spiking_vq.errors import InputError
+from spiking_vq.metrics.codebook import perplexity
+from spiking_vq.metrics.fid import fid
+from spiking_vq.metrics.inception import BATCH, Inception, fetch_weights
+from spiking_vq.metrics.inception_score import inception_score
+from spiking_vq.metrics.kid import kid
+from spiking_vq.metrics.manifold import authenticity, density_coverage, precision_recall
+from spiking_vq.metrics.reconstruction import reconstruction_error
+from spiking_vq.models.classifier import Classifier
+from spiking_vq.models.vq_svae import VQSVAE
+from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.zoo import find_model
+from stages.evaluate.features import CachedFeatures
+from stages.evaluate.protocols import Protocol
+
+CLASSIFIER_BATCH = 256
+
+NETWORKS = ("all", "classifier")
+
+
+class InceptionMeasures:
+    """Distances and neighbourhoods in the features of FID's Inception.
+
+    Args:
+        weights: its file.
+        cache: folder of the features, which are kept.
+        resize: how its input is made.
+        precision: what the network computes with.
+        device: where to compute.
+    """
+
+    def __init__(self, weights: Path, cache: Path, resize: str, precision: str, device: str) -> None:
+        network = Inception(weights, resize, precision).to(device)
+        self.classifier = network.classifier
+        self.described = {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest(), "precision": precision}
+        identity = f"{self.described['sha256']} {resize} {precision}"
+        self.features = CachedFeatures(network, identity, BATCH, cache, device)
+
+    def __call__(self, images: Tensor, reference: Tensor, title: str) -> dict[str, float | None]:
+        """FID, KID, precision, recall, density, coverage and Inception score of uint8 images [N, C, H, W]."""
+        real = self.features(reference, "features: reference")
+        generated = self.features(images, f"features: {title}")
+        precision, recall = precision_recall(real, generated)
+        density, coverage = density_coverage(real, generated)
+        return {
+            "fid": fid(generated, real),
+            "kid": kid(generated, real),
+            "precision": precision,
+            "recall": recall,
+            "density": density,
+            "coverage": coverage,
+            "inception_score": inception_score(generated, self.classifier),
+        }
+
+
+class ClassifierMeasures:
+    """What a classifier of the real images makes of them: offline, and in a minute.
+
+    Args:
+        path: its `model.safetensors`.
+        data: the data it has to be trained on.
+        device: where to compute.
+
+    Raises:
+        InputError: another model, or one of other data.
+    """
+
+    def __init__(self, path: Path, data: ImageData, device: str) -> None:
+        model, config = load_model(path)
+        if not isinstance(model, Classifier):
+            raise InputError(f"{path} is a {config.stage} model: a classifier is what `make classifier` writes")
+        if config.data != data.name:
+            raise InputError(f"{path} was trained on {config.data}: make one with `make classifier DATA={data.name}`")
+        self.model, self.device = model.to(device), device
+        self.described = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+    @classmethod
+    def of(cls, data: ImageData, options: dict[str, Any]) -> ClassifierMeasures:
+        """By the classifier that the options `classifier` and `runs` name for this data, else the one that ships."""
+        path = find_model("classifier", data.name, "base", options["runs"], options["classifier"])
+        return cls(path, data, options["device"])
+
+    def __call__(self, images: Tensor, reference: Tensor, title: str) -> dict[str, float]:
+        """Of uint8 images [N, C, H, W]: `classifier_distance`, the Frechet distance of its features; `confidence`, the
+        mean probability of the most probable class; `class_imbalance`, the total variation distance between the shares
+        of the classes among the images and the reference, 0 for the same shares.
+        """
+        (ours, ours_p), (real, real_p) = self.read(images), self.read(reference)
+        shares = [F.one_hot(p.argmax(1), p.shape[1]).double().mean(0) for p in (ours_p, real_p)]
+        return {
+            "classifier_distance": fid(ours, real),
+            "confidence": ours_p.max(1).values.mean().item(),
+            "class_imbalance": (shares[0] - shares[1]).abs().sum().item() / 2,
+        }
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, D] and probabilities [N, num_classes], on the CPU."""
+        rows = []
+        for batch in images.split(CLASSIFIER_BATCH):
+            features = self.model.features(to_unit(resize_images(batch, self.model.image_shape[1:])).to(self.device))
+            rows.append((features.cpu(), self.model.readout(features).softmax(1).cpu()))
+        features, probabilities = map(torch.cat, zip(*rows, strict=True))
+        return features, probabilities
+
+
+def inception_file(named: Path | None, data_dir: str | Path) -> Path:
+    """The file of Inception's weights: the one that was named, else see `fetch_weights`.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return Path(named) if named else fetch_weights(Path(data_dir))
+    except InputError as error:
+        ways = "Or name a file with inception=; features=classifier does without, and measures by a small classifier."
+        raise InputError(f"{error}. {ways}") from error
+
+
+def check_inception(data_dir: str | Path) -> None:
+    """See that the Inception can be had, in seconds, before hours of work that it is to measure.
+
+    Raises:
+        InputError: it cannot.
+    """
+    Inception(inception_file(None, data_dir))
+
+
+class Examiner:
+    """Measures sets of images against the reference of a protocol.
+
+    Args:
+        protocol: which names the reference.
+        data: where it is from.
+        options: of the command.
+
+    Attributes:
+        reference: uint8 images [N, C, H, W].
+        networks: name -> what measures by its features.
+    """
+
+    def __init__(self, protocol: Protocol, data: ImageData, options: dict[str, Any]) -> None:
+        self.protocol = protocol
+        self.reference = self.prepared(getattr(data, protocol.reference).images[: protocol.first])
+        device = options["device"]
+        self.networks: dict[str, InceptionMeasures | ClassifierMeasures] = {}
+        classifier = ClassifierMeasures.of(data, options)  # first, as the Inception may be a download
+        if options["features"] == "all":
+            weights, cache = inception_file(options["inception"], data.root), Path(options["runs"]) / "features"
+            precision = options["precision"]
+            self.networks["inception"] = InceptionMeasures(weights, cache, protocol.resize, precision, device)
+        self.networks["classifier"] = classifier
+
+    def __call__(self, images: Tensor, title: str) -> dict[str, float | None]:
+        """All figures of uint8 images [N, C, H, W]."""
+        images = self.prepared(images)
+        return {
+            name: value
+            for measure in self.networks.values()
+            for name, value in measure(images, self.reference, title).items()
+        }
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Images as the protocol wants them."""
+        size = self.protocol.image_size
+        return images if size is None else resize_images(images, (size, size))
+
+
+BATCH = 256
+LIKELIHOOD_IMAGES = 1000
+
+MEMORISATION_IMAGES = 1000
+
+
+@torch.no_grad()
+def reconstruct(vq_svae: VQSVAE, images: Tensor, seed: int, title: str) -> tuple[Tensor, Tensor]:
+    """Through the bottleneck and back.
+
+    Args:
+        vq_svae: in evaluation mode.
+        images: uint8 [N, C, H, W].
+        seed: of what is random in the decoder, if anything is.
+        title: of the progress bar.
+
+    Returns:
+        Reconstructions [N, C, H, W] in [0, 1], and tokens [N, h, w], both on the CPU.
+    """
+    device = next(vq_svae.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    reconstructions, tokens = [], []
+    for batch in _batches(images, title):
+        ids = vq_svae.tokenize(to_unit(batch.to(device)))
+        reconstructions.append(vq_svae.decode(ids, generator).cpu())
+        tokens.append(ids.cpu())
+    return torch.cat(reconstructions), torch.cat(tokens)
+
+
+def stage1_figures(reconstructions: Tensor, tokens: Tensor, images: Tensor, codebook_size: int) -> dict[str, float]:
+    """How far reconstructions [N, C, H, W] in [0, 1] are from uint8 images, and how the codebook is used."""
+    return reconstruction_error(reconstructions, to_unit(images)) | {
+        "images": len(images),
+        "codebook_size": codebook_size,
+        "codes_used": len(tokens.unique()),
+        "perplexity": perplexity(tokens, codebook_size).item(),
+    }
+
+
+@torch.no_grad()
+def likelihood(generator: LatentGenerator, images: Tensor, seed: int) -> dict[str, float]:
+    """Bound on the tokens' negative log-likelihood under the paper's process; see `AbsorbingDiffusion.elbo_bits`."""
+    model, diffusion = generator.model, generator.diffusion
+    randomness = torch.Generator(generator.device).manual_seed(seed)
+    bits = []
+    for batch in _batches(images, "likelihood of held-out tokens"):
+        tokens = model.vq_svae.tokenize(to_unit(batch.to(generator.device)))
+        bits.append(diffusion.elbo_bits(model.denoiser, tokens, randomness).cpu())
+    bits = torch.cat(bits).double()
+    return {
+        "images": len(bits),
+        "bits_per_image": bits.mean().item(),
+        "standard_error": (bits.std() / len(bits) ** 0.5).item(),
+        "bits_per_token": bits.mean().item() / diffusion.diffusion_steps,
+    }
+
+
+def memorisation(images: Tensor, held_out: Tensor, training: Tensor) -> dict[str, float]:
+    """Authenticity, by pixels, of generated and of held-out real images; see `metrics.manifold.authenticity`.
+
+    Args:
+        images, held_out, training: uint8 [N, C, H, W]; of the first two, `MEMORISATION_IMAGES`.
+    """
+    images = resize_images(images, training.shape[2:])
+    rows = [part[:MEMORISATION_IMAGES].flatten(1).float() for part in (images, held_out)]
+    authentic = [authenticity(training.flatten(1).float(), part) for part in rows]
+    return {"images": len(rows[0]), "authenticity": authentic[0], "authenticity_held_out": authentic[1]}
+
+
+def _batches(images: Tensor, title: str) -> Iterator[Tensor]:
+    """Cut images into batches, under a progress bar."""
+    with tqdm(total=len(images), desc=title, unit="image") as bar:
+        for batch in images.split(CLASSIFIER_BATCH):
+            yield batch
+            bar.update(len(batch))

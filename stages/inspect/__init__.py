@@ -1,0 +1,1 @@
+"""What a network does while it generates: spikes, energy, purity, pictures."""

@@ -1,0 +1,1 @@
+"""Weights that ship, and their model cards."""

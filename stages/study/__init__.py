@@ -1,0 +1,1 @@
+"""Studies: several trainings or samplings, compared."""

@@ -1,0 +1,1 @@
+"""Training with Lightning: the loop, the run folder, moving averages, fine-tuning."""
