@@ -11,7 +11,7 @@ from typing import Any
 from spiking_vq.checkpoint.file import checkpoint_step, is_checkpoint
 from spiking_vq.config.text import FROM_TEXT, read_number
 from spiking_vq.errors import InputError, require, require_seed
-from spiking_vq.pipelines import load as generators
+from spiking_vq.pipelines import zoo
 from spiking_vq.pipelines.base import Generator
 from spiking_vq.pipelines.zoo import find_model
 from stages.cli.machine import can_compile
@@ -96,7 +96,7 @@ def model_file(options: dict[str, Any]) -> Path:
 
 def say_which_weights(path: Path, runs: Path) -> None:
     """Tell a person who named no file if the model that was found is not a finished run's."""
-    if path.parent == generators.ZOO:
+    if path.parent == zoo.ZOO:
         print(f"no such model in {runs}: using the weights that ship, {path}", file=sys.stderr)
     elif is_checkpoint(path):
         step, total_steps = checkpoint_step(path)

@@ -33,11 +33,11 @@ from spiking_vq.pipelines.latent import LatentGenerator
 from spiking_vq.pipelines.load import load_generator
 from spiking_vq.pipelines.pixel import PixelGenerator
 from stages import sample, train
-from stages.bench import __main__ as bench
+from stages.bench import run as bench
 from stages.cli.options import SAMPLER
 from stages.cli.run import run_command
-from stages.compare import __main__ as compare
-from stages.evaluate import __main__ as evaluate
+from stages.compare import report as compare
+from stages.evaluate import report as evaluate
 from stages.evaluate.protocols import PROTOCOLS
 from stages.inspect import energy, portrait
 from stages.inspect import purity as spiking_report

@@ -30,11 +30,11 @@ from safetensors.torch import load
 
 from spiking_vq.errors import InputError
 from spiking_vq.metrics.inception import WEIGHTS, Inception
-from spiking_vq.pipelines import load as generators
+from spiking_vq.pipelines import zoo as generators
 from spiking_vq.pipelines.load import load_generator
 from stages import train
 from stages.cli import options as command
-from stages.evaluate import __main__ as evaluate
+from stages.evaluate import report as evaluate
 from stages.evaluate import measures as examiner
 from stages.evaluate.protocols import PROTOCOLS
 from stages.inspect import energy

@@ -15,7 +15,7 @@ from spiking_vq.models.token_denoiser import MIXERS
 from spiking_vq.neurons.lif import LIF
 from spiking_vq.neurons.twins import neuron_factory
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 K, T, GRID = 8, 2, (3, 4)
 
 

@@ -17,7 +17,7 @@ from spiking_vq.neurons.lif import LIF
 from spiking_vq.pipelines.load import load_generator
 from spiking_vq.pipelines.pixel import PixelGenerator
 from stages import sample
-from stages.evaluate import __main__ as evaluate
+from stages.evaluate import report as evaluate
 from stages.inspect import energy, portrait
 from stages.inspect import purity as spiking_report
 from stages.inspect import rates as firing_rates

@@ -13,7 +13,7 @@ from spiking_vq.checkpoint.file import save_model
 from spiking_vq.errors import InputError
 from spiking_vq.pipelines.latent import LatentGenerator
 from stages.cli.options import recorded_command
-from stages.compare import __main__ as compare
+from stages.compare import report as compare
 from stages.compare.tables import COLUMNS
 from stages.inspect import portrait
 from stages.study import grid as all_runs

@@ -8,7 +8,7 @@ from torch import nn
 
 from spiking_vq.checkpoint.build import build_denoiser, build_vq_svae
 from spiking_vq.layers.synapses import BatchNorm
-from stages.bench import __main__ as bench
+from stages.bench import run as bench
 from stages.bench import worker
 from stages.bench.cases import CASES, configured
 from stages.bench.worker import Measured

@@ -15,7 +15,7 @@ from spiking_vq.data.levels import to_uint8
 from spiking_vq.diffusion.absorbing_sampler import AbsorbingSamplerOptions
 from spiking_vq.diffusion.unmasking import ORDERS
 from spiking_vq.errors import InputError
-from spiking_vq.pipelines import load as generators
+from spiking_vq.pipelines import zoo as generators
 from spiking_vq.pipelines.latent import LatentGenerator
 from spiking_vq.pipelines.load import load_generator
 from spiking_vq.pipelines.pixel import PixelGenerator

@@ -22,7 +22,7 @@ from spiking_vq.metrics.fid import fid
 from spiking_vq.metrics.inception import WEIGHTS
 from spiking_vq.pipelines import load as generators
 from spiking_vq.pipelines.latent import LatentGenerator
-from stages.evaluate import __main__ as evaluate
+from stages.evaluate import report as evaluate
 from stages.evaluate import features
 from stages.evaluate import measures as examiner
 from stages.evaluate.features import CachedFeatures

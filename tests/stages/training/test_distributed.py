@@ -22,7 +22,7 @@ from spiking_vq.randomness import stratified_times
 from spiking_vq.runtime.distributed import all_rows, mean_over_ranks, num_ranks, own_rows, rank, sum_over_ranks
 from stages import sample, train
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 RANKS = 2
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from spiking_vq.errors import InputError
 from spiking_vq.files import atomic_write, json_text, require_writable
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_atomic_write_replaces_at_the_end(tmp_path):

@@ -18,13 +18,13 @@ from spiking_vq.data.datasets import load_dataset
 from spiking_vq.data.levels import to_unit
 from spiking_vq.diffusion.absorbing_sampler import AbsorbingSamplerOptions
 from spiking_vq.errors import InputError
-from spiking_vq.pipelines import load as generators
+from spiking_vq.pipelines import zoo as generators
 from stages import sample, train
-from stages.bench import __main__ as bench
+from stages.bench import run as bench
 from stages.cli.options import MODEL, network_calls, network_steps, parse_options, read_numbers, recorded_command
 from stages.cli.run import run_command
-from stages.compare import __main__ as compare
-from stages.evaluate import __main__ as evaluate
+from stages.compare import report as compare
+from stages.evaluate import report as evaluate
 from stages.inspect import energy, portrait
 from stages.inspect import purity as spiking_report
 from stages.inspect import rates as firing_rates
@@ -37,7 +37,7 @@ from stages.study import grid as all_runs
 from stages.study import recognition as recognise
 from stages.study import thresholds as threshold_sweep
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from spiking_vq.models.vq_svae import ENCODINGS, PSPS, VQSVAE, SpikeEncoding
 from spiking_vq.neurons.lif import LIF
 from spiking_vq.neurons.twins import neuron_factory
 
-CONFIGS = Path(__file__).parent.parent / "configs" / "vq_svae"
+CONFIGS = Path(__file__).parents[3] / "configs" / "vq_svae"
 SMALL = {"channels": [4, 8], "embedding_dim": 4, "codebook_size": 8}
 
 

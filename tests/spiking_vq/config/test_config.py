@@ -14,7 +14,7 @@ from spiking_vq.config.schema import STAGES
 from spiking_vq.config.yaml_files import read_yaml, to_yaml
 from spiking_vq.errors import LARGEST_SEED, InputError
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 PRESETS = sorted(CONFIGS.glob("*/*.yaml"))
 PAPER = CONFIGS / "vq_svae" / "paper.yaml"
 

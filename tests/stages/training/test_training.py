@@ -38,7 +38,7 @@ from stages.study import analytic
 from stages.training.ema import averaged
 from stages.training.stage import Stage
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 STAGE1 = [
     "vq_svae",
     "preset=base",
