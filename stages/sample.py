@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from spiking_vq.errors import InputError, require
 from spiking_vq.files import atomic_write
-from spiking_vq.pipelines.base import GROUP, Generator, Samples
-from spiking_vq.pipelines.load import load_generator
+from spiking_vq.pipelines.base import GROUP, Pipeline, Samples
+from spiking_vq.pipelines.load import load
 from spiking_vq.runtime.distributed import num_ranks, rank
 from stages.cli.machine import check_device
 from stages.cli.options import MODEL, SAMPLER, model_file, parse_options, sampler_settings, worth_compiling
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     check_device(options["device"], options["devices"])
     require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
     path = model_file(options)
-    generator = load_generator(path, precision=options["precision"])
+    generator = load(path, precision=options["precision"])
     sampling = sampler_settings(generator, options)
     generator.compile = worth_compiling(options["n"], sampling)
     config = generator.config
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
         print(f"wrote {out / 'grid.png'} and {out / 'images'} ({len(samples.images)} images)")
 
 
-def sample_together(generator: Generator, n: int, title: str, **options: Any) -> Samples:
+def sample_together(generator: Pipeline, n: int, title: str, **options: Any) -> Samples:
     """`n` images from all ranks, each making every so many groups of them; the same ones whatever their number."""
     sizes = {first: min(GROUP, n - first) for first in range(0, n, GROUP)}
     own = list(sizes)[rank() :: num_ranks()]

@@ -18,7 +18,7 @@ from spiking_vq.config.schema import (
     VQSVAEConfig,
     VQSVAEOptions,
 )
-from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.latent import LatentPipeline
 
 LIF_OPTIONS = {"beta": 0.5, "scale_input": False}
 
@@ -112,7 +112,7 @@ def labelled_latents(latent_model, absorbing_config):
     denoiser.readout.weight.data *= 10
     denoiser.labels.weight.data *= 50
     latent_model.denoiser = denoiser
-    return LatentGenerator(latent_model, absorbing_config)
+    return LatentPipeline(latent_model, absorbing_config)
 
 
 def wake(model, *inputs):

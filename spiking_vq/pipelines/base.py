@@ -44,7 +44,7 @@ class Samples(NamedTuple):
     tokens: Tensor | None = None
 
 
-class Generator:
+class Pipeline:
     """What the generators of both pipelines have in common.
 
     Args:
@@ -80,7 +80,7 @@ class Generator:
     @classmethod
     def from_pretrained(
         cls, path: str | Path, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
-    ) -> Generator:
+    ) -> Pipeline:
         """Read a `model.safetensors`, or the weights that ship for a data set; other arguments as in the constructor.
 
         Args:
@@ -113,7 +113,7 @@ class Generator:
         """
         raise NotImplementedError
 
-    def to(self, device: torch.device | str) -> Generator:
+    def to(self, device: torch.device | str) -> Pipeline:
         """Move the networks to a device, and compute there from now on."""
         self.model, self.device = self.model.to(device), torch.device(device)
         return self

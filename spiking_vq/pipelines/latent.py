@@ -16,14 +16,14 @@ from spiking_vq.data.levels import to_uint8, to_unit
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.diffusion.guidance import guided
 from spiking_vq.errors import InputError, described, require, require_seed
-from spiking_vq.pipelines.base import CHUNK, GROUP, Generator, Samples, chunks, within
+from spiking_vq.pipelines.base import CHUNK, GROUP, Pipeline, Samples, chunks, within
 from spiking_vq.randomness import mix_seed
 from spiking_vq.runtime.precision import autocast
 from spiking_vq.runtime.running import run_with
 
 
-class LatentGenerator(Generator):
-    """Tokens from absorbing diffusion, images from the VQ-SVAE's decoder; the arguments are those of `Generator`."""
+class LatentPipeline(Pipeline):
+    """Tokens from absorbing diffusion, images from the VQ-SVAE's decoder; the arguments are those of `Pipeline`."""
 
     kind, stage = LatentModel, "absorbing"
 
@@ -61,7 +61,7 @@ class LatentGenerator(Generator):
 
     @torch.no_grad()
     def make_alone(self, seed: int, **settings: Any) -> Tensor:
-        """See `Generator.make_alone`."""
+        """See `Pipeline.make_alone`."""
         tokens = self.tokens([seed], **settings)
         return self.model.vq_svae.decode(tokens, torch.Generator().manual_seed(mix_seed(seed, 1)))
 

@@ -15,13 +15,13 @@ from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.diffusion.guidance import guided, told
 from spiking_vq.errors import require
 from spiking_vq.neurons.lif import check_threshold_shift
-from spiking_vq.pipelines.base import Generator, Samples, chunks, within
+from spiking_vq.pipelines.base import Pipeline, Samples, chunks, within
 from spiking_vq.randomness import mix_seed
 from spiking_vq.runtime.precision import parameter_type
 
 
-class PixelGenerator(Generator):
-    """Images from Gaussian diffusion, by a spiking U-Net; the arguments are those of `Generator`."""
+class PixelPipeline(Pipeline):
+    """Images from Gaussian diffusion, by a spiking U-Net; the arguments are those of `Pipeline`."""
 
     kind, stage = PixelModel, "gaussian"
 
@@ -60,7 +60,7 @@ class PixelGenerator(Generator):
 
     @torch.no_grad()
     def make_alone(self, seed: int, **settings: Any) -> Tensor:
-        """See `Generator.make_alone`."""
+        """See `Pipeline.make_alone`."""
         *_, images = self.trajectory([seed], **settings)
         return images
 

@@ -12,7 +12,7 @@ from spiking_vq.checkpoint.file import checkpoint_step, is_checkpoint
 from spiking_vq.config.text import FROM_TEXT, read_number
 from spiking_vq.errors import InputError, require, require_seed
 from spiking_vq.pipelines import zoo
-from spiking_vq.pipelines.base import Generator
+from spiking_vq.pipelines.base import Pipeline
 from spiking_vq.pipelines.zoo import find_model
 from stages.cli.machine import can_compile
 
@@ -121,8 +121,8 @@ def read_numbers(name: str, text: str, example: str) -> list[float]:
         raise InputError(f'{name} must be numbers such as "{example}"; got {text!r}') from error
 
 
-def sampler_settings(generator: Generator, options: dict[str, Any]) -> dict[str, Any]:
-    """The settings that the options in `SAMPLER` amount to; see `Generator.sampling`."""
+def sampler_settings(generator: Pipeline, options: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the options in `SAMPLER` amount to; see `Pipeline.sampling`."""
     return generator.sampling(**{key: options[key] for key in SAMPLER})
 
 

@@ -25,7 +25,7 @@ from spiking_vq.metrics.manifold import authenticity, density_coverage, precisio
 from spiking_vq.metrics.reconstruction import reconstruction_error
 from spiking_vq.models.classifier import Classifier
 from spiking_vq.models.vq_svae import VQSVAE
-from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.zoo import find_model
 from stages.evaluate.features import CachedFeatures
 from stages.evaluate.protocols import Protocol
@@ -223,7 +223,7 @@ def stage1_figures(reconstructions: Tensor, tokens: Tensor, images: Tensor, code
 
 
 @torch.no_grad()
-def likelihood(generator: LatentGenerator, images: Tensor, seed: int) -> dict[str, float]:
+def likelihood(generator: LatentPipeline, images: Tensor, seed: int) -> dict[str, float]:
     """Bound on the tokens' negative log-likelihood under the paper's process; see `AbsorbingDiffusion.elbo_bits`."""
     model, diffusion = generator.model, generator.diffusion
     randomness = torch.Generator(generator.device).manual_seed(seed)

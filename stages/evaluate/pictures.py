@@ -12,7 +12,7 @@ from torchvision.utils import save_image
 from spiking_vq.data.levels import resize_images, to_uint8, to_unit
 from spiking_vq.files import atomic_write
 from spiking_vq.metrics.manifold import distances
-from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.latent import LatentPipeline
 
 
 def write_picture(path: Path, images: Tensor, columns: int) -> None:
@@ -21,7 +21,7 @@ def write_picture(path: Path, images: Tensor, columns: int) -> None:
         save_image(to_unit(images), temporary, nrow=columns, format="png")
 
 
-def completions(generator: LatentGenerator, images: Tensor, seed: int) -> Tensor:
+def completions(generator: LatentPipeline, images: Tensor, seed: int) -> Tensor:
     """Each uint8 image [N, C, H, W] and seven ways to go on from the upper half of its tokens: [8 N, C, H, W]."""
     height, width = generator.diffusion.grid
     keep = (torch.arange(height) < height / 2).unsqueeze(1).expand(height, width)

@@ -32,7 +32,7 @@ from spiking_vq.data.levels import to_uint8
 from spiking_vq.errors import LARGEST_SEED, require
 from spiking_vq.files import atomic_write, json_text
 from spiking_vq.pipelines.base import CHUNK, GROUP
-from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.runtime.precision import PRECISIONS
 from stages.cli.machine import check_device, describe_machine
 from stages.cli.options import (
@@ -225,7 +225,7 @@ def generation_report(
         return report
     report["seeds"] = [*seeds]
     report["images_per_second"] = model.sampled / model.seconds if model.sampled else None
-    if isinstance(model.generator, LatentGenerator):
+    if isinstance(model.generator, LatentPipeline):
         write_picture(_beside(out, "inpainting"), completions(model.generator, held_out[:8], options["seed"]), 8)
         # The bound is of one answer, and labels change it.
         if options["only"] == "all" and not model.config.conditional:

@@ -21,8 +21,8 @@ from spiking_vq.data.datasets import SPLIT_SEED
 from spiking_vq.data.images import ReadImages, list_png_files, read_images
 from spiking_vq.errors import InputError, require
 from spiking_vq.models.vq_svae import VQSVAE
-from spiking_vq.pipelines.base import GROUP, Generator
-from spiking_vq.pipelines.load import load_generator
+from spiking_vq.pipelines.base import GROUP, Pipeline
+from spiking_vq.pipelines.load import load
 from spiking_vq.randomness import permutation
 from stages.cli.options import model_file, sampler_settings
 from stages.evaluate.cache import ArrayCache
@@ -65,7 +65,7 @@ class Model:
     path: Path
     config: VQSVAEConfig | DenoiserConfig
     vq_svae: VQSVAE | None
-    generator: Generator | None = None
+    generator: Pipeline | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     cache: ArrayCache = field(default_factory=lambda: ArrayCache(Path("evaluation")))
     sampled: int = 0
@@ -119,7 +119,7 @@ def find_trained(options: dict[str, Any]) -> Model:
         subject = Model(path, config, getattr(model, "vq_svae", model).to(options["device"]))
     else:
         path = model_file(options)
-        generator = load_generator(path, options["device"], options["precision"])
+        generator = load(path, options["device"], options["precision"])
         settings = sampler_settings(generator, options)
         subject = Model(
             path,

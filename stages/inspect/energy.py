@@ -20,8 +20,8 @@ from spiking_vq.config.load import twin_bits
 from spiking_vq.config.schema import AbsorbingConfig, DenoiserConfig, SpikingConfig
 from spiking_vq.energy import PICOJOULES, LayerCost, count_operations, total
 from spiking_vq.errors import require
-from spiking_vq.pipelines.base import Generator
-from spiking_vq.pipelines.load import generator_of, load_generator
+from spiking_vq.pipelines.base import Pipeline
+from spiking_vq.pipelines.load import pipeline_of, load
 from spiking_vq.randomness import mix_seed
 from stages.cli.machine import check_device
 from stages.cli.options import MODEL, SAMPLER, model_file, parse_options, sampler_settings
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     check_device(options["device"])
     require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
     path = model_file(options)
-    generator = load_generator(path, options["device"])
+    generator = load(path, options["device"])
     config = generator.config
     require(config.neuron == "lif", "the model's neuron", "lif: its twin is counted beside it", config.neuron)
     out = claim_model_report(options["results"], "energy.json", config)
@@ -66,13 +66,13 @@ def main(arguments: list[str]) -> None:
     write_report(out, report)
 
 
-def twin_of(generator: Generator, neuron: str) -> Generator:
+def twin_of(generator: Pipeline, neuron: str) -> Pipeline:
     """The same networks without spikes, untrained, which costs the same; what the sampler was told it keeps."""
     config = twin_config(generator.config, neuron)
     model = build_model(config)
     if isinstance(model, PixelModel):
         model.image_error.copy_(generator.model.image_error)
-    return generator_of(model, config, generator.device)
+    return pipeline_of(model, config, generator.device)
 
 
 def twin_config(config: DenoiserConfig, neuron: str) -> DenoiserConfig:
@@ -94,7 +94,7 @@ def twin_config(config: DenoiserConfig, neuron: str) -> DenoiserConfig:
 
 
 @torch.no_grad()
-def generation_cost(generator: Generator, settings: dict[str, Any], n: int, seed: int) -> dict[str, Any]:
+def generation_cost(generator: Pipeline, settings: dict[str, Any], n: int, seed: int) -> dict[str, Any]:
     """Costs of an image, in the mean over `n`, of a call of the generating network, and of what decodes.
 
     One image at a time, so that no call works on one that is finished.

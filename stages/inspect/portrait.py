@@ -20,10 +20,10 @@ from spiking_vq.data.levels import to_uint8
 from spiking_vq.errors import require
 from spiking_vq.files import atomic_write, require_writable
 from spiking_vq.neurons.lif import LIF
-from spiking_vq.pipelines.base import Generator
-from spiking_vq.pipelines.latent import LatentGenerator
-from spiking_vq.pipelines.load import load_generator
-from spiking_vq.pipelines.pixel import PixelGenerator, as_images
+from spiking_vq.pipelines.base import Pipeline
+from spiking_vq.pipelines.latent import LatentPipeline
+from spiking_vq.pipelines.load import load
+from spiking_vq.pipelines.pixel import PixelPipeline, as_images
 from spiking_vq.randomness import mix_seed
 from stages.cli.machine import check_device
 from stages.cli.options import MODEL, SAMPLER, model_file, parse_options, sampler_settings
@@ -54,12 +54,12 @@ def main(arguments: list[str]) -> None:
     options = parse_options(arguments, OPTIONS)
     check_device(options["device"])
     require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
-    generator = load_generator(model_file(options), options["device"])
+    generator = load(model_file(options), options["device"])
     settings = sampler_settings(generator, options)
     config = generator.config
     folder = report_folder(options["results"], config.stage, config.data, config.preset)
     require_writable(folder)
-    film = token_film if isinstance(generator, LatentGenerator) else pixel_film
+    film = token_film if isinstance(generator, LatentPipeline) else pixel_film
     films = [film(generator, mix_seed(options["seed"], index), settings) for index in range(options["n"])]
     write_picture(folder / "filmstrip.png", torch.cat(films), FRAMES)
     print(f"wrote {folder / 'filmstrip.png'}")
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> None:
 
 
 @torch.no_grad()
-def pixel_film(generator: PixelGenerator, seed: int, settings: dict[str, Any]) -> Tensor:
+def pixel_film(generator: PixelPipeline, seed: int, settings: dict[str, Any]) -> Tensor:
     """One image being made: uint8 [FRAMES, C, H, W], from noise to the end."""
     start = generator.diffusion.prior([torch.Generator().manual_seed(seed)], generator.model.image_shape)
     states = [as_images(start), *(images.cpu() for images in generator.trajectory([seed], **settings))]
@@ -78,7 +78,7 @@ def pixel_film(generator: PixelGenerator, seed: int, settings: dict[str, Any]) -
 
 
 @torch.no_grad()
-def token_film(generator: LatentGenerator, seed: int, settings: dict[str, Any]) -> Tensor:
+def token_film(generator: LatentPipeline, seed: int, settings: dict[str, Any]) -> Tensor:
     """One image being made: uint8 [FRAMES, C, H, W], from nothing to the end."""
     states: list[Tensor] = []
     final = generator.tokens([seed], watch=lambda tokens: states.append(tokens.clone()), **settings)
@@ -95,7 +95,7 @@ def evenly(states: list[Tensor]) -> list[Tensor]:
     return [states[round(position)] for position in torch.linspace(0, len(states) - 1, FRAMES).tolist()]
 
 
-def raster(generator: Generator, seed: int, settings: dict[str, Any]) -> dict[str, Tensor]:
+def raster(generator: Pipeline, seed: int, settings: dict[str, Any]) -> dict[str, Tensor]:
     """Layer -> spikes [neurons, steps] of some of its neurons while an image is made, steps counted over all calls."""
     names = [name for name, module in generator.model.named_modules() if isinstance(module, LIF)]
     spikes: dict[str, list[Tensor]] = {name: [] for name in names}

@@ -19,8 +19,8 @@ from spiking_vq.data.levels import to_unit
 from spiking_vq.energy import LayerCost, count_operations
 from spiking_vq.errors import require
 from spiking_vq.models.vq_svae import VQSVAE
-from spiking_vq.pipelines.base import Generator
-from spiking_vq.pipelines.load import load_generator
+from spiking_vq.pipelines.base import Pipeline
+from spiking_vq.pipelines.load import load
 from spiking_vq.randomness import mix_seed
 from stages.cli.machine import check_device
 from stages.cli.options import MODEL, SAMPLER, model_file, parse_options, sampler_settings
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
     if isinstance(model, VQSVAE):
         costs = watch_stage1(model, config, options)
     else:
-        costs = watch_generation(load_generator(path, options["device"]), options)
+        costs = watch_generation(load(path, options["device"]), options)
     synapses = {name: cost for name, cost in costs.items() if cost.is_connection and cost.slots}
     real = {name: cost for name, cost in synapses.items() if cost.input_bits > 1}
     operations = sum(map(work, synapses.values())) or 1.0  # where nothing spikes and nothing is real-valued
@@ -77,7 +77,7 @@ def watch_stage1(model: VQSVAE, config: Config, options: dict[str, Any]) -> dict
     return costs
 
 
-def watch_generation(generator: Generator, options: dict[str, Any]) -> dict[str, LayerCost]:
+def watch_generation(generator: Pipeline, options: dict[str, Any]) -> dict[str, LayerCost]:
     """What all layers do while images are made."""
     settings = sampler_settings(generator, options)
     with count_operations(generator.model) as costs:

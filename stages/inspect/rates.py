@@ -17,9 +17,9 @@ from spiking_vq.data.datasets import load_dataset
 from spiking_vq.data.levels import to_unit
 from spiking_vq.errors import require
 from spiking_vq.models.vq_svae import VQSVAE
-from spiking_vq.pipelines.base import CHUNK, Generator
-from spiking_vq.pipelines.latent import LatentGenerator
-from spiking_vq.pipelines.load import load_generator
+from spiking_vq.pipelines.base import CHUNK, Pipeline
+from spiking_vq.pipelines.latent import LatentPipeline
+from spiking_vq.pipelines.load import load
 from stages.cli.machine import check_device
 from stages.cli.options import MODEL, model_file, parse_options
 from stages.reporting.report import claim_model_report, heading, write_report
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     n, seed = options["n"], options["seed"]
     require(n >= 1 and n % CHUNK == 0, "n, the number of images,", f"a multiple of {CHUNK}, generated at once", n)
     path = model_file(options)
-    generator = load_generator(path, options["device"])
+    generator = load(path, options["device"])
     config = generator.config
     require(config.neuron == "lif", "the model's neuron", "lif, which fires", config.neuron)
     out = claim_model_report(options["results"], "firing_rates.json", config)
@@ -58,10 +58,10 @@ def main(arguments: list[str]) -> None:
     write_report(out, report)
 
 
-def firing_rates(generator: Generator, images: Tensor, seed: int, **sampling: Any) -> dict[str, dict[str, float]]:
+def firing_rates(generator: Pipeline, images: Tensor, seed: int, **sampling: Any) -> dict[str, dict[str, float]]:
     """Stage -> layer -> firing rate: stage 1 on uint8 images, the network that generates on as many as it makes."""
     rates = {}
-    if isinstance(generator, LatentGenerator):
+    if isinstance(generator, LatentPipeline):
         rates["vq_svae"] = stage1_rates(generator.model.vq_svae, images, seed)
     return rates | {generator.config.stage: generation_rates(generator, len(images), seed, **sampling)}
 
@@ -75,7 +75,7 @@ def stage1_rates(vq_svae: VQSVAE, images: Tensor, seed: int) -> dict[str, float]
     return _rates(activity)
 
 
-def generation_rates(generator: Generator, n: int, seed: int, **sampling: Any) -> dict[str, float]:
+def generation_rates(generator: Pipeline, n: int, seed: int, **sampling: Any) -> dict[str, float]:
     """The same of the network that is called again and again, over all calls that generate `n` images."""
     with record_activity(generator.network) as activity:
         generator.sample(n, seed, **sampling)

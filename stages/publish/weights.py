@@ -18,7 +18,7 @@ from spiking_vq.config.schema import DenoiserConfig
 from spiking_vq.data.datasets import load_dataset
 from spiking_vq.errors import InputError, require
 from spiking_vq.files import atomic_write, json_text
-from spiking_vq.pipelines.load import generator_of
+from spiking_vq.pipelines.load import pipeline_of
 from spiking_vq.pipelines.zoo import ZOO, find_model
 from stages.cli.options import SAMPLER, parse_options
 from stages.reporting.report import read_report
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     model, config = load_model(source)
     chosen = {key: options[key] for key in SETTINGS if options[key] is not None}
     if isinstance(config, DenoiserConfig):
-        in_force = generator_of(model, config).sampling(**chosen)  # one out of range is found here
+        in_force = pipeline_of(model, config).sampling(**chosen)  # one out of range is found here
         defaults = {field.name: in_force[field.name] for field in fields(config.sample) if field.name in in_force}
         config = replace(config, sample=replace(config.sample, **defaults))
     elif chosen:

@@ -20,7 +20,7 @@ from spiking_vq.data.datasets import load_dataset
 from spiking_vq.data.levels import to_unit
 from spiking_vq.errors import require
 from spiking_vq.pipelines.base import CHUNK
-from spiking_vq.pipelines.pixel import PixelGenerator
+from spiking_vq.pipelines.pixel import PixelPipeline
 from spiking_vq.pipelines.zoo import ZOO
 from spiking_vq.randomness import mix_seed, permutation
 from stages.cli.machine import check_device
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     path = model_file(options)
     require(not is_checkpoint(path), "the model", "a model.safetensors, into which the result is written", path)
     require(path.parent.resolve() != ZOO, "the model", "your own: what ships is not changed", path)
-    generator = PixelGenerator.from_pretrained(path, options["device"])
+    generator = PixelPipeline.from_pretrained(path, options["device"])
     config = generator.config
     require(not generator.diffusion.on_currents, "the model", "one of images: currents are sampled by ddim", path)
     images = load_dataset(config.data, options["data_dir"], config.image_size).train.images
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
 
 
 @torch.no_grad()
-def measure(generator: PixelGenerator, images: Tensor, num_times: int, n: int, seed: int) -> Tensor:
+def measure(generator: PixelPipeline, images: Tensor, num_times: int, n: int, seed: int) -> Tensor:
     """V_t at all times, [N + 1], from `num_times` of them on `n` of the uint8 images [M, C, H, W] each."""
     diffusion, randomness = generator.diffusion, torch.Generator(generator.device).manual_seed(mix_seed(seed))
     last = diffusion.diffusion_steps

@@ -23,7 +23,7 @@ from spiking_vq.config.yaml_files import read_yaml
 from spiking_vq.data.datasets import DATASETS
 from spiking_vq.errors import LARGEST_SEED, InputError, require, require_integer
 from spiking_vq.files import atomic_write, json_text
-from spiking_vq.pipelines.load import load_generator
+from spiking_vq.pipelines.load import load
 from spiking_vq.pipelines.zoo import find_model
 from stages.cli.machine import check_device, describe_machine
 from stages.cli.options import CONFIGS, SAMPLER, parse_options, recorded_command, say_which_weights
@@ -142,7 +142,7 @@ def planned(chosen: dict[str, str | None], options: dict[str, Any]) -> dict[str,
     Raises:
         InputError: one is not; the message names it.
     """
-    generator = load_generator(built_on(options)) if options["stage"] == "sampler" else None
+    generator = load(built_on(options)) if options["stage"] == "sampler" else None
     chains = {}
     for name, changes in chosen.items():
         try:

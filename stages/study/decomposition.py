@@ -14,8 +14,8 @@ from typing import Any
 
 from spiking_vq.errors import InputError, require
 from spiking_vq.files import atomic_write
-from spiking_vq.pipelines.latent import LatentGenerator
-from spiking_vq.pipelines.load import load_generator
+from spiking_vq.pipelines.latent import LatentPipeline
+from spiking_vq.pipelines.load import load
 from spiking_vq.runtime.precision import PRECISIONS
 from stages.cli.machine import check_device, describe_machine
 from stages.cli.options import MODEL, model_file, parse_options
@@ -53,8 +53,8 @@ def main(arguments: list[str]) -> None:
     require(options["features"] in NETWORKS, "features", f"one of {', '.join(NETWORKS)}", repr(options["features"]))
     require(options["precision"] in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", options["precision"])
     path = model_file(options)
-    generator = load_generator(path)
-    if not isinstance(generator, LatentGenerator):
+    generator = load(path)
+    if not isinstance(generator, LatentPipeline):
         raise InputError(f"{path} is a {generator.config.stage} model: only those on tokens have steps to decompose")
     config, calls = generator.config, numbers_of_calls(options["calls"], generator.diffusion.diffusion_steps)
     out = claim_model_report(options["results"], "decomposition.json", config)

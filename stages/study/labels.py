@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from spiking_vq.data.datasets import load_dataset
 from spiking_vq.errors import require
-from spiking_vq.pipelines.load import load_generator
+from spiking_vq.pipelines.load import load
 from stages.cli.machine import check_device, describe_machine
 from stages.cli.options import (
     MODEL,
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
     strengths = read_numbers("strengths", options["strengths"], "1 1.5")
     require(len(strengths) >= 1, "strengths", "at least one number", repr(options["strengths"]))
     path = model_file(options)
-    generator = load_generator(path, options["device"], options["precision"])
+    generator = load(path, options["device"], options["precision"])
     config = generator.config
     settings = sampler_settings(generator, options | {"label": 0, "guidance": min(strengths)})
     out = claim_model_report(options["results"], "labels.json", config)

@@ -19,7 +19,7 @@ from spiking_vq.config.load import load_config
 from spiking_vq.config.schema import AbsorbingConfig, ClassifierConfig, Config, DenoiserConfig, VQSVAEConfig
 from spiking_vq.data.datasets import load_dataset
 from spiking_vq.errors import InputError, require
-from spiking_vq.pipelines.load import generator_of
+from spiking_vq.pipelines.load import pipeline_of
 from spiking_vq.pipelines.zoo import ZOO
 from stages.cli.options import recorded_command
 
@@ -112,7 +112,7 @@ def check_networks(config: Config) -> None:
     config = replace(config, **known)
     model = build_model(config)
     if isinstance(config, DenoiserConfig):
-        _ = generator_of(model, config).diffusion
+        _ = pipeline_of(model, config).diffusion
 
 
 def run_steps(todo: Sequence[Step]) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from spiking_vq.data.datasets import load_dataset
 from spiking_vq.errors import LARGEST_SEED, require
-from spiking_vq.pipelines.pixel import PixelGenerator
+from spiking_vq.pipelines.pixel import PixelPipeline
 from stages.cli.machine import check_device, describe_machine
 from stages.cli.options import (
     MODEL,
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
     require(options["n"] >= 10, "n, the number of images,", "at least 10", options["n"])
     shifts = [shift for shift in read_numbers("shifts", options["shifts"], "-0.003 0.003") if shift]
     path = model_file(options)
-    generator = PixelGenerator.from_pretrained(path, options["device"], options["precision"])
+    generator = PixelPipeline.from_pretrained(path, options["device"], options["precision"])
     config = generator.config
     settings = sampler_settings(generator, options | {"threshold_shift": None})
     for shift in shifts:

@@ -12,9 +12,9 @@ from spiking_vq.data.datasets import load_dataset
 from spiking_vq.diffusion.absorbing import LOSSES, AbsorbingDiffusion
 from spiking_vq.metrics.codebook import perplexity
 from spiking_vq.models.vq_svae import VQSVAE
-from spiking_vq.pipelines.latent import LatentGenerator
-from spiking_vq.pipelines.load import load_generator
-from spiking_vq.pipelines.pixel import PixelGenerator
+from spiking_vq.pipelines.latent import LatentPipeline
+from spiking_vq.pipelines.load import load
+from spiking_vq.pipelines.pixel import PixelPipeline
 
 
 @pytest.fixture(params=["float64", "meta"])
@@ -34,7 +34,7 @@ def foreign_state(request):
 
 
 def test_an_autocast_of_the_callers(latent_model, absorbing_config, images):
-    generator, keep = LatentGenerator(latent_model, absorbing_config), torch.ones(3, 3, dtype=torch.bool)
+    generator, keep = LatentPipeline(latent_model, absorbing_config), torch.ones(3, 3, dtype=torch.bool)
     keep[1] = False
     many = torch.rand(64, 1, 12, 12)
 
@@ -62,7 +62,7 @@ def test_samples(foreign_state, latent_model, absorbing_config, pixel_model, gau
     keep = torch.tensor([[True, False, True]] * 3)
 
     def everything():
-        tokens, pixels = load_generator(latent), load_generator(pixel)
+        tokens, pixels = load(latent), load(pixel)
         made = [tokens.sample(3, 1, **settings) for settings in LATENT_SETTINGS] + [tokens.inpaint(images, keep)]
         made += [pixels.sample(3, 1, sampler=sampler, sample_steps=4) for sampler in ("ddim", "ddpm_large")]
         made.append(pixels.sample(3, 1, guidance=2.0, sample_steps=2, threshold_shift=-0.1))
@@ -80,7 +80,7 @@ def test_poisson_spikes(foreign_state, vq_svae_config, latent_model, absorbing_c
     from spiking_vq.checkpoint.build import build_vq_svae
 
     latent_model.vq_svae = wake(build_vq_svae(vq_svae_config), images)
-    generator = LatentGenerator(latent_model, absorbing_config)
+    generator = LatentPipeline(latent_model, absorbing_config)
     expected = generator.sample(2).images
     foreign_state()
     assert torch.equal(generator.sample(2).images, expected)
@@ -129,8 +129,8 @@ def test_images_and_maps(foreign_state):
     assert found_variance == variance
 
 
-def test_a_new_generator_of_pixels(foreign_state, pixel_model, gaussian_config):
-    generator = PixelGenerator(pixel_model, gaussian_config)
+def test_a_new_pipeline_of_pixels(foreign_state, pixel_model, gaussian_config):
+    generator = PixelPipeline(pixel_model, gaussian_config)
     expected = generator.sample(1).images
     foreign_state()
-    assert torch.equal(PixelGenerator(pixel_model, gaussian_config).sample(1).images, expected)
+    assert torch.equal(PixelPipeline(pixel_model, gaussian_config).sample(1).images, expected)

@@ -29,9 +29,9 @@ from spiking_vq.checkpoint.file import load_model
 from spiking_vq.config.load import config_from_dict, load_config, read_config
 from spiking_vq.config.schema import STAGES
 from spiking_vq.data.datasets import load_dataset
-from spiking_vq.pipelines.latent import LatentGenerator
-from spiking_vq.pipelines.load import load_generator
-from spiking_vq.pipelines.pixel import PixelGenerator
+from spiking_vq.pipelines.latent import LatentPipeline
+from spiking_vq.pipelines.load import load
+from spiking_vq.pipelines.pixel import PixelPipeline
 from stages import sample, train
 from stages.bench import run as bench
 from stages.cli.options import SAMPLER
@@ -87,8 +87,8 @@ class World(NamedTuple):
     zoo: Path
     models: list[Path]
     foreign: list[bytes]
-    latent: LatentGenerator
-    pixel: PixelGenerator
+    latent: LatentPipeline
+    pixel: PixelPipeline
 
 
 class Draw(random.Random):
@@ -773,7 +773,7 @@ def draw_loading(draw):
     path = model_file(draw)
     if draw.happens(0.15):
         path = draw.choice(words("digits digits-base digits-base-gaussian digits-base-classifier imagenet"))
-    how = draw.choice([load_model, load_generator, LatentGenerator.from_pretrained, PixelGenerator.from_pretrained])
+    how = draw.choice([load_model, load, LatentPipeline.from_pretrained, PixelPipeline.from_pretrained])
     options = {}
     if how != load_model and draw.happens(0.2):
         options["precision"] = draw.choice([*CHOICES["precision"], None, 32])

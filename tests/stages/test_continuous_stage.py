@@ -14,8 +14,8 @@ from spiking_vq.errors import InputError
 from spiking_vq.models.fsddim import PostSumBlock
 from spiking_vq.models.sddpm import PreSpikeBlock
 from spiking_vq.neurons.lif import LIF
-from spiking_vq.pipelines.load import load_generator
-from spiking_vq.pipelines.pixel import PixelGenerator
+from spiking_vq.pipelines.load import load
+from spiking_vq.pipelines.pixel import PixelPipeline
 from stages import sample
 from stages.evaluate import report as evaluate
 from stages.inspect import energy, portrait
@@ -110,7 +110,7 @@ def test_portrait_and_rates(runs, tmp_path):
     portrait.main(["stage=gaussian", *places(tmp_path, "runs", "results"), "n=2", "sample_steps=5"])
     for name in ("filmstrip", "raster"):
         assert Image.open(folder / f"{name}.png").size[0] > 100
-    generator = load_generator(runs / "digits/base/gaussian/model.safetensors")
+    generator = load(runs / "digits/base/gaussian/model.safetensors")
     frames = portrait.pixel_film(generator, 7, generator.sampling(sample_steps=5))
     assert frames.shape == (portrait.FRAMES, 1, 12, 12)
     assert torch.equal(frames[-1:], portrait.to_uint8(generator.make_alone(7, **generator.sampling(sample_steps=5))))
@@ -188,9 +188,9 @@ def test_what_the_analytic_sampler_needs_travels_with_the_weights(runs, tmp_path
     path = runs / "digits/base/gaussian/model.safetensors"
     before = {name: value.clone() for name, value in load_model(path)[0].unet.state_dict().items()}
     with pytest.raises(InputError, match="make analytic"):
-        load_generator(path).sample(1, sampler="analytic")
+        load(path).sample(1, sampler="analytic")
     analytic.main([*places(tmp_path, "runs", "data_dir"), "times=4", "n=8"])
-    generator = load_generator(path)
+    generator = load(path)
     assert generator.model.image_error.shape == (11,)
     assert generator.model.image_error.isfinite().all()
     assert generator.sample(1, sampler="analytic", sample_steps=5).images.shape == (1, 1, 12, 12)
@@ -213,7 +213,7 @@ def test_a_published_model_has_its_own_settings(runs, tmp_path):
     (runs / "digits/base/gaussian/training.json").write_text('{"steps": 3}')
     zoo = f"zoo={tmp_path / 'zoo'}"
     publish.main([*places(tmp_path, "runs"), zoo, "stage=gaussian", "sampler=ddpm_large", "sample_steps=4"])
-    settings = load_generator(tmp_path / "zoo/digits-base-gaussian.safetensors").sampling()
+    settings = load(tmp_path / "zoo/digits-base-gaussian.safetensors").sampling()
     assert (settings["sampler"], settings["sample_steps"]) == ("ddpm_large", 4)
     assert json.loads((tmp_path / "zoo/digits-base-gaussian.json").read_text())["training"] == {
         "gaussian": {"steps": 3}
@@ -259,7 +259,7 @@ def test_reports_that_cannot_be_written_are_found_before_the_work(runs, tmp_path
     command, report, options = WATCHING[name]
     arguments = ["stage=gaussian", *places(tmp_path, "runs", "results"), "sample_steps=2", *options]
     arguments = [text for text in arguments if text.partition("=")[0] in command.OPTIONS]
-    monkeypatch.delattr(PixelGenerator, "trajectory")
+    monkeypatch.delattr(PixelPipeline, "trajectory")
     (tmp_path / "results").write_text("a file where the folder should be")
     with pytest.raises(InputError, match="cannot write"):
         command.main(arguments)
@@ -273,7 +273,7 @@ def test_reports_that_cannot_be_written_are_found_before_the_work(runs, tmp_path
 
 
 def test_threshold_sweep_reads_what_it_compares_with_before_it_samples(runs, tmp_path, monkeypatch):
-    monkeypatch.delattr(PixelGenerator, "trajectory")
+    monkeypatch.delattr(PixelPipeline, "trajectory")
     arguments = ["stage=gaussian", *places(tmp_path, "runs", "results"), "n=10", "seeds=2", "sample_steps=2"]
     (runs / "digits/base/classifier/model.safetensors").unlink()
     with pytest.raises(InputError, match="no trained classifier"):

@@ -31,7 +31,7 @@ from safetensors.torch import load
 from spiking_vq.errors import InputError
 from spiking_vq.metrics.inception import WEIGHTS, Inception
 from spiking_vq.pipelines import zoo as generators
-from spiking_vq.pipelines.load import load_generator
+from spiking_vq.pipelines.load import load
 from stages import train
 from stages.cli import options as command
 from stages.evaluate import report as evaluate
@@ -251,7 +251,7 @@ def world(tmp_path_factory):
         measure(runs, zoo, results)
     write_photos(photos)
     latent, pixel = (
-        load_generator(runs / f"digits/base/{name}/model.safetensors") for name in ("absorbing", "gaussian")
+        load(runs / f"digits/base/{name}/model.safetensors") for name in ("absorbing", "gaussian")
     )
     models = sorted(runs.rglob("model.safetensors"))
     foreign = foreign_contents([*models, *sorted(runs.rglob("*.ckpt")), *sorted(runs.rglob("*.yaml"))])
@@ -325,5 +325,5 @@ def test_cases_are_of_both_kinds(endings):
 
 def test_generators_are_as_they_were(world):
     for name, generator in {"absorbing": world.latent, "gaussian": world.pixel}.items():
-        again = load_generator(world.runs / f"digits/base/{name}/model.safetensors")
+        again = load(world.runs / f"digits/base/{name}/model.safetensors")
         assert torch.equal(generator.sample(2).images, again.sample(2).images)

@@ -16,9 +16,9 @@ from spiking_vq.diffusion.absorbing_sampler import AbsorbingSamplerOptions
 from spiking_vq.diffusion.unmasking import ORDERS
 from spiking_vq.errors import InputError
 from spiking_vq.pipelines import zoo as generators
-from spiking_vq.pipelines.latent import LatentGenerator
-from spiking_vq.pipelines.load import load_generator
-from spiking_vq.pipelines.pixel import PixelGenerator
+from spiking_vq.pipelines.latent import LatentPipeline
+from spiking_vq.pipelines.load import load
+from spiking_vq.pipelines.pixel import PixelPipeline
 from spiking_vq.pipelines.zoo import find_model
 
 CHUNK = 4
@@ -31,7 +31,7 @@ def _small_chunks(monkeypatch):
 
 @pytest.fixture
 def generator(latent_model, absorbing_config):
-    return LatentGenerator(latent_model, absorbing_config)
+    return LatentPipeline(latent_model, absorbing_config)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def poisson_generator(latent_model, absorbing_config, vq_svae_config, images):
     vq_svae_config.model.spike_generator = "poisson"
     latent_model.vq_svae = wake(build_vq_svae(vq_svae_config), images)
     latent_model.vq_svae.quantizer.codebook.data.uniform_(0, 1)
-    return LatentGenerator(latent_model, absorbing_config)
+    return LatentPipeline(latent_model, absorbing_config)
 
 
 def batch_sizes(module):
@@ -106,7 +106,7 @@ def test_a_set_may_be_made_in_parts(request, monkeypatch, kind):
 
 
 def test_fp64_computes_in_fp64(latent_model, absorbing_config):
-    generator = LatentGenerator(latent_model, absorbing_config, precision="fp64")
+    generator = LatentPipeline(latent_model, absorbing_config, precision="fp64")
     assert {weight.dtype for weight in generator.model.parameters()} == {torch.float64}
     assert generator.sample(2).images.dtype == torch.uint8
 
@@ -127,7 +127,7 @@ def test_sampling_leaves_the_global_generator_alone(generator):
 def test_defaults_come_from_the_checkpoint(generator, tmp_path):
     config = replace(generator.config, sample=AbsorbingSamplerOptions(sample_steps=2, order="halton", temperature=0.5))
     save_model(tmp_path / "model.safetensors", generator.model, config)
-    loaded = LatentGenerator.from_pretrained(tmp_path / "model.safetensors")
+    loaded = LatentPipeline.from_pretrained(tmp_path / "model.safetensors")
     calls = batch_sizes(loaded.model.denoiser)
     by_default = loaded.sample(3)
     assert len(calls) == 2
@@ -288,7 +288,7 @@ def test_inpainting_says_what_came(generator, given, told):
 def test_a_stage_1_file_cannot_generate(tmp_path, vq_svae, vq_svae_config):
     save_model(tmp_path / "model.safetensors", vq_svae, vq_svae_config)
     with pytest.raises(InputError, match=r"model\.safetensors is a vq_svae model.*made of one of stage absorbing"):
-        LatentGenerator.from_pretrained(tmp_path / "model.safetensors")
+        LatentPipeline.from_pretrained(tmp_path / "model.safetensors")
 
 
 # ---------------------------------------------------------------- which file
@@ -349,7 +349,7 @@ def test_what_ships_loads_and_works(path):
         model, config = load_model(path)
         assert model(torch.rand(2, *config.image_shape)).shape == (2, config.num_classes)
     else:
-        samples = load_generator(path).sample(1, sample_steps=4)
+        samples = load(path).sample(1, sample_steps=4)
         assert samples.images.float().std() > 10
 
 
@@ -360,7 +360,7 @@ def test_the_error_names_what_ships(places, tmp_path):
         find({"runs": tmp_path / "runs"}, preset="paper")
 
 
-@pytest.mark.parametrize("load", [LatentGenerator.from_pretrained, load_generator])
+@pytest.mark.parametrize("load", [LatentPipeline.from_pretrained, load])
 def test_weights_that_ship_are_found_by_name(load):
     by_name = [load(name).config for name in ("mnist", "mnist-base", "mnist-base-absorbing")]
     assert {config.stage for config in by_name} == {"absorbing"}
@@ -372,5 +372,5 @@ def test_weights_that_ship_are_found_by_name(load):
 
 
 def test_the_continuous_weights_are_found_by_name():
-    assert load_generator("mnist-base-gaussian").config.stage == "gaussian"
-    assert PixelGenerator.from_pretrained("mnist").config.stage == "gaussian"
+    assert load("mnist-base-gaussian").config.stage == "gaussian"
+    assert PixelPipeline.from_pretrained("mnist").config.stage == "gaussian"

@@ -10,9 +10,9 @@ from spiking_vq.diffusion.guidance import guided
 from spiking_vq.errors import InputError
 from spiking_vq.neurons.lif import LIF
 from spiking_vq.pipelines import load as generators
-from spiking_vq.pipelines.latent import LatentGenerator
-from spiking_vq.pipelines.load import load_generator
-from spiking_vq.pipelines.pixel import PixelGenerator
+from spiking_vq.pipelines.latent import LatentPipeline
+from spiking_vq.pipelines.load import load
+from spiking_vq.pipelines.pixel import PixelPipeline
 from spiking_vq.runtime.running import steps_of
 
 CHUNK = 4
@@ -26,7 +26,7 @@ def _small_chunks(monkeypatch):
 
 @pytest.fixture
 def generator(pixel_model, gaussian_config):
-    return PixelGenerator(pixel_model, gaussian_config)
+    return PixelPipeline(pixel_model, gaussian_config)
 
 
 def test_samples_do_not_depend_on_how_many(generator):
@@ -47,7 +47,7 @@ def test_an_image_made_alone_is_the_same(gaussian_config, unet):
     gaussian_config.model.unet = unet
     if unet == "fsddim":
         gaussian_config.diffusion.loss = "synaptic_current"
-    generator = PixelGenerator(build_model(gaussian_config), gaussian_config, precision="fp64")
+    generator = PixelPipeline(build_model(gaussian_config), gaussian_config, precision="fp64")
     together = generator.sample(2, seed=3)
     alone = generator.make_alone(generators.mix_seed(3, 1), **generator.sampling())
     assert (generators.to_uint8(alone).int() - together.images[1:].int()).abs().max() <= 1
@@ -59,11 +59,11 @@ def test_settings(generator, tmp_path, gaussian_config, pixel_model):
     assert generator.sampling(sampler="ddpm_large", sample_steps=3, eta=None)["sample_steps"] == 3
     gaussian_config.sample.sample_steps = 4
     save_model(tmp_path / "model.safetensors", pixel_model, gaussian_config)
-    loaded = load_generator(tmp_path / "model.safetensors")
-    assert isinstance(loaded, PixelGenerator)
+    loaded = load(tmp_path / "model.safetensors")
+    assert isinstance(loaded, PixelPipeline)
     assert loaded.sampling()["sample_steps"] == 4
-    with pytest.raises(InputError, match="is a gaussian model: a LatentGenerator is made of one of stage absorbing"):
-        LatentGenerator.from_pretrained(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="is a gaussian model: a LatentPipeline is made of one of stage absorbing"):
+        LatentPipeline.from_pretrained(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_settings_out_of_range(generator, settings, told):
 def test_a_model_without_labels_says_so(latent_model, absorbing_config):
     for settings in ({"label": 3}, {"guidance": 1.0}):
         with pytest.raises(InputError, match="conditional=true"):
-            LatentGenerator(latent_model, absorbing_config).sample(1, **settings)
+            LatentPipeline(latent_model, absorbing_config).sample(1, **settings)
     absorbing_config.conditional, absorbing_config.num_classes = True, 10
     absorbing_config.model.denoiser, absorbing_config.model.num_blocks = "sdid", None
     with pytest.raises(InputError, match="conditional must be false: sdid takes no labels"):
@@ -130,11 +130,11 @@ def test_completions_are_told_no_label_unless_one_is_given(labelled_latents, ima
 
 def test_settings_of_currents_and_twins(gaussian_config):
     gaussian_config.neuron, gaussian_config.T = "relu", 1
-    twin = PixelGenerator(build_model(gaussian_config), gaussian_config)
+    twin = PixelPipeline(build_model(gaussian_config), gaussian_config)
     with pytest.raises(InputError, match="threshold_shift must be 0 without spikes"):
         twin.sampling(threshold_shift=0.1)
     gaussian_config.model.unet, gaussian_config.diffusion.loss = "fsddim", "synaptic_current"
-    on_currents = PixelGenerator(build_model(gaussian_config), gaussian_config)
+    on_currents = PixelPipeline(build_model(gaussian_config), gaussian_config)
     with pytest.raises(InputError, match="sampled by ddim"):
         on_currents.sampling(sampler="ddpm_large")
     gaussian_config.sample.eta = 0.5
@@ -153,7 +153,7 @@ def test_labels_on_currents(gaussian_config):
     model = build_model(gaussian_config)
     wake(model.unet, torch.randn(1, 16, 1, 12, 12), torch.arange(16) % 10 + 1)
     model.unet.labels.weight.data *= 50
-    generator = PixelGenerator(model.eval(), gaussian_config)
+    generator = PixelPipeline(model.eval(), gaussian_config)
     one, two = (generator.sample(2, label=label, guidance=2.0).images for label in (1, 2))
     assert not torch.equal(one, two)
 

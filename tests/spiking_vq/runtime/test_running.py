@@ -10,8 +10,8 @@ from spiking_vq.activity import mean_firing_rate, record_activity
 from spiking_vq.checkpoint.file import fingerprint
 from spiking_vq.energy import count_operations
 from spiking_vq.neurons.lif import LIF
-from spiking_vq.pipelines.latent import LatentGenerator
-from spiking_vq.pipelines.pixel import PixelGenerator
+from spiking_vq.pipelines.latent import LatentPipeline
+from spiking_vq.pipelines.pixel import PixelPipeline
 from spiking_vq.runtime.running import Run, run_with, running, steps_of
 
 
@@ -54,7 +54,7 @@ def test_a_network_takes_the_steps_of_the_block(latent_model):
 
 
 def test_threads_sample_from_one_generator_as_if_one_after_the_other(latent_model, absorbing_config):
-    generator = LatentGenerator(latent_model, absorbing_config)
+    generator = LatentPipeline(latent_model, absorbing_config)
     alone = [generator.sample(8, seed, sample_steps=4) for seed in (0, 1)]
     both = at_once(generator.network, *(lambda seed=seed: generator.sample(8, seed, sample_steps=4) for seed in (0, 1)))
     for ours, theirs in zip(both, alone, strict=True):
@@ -73,7 +73,7 @@ def test_threads_guide_by_different_numbers_of_steps(labelled_latents):
 
 
 def test_threads_shift_thresholds_differently(pixel_model, gaussian_config):
-    generator, shifts = PixelGenerator(pixel_model, gaussian_config), (0.2, -0.2)
+    generator, shifts = PixelPipeline(pixel_model, gaussian_config), (0.2, -0.2)
     before = fingerprint(pixel_model)
     alone = [generator.sample(4, threshold_shift=shift, sample_steps=3).images for shift in shifts]
     assert not torch.equal(*alone)

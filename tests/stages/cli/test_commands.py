@@ -198,7 +198,7 @@ def test_published_model_samples_from_the_zoo(runs, tmp_path, command, monkeypat
         (runs / "digits/base" / stage / "training.json").write_text('{"steps": 3}')
     code, _, _ = command(publish.main, "data=digits", f"runs={runs}", f"zoo={tmp_path / 'zoo'}", "temperature=0.5")
     assert code == 0
-    published = generators.LatentGenerator.from_pretrained(tmp_path / "zoo/digits-base-absorbing.safetensors")
+    published = generators.LatentPipeline.from_pretrained(tmp_path / "zoo/digits-base-absorbing.safetensors")
     settings = {
         "sample_steps": 4,
         "order": "random",
@@ -220,10 +220,10 @@ def test_published_model_samples_from_the_zoo(runs, tmp_path, command, monkeypat
     _, _, said = command(sample.main, "data=digits", f"runs={runs}", "n=1", f"out={tmp_path / 'out'}")
     assert "that ship" not in said
     for name in ("digits", "digits-base"):
-        named = generators.LatentGenerator.from_pretrained(name)
+        named = generators.LatentPipeline.from_pretrained(name)
         assert torch.equal(named.sample(1).images, published.sample(1).images)
     with pytest.raises(InputError, match="no model file at kmnist"):  # nor does one ship
-        generators.LatentGenerator.from_pretrained("kmnist")
+        generators.LatentPipeline.from_pretrained("kmnist")
 
 
 def test_model_cards_tell_what_was_measured_of_the_very_file(runs, tmp_path, command):
@@ -472,8 +472,8 @@ def test_an_empty_preset_is_base(command):
 def test_python_finds_files_at_home_too(monkeypatch, tmp_path, runs):
     monkeypatch.setenv("HOME", str(runs))
     file = "~/digits/base/absorbing/model.safetensors"
-    assert generators.LatentGenerator.from_pretrained(file).config.data == "digits"
-    assert generators.load_generator(file).config.data == "digits"
+    assert generators.LatentPipeline.from_pretrained(file).config.data == "digits"
+    assert generators.load(file).config.data == "digits"
     assert generators.find_model("absorbing", "digits", "base", "~") == runs / file[2:]
     assert generators.find_model("absorbing", "digits", "base", ckpt=file) == runs / file[2:]
     model, config = load_model(file)

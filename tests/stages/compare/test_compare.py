@@ -11,7 +11,7 @@ from PIL import Image
 
 from spiking_vq.checkpoint.file import save_model
 from spiking_vq.errors import InputError
-from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.latent import LatentPipeline
 from stages.cli.options import recorded_command
 from stages.compare import report as compare
 from stages.compare.tables import COLUMNS
@@ -127,7 +127,7 @@ def test_film_strip_and_raster(tmp_path, latent_model, absorbing_config):
     portrait.main([f"ckpt={tmp_path / 'model.safetensors'}", f"results={tmp_path}", "n=2", "sample_steps=9"])
     for name in ("filmstrip", "raster"):
         assert Image.open(tmp_path / f"digits/base/{name}.png").size[0] > 100
-    generator = LatentGenerator(latent_model, absorbing_config)
+    generator = LatentPipeline(latent_model, absorbing_config)
     frames = portrait.token_film(generator, 7, generator.sampling(sample_steps=9))
     masked = (frames == 128).flatten(1).double().mean(1)  # grey, which images of so few pixels hardly are
     assert masked[0] == 1

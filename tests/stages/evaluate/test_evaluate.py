@@ -21,7 +21,7 @@ from spiking_vq.errors import InputError
 from spiking_vq.metrics.fid import fid
 from spiking_vq.metrics.inception import WEIGHTS
 from spiking_vq.pipelines import load as generators
-from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.latent import LatentPipeline
 from stages.evaluate import report as evaluate
 from stages.evaluate import features
 from stages.evaluate import measures as examiner
@@ -126,7 +126,7 @@ def test_evaluation_reports_what_it_says(tmp_path, data_dir, runs, latent_model,
     assert report["floor"]["fid"] == pytest.approx(sum(floor) / 2, rel=1e-6)
     assert report["floor_std"]["fid"] == pytest.approx(abs(floor[0] - floor[1]) / 2**0.5, rel=1e-6)
     assert report["reconstruction_std"]["fid"] > 0
-    generator = LatentGenerator.from_pretrained(runs / "digits/base/absorbing/model.safetensors")
+    generator = LatentPipeline.from_pretrained(runs / "digits/base/absorbing/model.safetensors")
     sets = [network(generator.sample(200, seed, sample_steps=3).images) for seed in (5, 6)]
     found = report["metrics"]["fid"]
     assert found["per_seed"] == pytest.approx([fid(rows, real) for rows in sets], rel=1e-6)

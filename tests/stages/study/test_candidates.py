@@ -7,12 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from stages.evaluate.__main__ import OPTIONS
+from stages.evaluate.report import OPTIONS
 
 from spiking_vq.config.load import load_config
 from spiking_vq.config.yaml_files import read_yaml
 from spiking_vq.errors import InputError
-from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.zoo import find_model
 from stages.cli.options import SAMPLER, parse_options, recorded_command, sampler_settings
 from stages.reporting import spread as trials
@@ -33,7 +33,7 @@ def test_all_candidates_are_configurations(stage):
 def test_all_settings_of_the_sampler_are_possible():
     listed = read_yaml(candidates.LISTS)["sampler"]
     assert listed.pop("base") is None
-    generator = LatentGenerator.from_pretrained("mnist")
+    generator = LatentPipeline.from_pretrained("mnist")
     chosen = [sampler_settings(generator, parse_options(changes.split(), SAMPLER)) for changes in listed.values()]
     assert all(settings != other for settings, other in combinations(chosen, 2))
 

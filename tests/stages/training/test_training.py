@@ -28,7 +28,7 @@ from spiking_vq.errors import InputError
 from spiking_vq.models.token_denoiser import TokenDenoiser
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.neurons.lif import LIF
-from spiking_vq.pipelines.latent import LatentGenerator
+from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.zoo import find_model
 from spiking_vq.runtime.running import steps_of
 from stages import sample, train
@@ -817,7 +817,7 @@ def test_an_unfinished_run_can_be_sampled(half, tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"{path.parent} is unfinished: using its best checkpoint, step {step} of 10" in said
     tokens = np.load(tmp_path / "tokens.npy")
-    assert (tokens == LatentGenerator.from_pretrained(path).sample(2, sample_steps=1).tokens.numpy()).all()
+    assert (tokens == LatentPipeline.from_pretrained(path).sample(2, sample_steps=1).tokens.numpy()).all()
     assert find_model("vq_svae", "digits", "base", half) == path  # which holds it
     with pytest.raises(InputError, match="no trained classifier model"):
         find_model("classifier", "digits", "base", half)
