@@ -42,6 +42,27 @@ def can_compile() -> bool:
     return True
 
 
+COMPILE_FROM = 10_000
+"""Network evaluations from which on sampling compiles first: beyond the break-even if the kernels are on disk already,
+about at it if they are not."""
+
+
+def network_calls(settings: dict[str, Any]) -> int:
+    """Network function evaluations of an image: with guidance, one with and one without the label for each call."""
+    return settings["sample_steps"] * (1 if settings.get("guidance", 0) in (0, 1) else 2)
+
+
+def network_steps(settings: dict[str, Any], T: int) -> int:
+    """Spiking steps of the network in all its evaluations for an image: T with the label, `guidance_T` without."""
+    guiding = network_calls(settings) - settings["sample_steps"]
+    return settings["sample_steps"] * T + guiding * (settings.get("guidance_T") or T)
+
+
+def worth_compiling(num_images: int, settings: dict[str, Any]) -> bool:
+    """Whether sampling so many images takes longer than what compiling saves on them, and compiling works."""
+    return num_images * network_calls(settings) >= COMPILE_FROM and can_compile()
+
+
 def peak_memory_mb(device: str) -> float:
     """The most memory this process held so far, in MB: tensors on a GPU; on a CPU all that is the process's."""
     if torch.device(device).type == "cuda":

@@ -1,97 +1,116 @@
-"""Options of the commands: `key=value` arguments, and the model and sampler settings that they name."""
+"""Options of the commands: one dataclass a command, read from a model word and `key=value` arguments."""
 
 from __future__ import annotations
 
+import difflib
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from spiking_vq.checkpoint.file import checkpoint_step, is_checkpoint
 from spiking_vq.config.text import FROM_TEXT, read_number
-from spiking_vq.errors import InputError, require, require_seed
+from spiking_vq.diffusion.absorbing_sampler import AbsorbingSamplerOptions
+from spiking_vq.diffusion.gaussian_sampler import GaussianSamplerOptions
+from spiking_vq.errors import InputError
+from spiking_vq.fields import OneOf, check_fields, value_of
 from spiking_vq.pipelines import zoo
 from spiking_vq.pipelines.base import Pipeline
 from spiking_vq.pipelines.zoo import find_model
-from stages.cli.machine import can_compile
 
-MODEL = {"stage": "absorbing", "data": "mnist", "preset": "base", "ckpt": Path, "runs": Path("runs")}
-"""Options that say which trained model."""
-
-SAMPLER = {
-    "sample_steps": int,
-    "order": str,
-    "temperature": float,
-    "last_temperature": float,
-    "top_p": float,
-    "remask_calls": int,
-    "schedule": str,
-    "sampler": str,
-    "eta": float,
-    "contrast": float,
-    "threshold_shift": float,
-    "label": int,
-    "guidance": float,
-    "guidance_T": int,
-}
-"""Options of the samplers; what is not given is the model's own."""
-
-_PACKAGED = Path(__file__).parents[1] / "configs"
-
-CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
+CONFIGS = next(
+    folder for folder in (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
+    if folder.is_dir()
+)
 """Folder of the presets. A wheel holds it inside the package; in the repository it lies next to it."""
 
+RUNS = Path("runs")
 LOADABLE = ("vq_svae", "absorbing", "gaussian")
-"""Stages of models that commands take."""
 
-COMPILE_FROM = 10_000
-"""Images times calls of the network from which on sampling compiles first: beyond the break-even if the kernels are on
-disk already, about at it if they are not."""
+Options = TypeVar("Options")
 
 
-def parse_options(arguments: Sequence[str], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Read `key=value` arguments into the types of `defaults`; an empty value keeps the default.
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Options that name a trained model.
+
+    Attributes:
+        model: a model that ships (`mnist`), a run folder (`runs/mnist/base`) or a file (`model.safetensors`); the one
+            word without `=`. Given, it replaces the other four.
+        stage: `vq_svae`, `absorbing` or `gaussian`.
+        data: name of the data set.
+        preset: name of the preset.
+        ckpt: a `model.safetensors`, or a checkpoint in its run folder.
+        runs: folder of the run folders.
+    """
+
+    model: str | None = None
+    stage: Annotated[str, OneOf(LOADABLE)] = "absorbing"
+    data: str = "mnist"
+    preset: str = "base"
+    ckpt: Path | None = None
+    runs: Path = RUNS
+
+    def find(self) -> Path:
+        """The model's file: the one named, else that of your own run, else the one that ships.
+
+        Raises:
+            InputError: there is none, or `runs` names a folder that does not exist.
+        """
+        if self.model:
+            return zoo.located(self.model)
+        if not self.ckpt and self.runs != RUNS and not self.runs.is_dir():
+            raise InputError(f"no folder {self.runs}: runs= names the one you trained in. Leave it out to use what ships.")
+        path = find_model(self.stage, self.data, self.preset, self.runs, self.ckpt)
+        if not self.ckpt:
+            say_which_weights(path, self.runs)
+        return path
+
+
+def _sampler_fields() -> list[tuple[str, Any, Any]]:
+    """Name, type and default of each option of the samplers; None stands for the model's own."""
+    hints: dict[str, Any] = {"label": int}
+    for options in (AbsorbingSamplerOptions, GaussianSamplerOptions):
+        hints = get_type_hints(options, include_extras=True) | hints
+    return [(name, hint | None, field(default=None)) for name, hint in hints.items()]
+
+
+SamplerArguments = make_dataclass("SamplerArguments", _sampler_fields(), frozen=True, kw_only=True)
+SamplerArguments.__doc__ = """Options of the samplers; one that is not given is the model's own."""
+
+SAMPLER = tuple(name for name, *_ in _sampler_fields())
+"""Names of the samplers' options."""
+
+
+def sampler_settings(pipeline: Pipeline, options: Any) -> Any:
+    """The sampler settings in force; see `Pipeline.sampling`."""
+    return pipeline.sampling(**{name: getattr(options, name, None) for name in SAMPLER})
+
+
+def read_options(cls: type[Options], arguments: Sequence[str]) -> Options:
+    """The options that arguments give; an empty value keeps the default, the last of several counts.
 
     Args:
-        arguments: such as `["n=16", "order=halton"]`.
-        defaults: name -> default; the value is an int, float, str or Path as the default is (see
-            `spiking_vq.values.FROM_TEXT`). A default that is a type stands for "not given": the value is None unless it
-            is given.
+        cls: dataclass of the command's options.
+        arguments: such as `["mnist", "n=16", "order=halton"]`; a word without `=` is the `model`, where there is one.
 
     Raises:
-        InputError: not `key=value`, an unknown key, a value of the wrong type, a number that is not finite, or a seed
-            out of range.
+        InputError: an unknown option (the nearest is suggested), or a value of another type or out of its range.
     """
-    options = {key: None if isinstance(default, type) else default for key, default in defaults.items()}
+    hints, given = get_type_hints(cls, include_extras=True), {}
     for text in arguments:
         key, separator, value = text.partition("=")
-        if not separator or key not in defaults:
-            raise InputError(f"unknown argument {text!r}: expected key=value with a key of {', '.join(defaults)}")
-        if value == "":
-            continue
-        default = defaults[key]
-        kind = default if isinstance(default, type) else Path if isinstance(default, Path) else type(default)
-        options[key] = FROM_TEXT[kind](key, value)
-    if "seed" in options:
-        require_seed(options["seed"])
-    return options
-
-
-def model_file(options: dict[str, Any]) -> Path:
-    """The file that the options in `MODEL` name; see `find_model`. If it is not a finished run's, say so.
-
-    Raises:
-        InputError: there is none, or `runs` names a folder that does not exist.
-    """
-    require(options["stage"] in LOADABLE, "stage", f"one of {', '.join(LOADABLE)}", repr(options["stage"]))
-    runs = options["runs"]
-    if not options["ckpt"] and runs != MODEL["runs"] and not runs.is_dir():
-        raise InputError(f"no folder {runs}: runs= names the one you trained in. Leave it out to use what ships.")
-    path = find_model(**{key: options[key] for key in MODEL})
-    if not options["ckpt"]:
-        say_which_weights(path, runs)
-    return path
+        if not separator and "model" in hints and "model" not in given:
+            key, value = "model", text
+        elif not separator or key not in hints:
+            near = difflib.get_close_matches(key, hints, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near and separator else f"the options are {', '.join(hints)}"
+            raise InputError(f"unknown argument {text!r}: expected key=value; {hint}")
+        if value:
+            given[key] = value_of(key, value, hints[key], FROM_TEXT)
+    return cls(**given)
 
 
 def say_which_weights(path: Path, runs: Path) -> None:
@@ -107,13 +126,8 @@ def say_which_weights(path: Path, runs: Path) -> None:
 def read_numbers(name: str, text: str, example: str) -> list[float]:
     """The numbers of an option that takes several, such as `"1 1.5"`.
 
-    Args:
-        name: of the option.
-        text: as it was given.
-        example: for the error.
-
     Raises:
-        InputError: not numbers.
+        InputError: not numbers; the message shows the example.
     """
     try:
         return [read_number(name, part) for part in text.split()]
@@ -121,37 +135,16 @@ def read_numbers(name: str, text: str, example: str) -> list[float]:
         raise InputError(f'{name} must be numbers such as "{example}"; got {text!r}') from error
 
 
-def sampler_settings(generator: Pipeline, options: dict[str, Any]) -> dict[str, Any]:
-    """The settings that the options in `SAMPLER` amount to; see `Pipeline.sampling`."""
-    return generator.sampling(**{key: options[key] for key in SAMPLER})
-
-
 def recorded_command(command: str, arguments: Sequence[str]) -> str:
-    """The command line as a results file tells it; of an absolute path, or one in a home folder, only the last part.
+    """The command line as a report tells it; of an absolute path, or one in a home folder, only the last part.
 
     Args:
         command: such as `train` or `study labels`.
-        arguments: `key=value` strings, or a stage's name.
+        arguments: `key=value` strings, or a word.
     """
     return shlex.join(["spiking-vq", *command.split(), *map(_portable, arguments)])
 
 
 def _portable(argument: str) -> str:
-    key, separator, value = argument.partition("=")
+    key, separator, value = argument.rpartition("=")
     return key + separator + (Path(value).name if value.startswith("~") or Path(value).is_absolute() else value)
-
-
-def network_calls(settings: dict[str, Any]) -> int:
-    """How often the network is asked for an image: with guidance, with and without the label."""
-    return settings["sample_steps"] * (1 if settings.get("guidance", 0) in (0, 1) else 2)
-
-
-def network_steps(settings: dict[str, Any], T: int) -> int:
-    """Spiking steps of the network in all its calls for an image, T in one that is told the label."""
-    guiding = network_calls(settings) - settings["sample_steps"]
-    return settings["sample_steps"] * T + guiding * (settings.get("guidance_T") or T)
-
-
-def worth_compiling(num_images: int, settings: dict[str, Any]) -> bool:
-    """Whether sampling so many images takes longer than what compiling saves on them, and compiling works."""
-    return num_images * network_calls(settings) >= COMPILE_FROM and can_compile()
