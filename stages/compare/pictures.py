@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import io
-
-import matplotlib as mpl
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
+from typing import Any
 
 from stages.compare.tables import System
-
-mpl.rcParams["svg.hashsalt"] = "spiking_vq"  # the same picture from the same figures
 
 
 def firing_rates(system: System) -> str:
     """Mean firing rate of every layer, stage by stage."""
-    rates = system.headline.get("firing_rate") or {}
-    named = [(f"{stage}: {layer}", rate) for stage, layers in rates.items() for layer, rate in layers.items()]
+    named = [
+        (f"{stage}: {layer}", rate) for stage, layers in system.firing_rates().items() for layer, rate in layers.items()
+    ]
     named = [(name, rate) for name, rate in named if not name.endswith(": all")]
     if not named:
         return ""
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(7, 0.22 * len(named) + 0.8), layout="constrained")
     names, values = zip(*named, strict=True)
     axis.barh(range(len(named)), values, color="#4878a8")
@@ -34,6 +31,7 @@ def quality_by_calls(curves: dict[str, list[tuple[int, float]]], title: str) -> 
     """System -> (number of calls, distance): one line each."""
     if not curves:
         return ""
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
     for name, points in curves.items():
         axis.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
@@ -47,10 +45,19 @@ def quality_by_calls(curves: dict[str, list[tuple[int, float]]], title: str) -> 
     return as_svg(figure)
 
 
-def as_svg(figure: Figure) -> str:
+def as_svg(figure: Any) -> str:
     """The figure as an element for a page."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None})
-    plt.close(figure)
+    pyplot().close(figure)
     text = stream.getvalue()
     return text[text.index("<svg") :]
+
+
+def pyplot() -> Any:
+    """matplotlib, imported when the first chart is drawn; the same chart from the same numbers is the same file."""
+    import matplotlib as mpl
+    from matplotlib import pyplot
+
+    mpl.rcParams["svg.hashsalt"] = "spiking_vq"
+    return pyplot

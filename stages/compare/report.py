@@ -1,7 +1,7 @@
-"""Put all measurements side by side: `spiking-vq compare [results=results] [presets="base ..."]`.
+"""Put all measurements side by side, next to published ones.
 
-Reads `<results>/<data>/<preset>/*.json` and writes `comparison.md`, `comparison.csv` and `report.html` there. What was
-not run says so; published figures stand below ours with their protocols.
+Reads `<results>/<data>/<preset>/*.json` and writes `comparison.md`, `comparison.csv` and `report.html` there; then
+renders the tables of the documents (see `stages.compare.documents`). What was not run says so.
 """
 
 from __future__ import annotations
@@ -9,25 +9,35 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from spiking_vq.files import atomic_write
-from stages.cli.options import parse_options
+from stages.cli.options import read_options
 from stages.compare import page
+from stages.compare.documents import comparison, encodings, protocols, rendered
 from stages.compare.pictures import firing_rates, quality_by_calls
-from stages.compare.published import PUBLISHED
-from stages.compare.tables import COMPARED, TITLES, System, in_two, read_systems, table
-from stages.evaluate.protocols import PROTOCOLS
-from stages.reporting.markdown import table as markdown_table
-from stages.reporting.report import checked_contents, read_report
-from stages.study.encodings import ABOUT_DIFFERENCES, about, shown_differences, shown_rows
-from stages.study.encodings import lines as ablation_lines
+from stages.compare.tables import PRESETS, TITLES, System, read_systems, split, system_table
+from stages.reporting.report import Report, write_text
 
-OPTIONS = {
-    "results": Path("results"),
-    "presets": "base base-relu base-quantised paper gaussian-base gaussian-sddpm gaussian-fsddim",
-}
+EXAMPLE = "spiking-vq compare"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `spiking-vq compare`.
+
+    Attributes:
+        results: folder of the reports.
+        presets: that the tables show, run or not; those of the continuous stage begin with `gaussian-`.
+        documents: Markdown files whose tables are made anew.
+    """
+
+    results: Path = Path("results")
+    presets: str = " ".join(PRESETS)
+    documents: str = ""
+
+
 PICTURES = {
     "{protocol}-samples.png": "Generated images, not chosen",
     "{protocol}-reconstructions.png": "Test images, each row above its reconstructions by stage 1",
@@ -40,7 +50,6 @@ PICTURES = {
 TUNING = re.compile(r"val-(samples-)?classifier-sample_steps=\d+\.json")
 """Reports in which the number of calls alone departs from the model's own settings."""
 
-ABLATION = "{}: encoding and spike generator"
 NOTES = [
     "FID, KID and classifier distance: mean ± standard deviation over the seeds, in brackets the floor, the same figure"
     " of real training images. A model cannot be expected below it. What stands right of the FIDs is of the first"
@@ -54,51 +63,20 @@ NOTES = [
 
 
 def main(arguments: list[str]) -> None:
-    """Read, write, print."""
-    options = parse_options(arguments, OPTIONS)
-    results, presets = Path(options["results"]), options["presets"].split()
-    with checked_contents(results):
-        systems = read_systems(results)
-        tables = {data: table(data, systems, presets) for data in TITLES}
-        ablations = [read_report(path) for data in TITLES if (path := results / data / "ablation.json").is_file()]
-        documents = {
-            "comparison.md": markdown(tables, systems, ablations),
-            "comparison.csv": as_csv(tables),
-            "report.html": report(tables, systems, ablations),
-        }
-    for name, text in documents.items():
-        with atomic_write(results / name) as temporary:
-            temporary.write_text(text)
-        print(f"wrote {results / name}")
-    print("\n" + documents["comparison.md"])
-
-
-def protocols() -> list[str]:
-    """What every column of FIDs means, and the published ones."""
-    ours = [f"{name}: {PROTOCOLS[name].about}." for name in COMPARED]
-    return ours + [f"{published.system}: {published.about}." for published in PUBLISHED]
-
-
-def stand_ins(data: str, systems: list[System]) -> str:
-    """What to say of a data set whose files are not the official ones; nothing otherwise."""
-    told = {system.headline["stand_in"] for system in systems if system.data == data} - {None}
-    return f"{TITLES[data]} here is {told.pop()}." if told else ""
-
-
-def markdown(tables: dict[str, list[dict[str, str]]], systems: list[System], ablations: list[dict[str, Any]]) -> str:
-    """The tables of each data set, then the ablations."""
-    lines = ["# Comparison", "", *(f"- {text}" for text in NOTES + protocols())]
-    for data, rows in tables.items():
-        lines += ["", f"## {TITLES[data]}", ""]
-        if told := stand_ins(data, systems):
-            lines += [told, ""]
-        quality, cost = in_two(rows)
-        lines += markdown_table(quality)
-        if cost:
-            lines += ["", *markdown_table(cost)]
-    for ablation in ablations:
-        lines += ["", f"## {ABLATION.format(TITLES[ablation['data']])}", "", *ablation_lines(ablation)]
-    return "\n".join(lines) + "\n"
+    """Read all reports, then write."""
+    options = read_options(Options, arguments)
+    results, presets = options.results, options.presets.split()
+    systems = read_systems(results)
+    tables = {data: system_table(data, systems, presets) for data in TITLES}
+    notes = [*(f"- {text}" for text in NOTES), *protocols(results)]
+    texts = {
+        results / "comparison.md": "\n".join(["# Comparison", "", *notes, "", *comparison(results, *presets)]) + "\n",
+        results / "comparison.csv": as_csv(tables),
+        results / "report.html": report(results, tables, systems),
+    }
+    texts |= {path: rendered(path.read_text(), results) for path in map(Path, options.documents.split())}
+    for path, text in texts.items():
+        write_text(path, text)
 
 
 def as_csv(tables: dict[str, list[dict[str, str]]]) -> str:
@@ -110,34 +88,37 @@ def as_csv(tables: dict[str, list[dict[str, str]]]) -> str:
     return stream.getvalue()
 
 
-def report(tables: dict[str, list[dict[str, str]]], systems: list[System], ablations: list[dict[str, Any]]) -> str:
+def report(results: Path, tables: dict[str, list[dict[str, str]]], systems: Sequence[System]) -> str:
     """Tables, pictures and charts on one page."""
-    parts = [page.items(NOTES), page.heading("Protocols", 3), page.items(protocols())]
+    notes = NOTES + [line.removeprefix("- ").replace("`", "") for line in protocols(results)]
+    parts = [page.items(notes)]
     for data, rows in tables.items():
-        parts += [page.heading(TITLES[data]), *(page.table(part) for part in in_two(rows) if part)]
-        if told := stand_ins(data, systems):
-            parts.append(page.paragraph(told))
+        parts += [page.heading(TITLES[data]), *map(page.table, split(rows))]
         ours = [system for system in systems if system.data == data]
+        parts += [page.paragraph(text) for text in {system.stand_in for system in ours} - {""}]
         curves = {system.preset: points for system in ours if (points := calls_and_distances(system.folder))}
         parts.append(page.chart(quality_by_calls(curves, f"{TITLES[data]}: quality against number of calls, val")))
         for system in ours:
-            parts.append(page.heading(f"{TITLES[data]}, {system.preset}", 3))
-            protocol = system.headline["protocol"]
-            parts += [
-                page.picture(system.folder / name.format(protocol=protocol), caption)
-                for name, caption in PICTURES.items()
-            ]
-            parts.append(page.chart(firing_rates(system)))
-            parts += [page.paragraph(sentence) for sentence in system.energy.get("verdict", {}).values()]
-    for ablation in ablations:
-        parts += [page.heading(ABLATION.format(TITLES[ablation["data"]])), page.paragraph(about(ablation))]
-        parts += [page.table(shown_rows(ablation)), page.paragraph(ABOUT_DIFFERENCES)]
-        parts.append(page.table(shown_differences(ablation)))
+            parts += system_parts(system)
+        if (results / data / "ablation.json").is_file():
+            parts.append(page.heading(f"{TITLES[data]}: encoding and spike generator", 3))
+            parts.append(page.table(encodings(results, data)))
     return page.page("Image generation with spiking neural networks", parts)
 
 
+def system_parts(system: System) -> list[str]:
+    """Pictures, firing rates and the verdict on energy of one system."""
+    protocol = system.headline.get(str, "protocol")
+    pictures = {system.folder / name.format(protocol=protocol): caption for name, caption in PICTURES.items()}
+    parts = [page.heading(f"{TITLES[system.data]}, {system.preset}", 3)]
+    parts += [page.picture(path, caption) for path, caption in pictures.items()]
+    parts.append(page.chart(firing_rates(system)))
+    verdicts = system.energy.get(dict, "verdict", default={}) if system.energy else {}
+    return parts + [page.paragraph(sentence) for sentence in verdicts.values()]
+
+
 def calls_and_distances(folder: Path) -> list[tuple[int, float]]:
-    """Numbers of calls and classifier distances of the tuning runs on the validation split, where there are any."""
+    """Numbers of calls and classifier distances of the tuning runs on the validation split."""
     files = [path for path in sorted(folder.glob("val-*.json")) if TUNING.fullmatch(path.name)]
-    reports = [read_report(path) for path in files]
-    return [(found["network_calls"], found["metrics"]["classifier_distance"]["mean"]) for found in reports]
+    reports = map(Report.read, files)
+    return [(found.get(int, "network_calls"), found.spread("metrics", "classifier_distance").mean) for found in reports]

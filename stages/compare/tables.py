@@ -1,16 +1,15 @@
-"""Rows of figures from the files that evaluation and energy left."""
+"""Comparison tables: one row a system, from the reports of evaluation and inspection."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spiking_vq.config.schema import TWINS
 from spiking_vq.errors import InputError
 from stages.compare.published import PUBLISHED
-from stages.evaluate.protocols import PROTOCOLS
-from stages.reporting.report import read_report
+from stages.reporting.report import Report, inspected
 
 NOT_RUN = "not run"
 TITLES = {
@@ -20,6 +19,7 @@ TITLES = {
     "letters": "EMNIST Letters",
     "cifar10": "CIFAR-10",
 }
+PRESETS = ("base", "base-relu", "base-quantised", "paper", "gaussian-base", "gaussian-sddpm", "gaussian-fsddim")
 COMPARED = ("test-10k", "n1280-test", "fsddim-10k", "train-50k")
 QUALITY = (
     "system",
@@ -37,68 +37,75 @@ COST = ("T", "calls", "parameters", "firing rate", "uJ / image", "with memory", 
 COLUMNS = QUALITY + COST
 
 
-@dataclass
+@dataclass(frozen=True)
 class System:
-    """All files of one data set and preset.
+    """All reports on one data set and preset.
 
     Attributes:
         data, preset: which.
-        folder: where the files are.
+        folder: of the reports.
         evaluations: protocol -> its report.
-        energy: the energy report, or nothing.
+        energy: the energy of an image; None where it was not measured.
     """
 
     data: str
     preset: str
     folder: Path
-    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
-    energy: dict[str, Any] = field(default_factory=dict)
+    evaluations: dict[str, Report]
+    energy: Report | None
 
     @property
-    def headline(self) -> dict[str, Any]:
-        """The report that figures other than FID are taken from: the first protocol that was run."""
-        return next((self.evaluations[name] for name in COMPARED if name in self.evaluations), {})
+    def headline(self) -> Report:
+        """The report of the first protocol that was run, from which metrics other than FID are taken."""
+        return next(self.evaluations[name] for name in COMPARED if name in self.evaluations)
+
+    @property
+    def stand_in(self) -> str:
+        """Sentence on a data set whose files are not the official ones; empty otherwise."""
+        text = self.headline.get(str, "stand_in", default="")
+        return f"{TITLES[self.data]} here is {text}." if text else ""
 
     @property
     def images_per_second(self) -> float | None:
         """The fastest of the protocols' runs, as noise only slows; of those sampled as the headline was."""
         head = self.headline
         alike = [
-            report.get("images_per_second") or 0.0  # none where only existing images were measured
-            for name, report in self.evaluations.items()
-            if name in COMPARED
-            and report.get("sampler") == head.get("sampler")
-            and report["machine"]["device"] == head["machine"]["device"]
+            report.get(float, "images_per_second", default=0.0)  # 0 where only existing images were measured
+            for report in self.evaluations.values()
+            if all(
+                report.get(object, *keys, default=None) == head.get(object, *keys, default=None)
+                for keys in (("sampler",), ("machine", "device"))
+            )
         ]
-        return max(alike, default=0.0) or None
+        return max(alike) or None
+
+    def firing_rates(self) -> dict[str, dict[str, float]]:
+        """Stage -> layer -> firing rate, and of all its neurons as `all`; empty for networks without spikes."""
+        return self.headline.get(dict, "firing_rate", default={})
 
 
 def read_systems(results: Path) -> list[System]:
-    """All data sets and presets of which there is a report, in the order of `TITLES`.
+    """All data sets and presets that were evaluated, in the order of `TITLES`.
 
     Raises:
-        InputError: no report that is compared, or one that cannot be read.
+        InputError: there is none, or a report cannot be read.
     """
     systems = []
     for data in TITLES:
         for folder in sorted(path for path in (results / data).glob("*") if path.is_dir()):
-            system = System(data, folder.name, folder)
-            for name in PROTOCOLS:
-                if (folder / f"{name}.json").is_file():
-                    system.evaluations[name] = read_report(folder / f"{name}.json")
-            if (folder / "energy.json").is_file():
-                system.energy = read_report(folder / "energy.json")
-            if system.headline:  # what was evaluated for tuning alone is no result
-                systems.append(system)
+            files = {name: folder / f"{name}.json" for name in COMPARED}
+            evaluations = {name: Report.read(path) for name, path in files.items() if path.is_file()}
+            if evaluations:
+                systems.append(System(data, folder.name, folder, evaluations, inspected(folder, "energy")))
     if not systems:
-        raise InputError(f"no reports in {results}: make some with `make evaluate` or `make all-runs`")
+        raise InputError(f"no reports in {results}: make some with `spiking-vq evaluate` or `spiking-vq study grid`")
     return systems
 
 
-def table(data: str, systems: list[System], presets: list[str]) -> list[dict[str, str]]:
-    """The rows of one data set: the presets, run or not, then what is published."""
-    found = {system.preset: system for system in systems if system.data == data}
-    rows = [system_row(preset, found.get(preset), image_energy(preset, found)) for preset in presets]
+def system_table(data: str, systems: Sequence[System], presets: Sequence[str] = PRESETS) -> list[dict[str, str]]:
+    """The rows of one data set: the presets, run or not, then published figures."""
+    known = {system.preset: system for system in systems if system.data == data}
+    rows = [system_row(preset, known) for preset in presets]
     for published in PUBLISHED:
         if data in published.fid:
             rows.append(dict.fromkeys(COLUMNS, "") | {"system": published.system})
@@ -106,72 +113,69 @@ def table(data: str, systems: list[System], presets: list[str]) -> list[dict[str
     return rows
 
 
-def in_two(rows: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """A table as two that fit a page: quality, and the cost of those of which any is known."""
-    known = [row for row in rows if {row[name] for name in COST} - {NOT_RUN, ""}]
-    return tuple(
-        [{name: row[name] for name in names} for row in part]
-        for part, names in ((rows, QUALITY), (known, ("system", *COST)))
-    )
+def split(rows: list[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
+    """A table as two that fit a page: quality, and the cost of the rows that have any."""
+    yield [{name: row[name] for name in QUALITY} for row in rows]
+    costly = [row for row in rows if {row[name] for name in COST} - {NOT_RUN, ""}]
+    if costly:
+        yield [{name: row[name] for name in ("system", *COST)} for row in costly]
 
 
-def system_row(preset: str, system: System | None, energy: dict[str, float]) -> dict[str, str]:
-    """One of ours; what was not run says so."""
+def system_row(preset: str, known: dict[str, System]) -> dict[str, str]:
+    """One of our presets; what was not run says so."""
     row = dict.fromkeys(COLUMNS, NOT_RUN) | {"system": f"ours, {preset}", "published FID": ""}
-    if energy:
-        row["uJ / image"] = shown(energy["arithmetic_pj"] / 1e6)
-        row["with memory"] = shown((energy["arithmetic_pj"] + energy["memory_pj"]) / 1e6)
-    if system is None:
+    if energy := image_energy(preset, known):
+        row["uJ / image"], row["with memory"] = (shown(value) for value in microjoules(energy))
+    if preset not in known:
         return row
-    for name, report in system.evaluations.items():
-        if name in COMPARED:
-            row[f"FID {name}"] = beside_floor(report, "fid")
+    system = known[preset]
     head = system.headline
-    if head.get("sampler", {}).get("guidance"):
-        row["system"] += ", told class labels"
-    row |= {
-        "protocol of what follows": head.get("protocol", ""),
+    for name, report in system.evaluations.items():
+        row[f"FID {name}"] = beside_floor(report, "fid")
+    if head.get(float, "sampler", "guidance", default=0.0):
+        row["system"] += ", class-conditional"
+    steps, parameters = head.get(dict, "T", default={}), head.get(dict, "parameters", default={})
+    return row | {
+        "protocol of what follows": head.get(str, "protocol"),
         "KID x 1000": beside_floor(head, "kid", 1000),
         "classifier distance": beside_floor(head, "classifier_distance"),
-        "precision / recall": " / ".join(f"{mean(head, name):.2f}" for name in ("precision", "recall")),
-        "bits / image": shown(head.get("likelihood", {}).get("bits_per_image")),
-        "reconstruction MSE": shown(head.get("stage1", {}).get("mse")),
-        "reconstruction FID": shown(head.get("reconstruction", {}).get("fid")),
-        "T": " + ".join(str(T) for T in head["T"].values()) if "T" in head else "",
-        "calls": shown(head.get("network_calls")),
-        "parameters": f"{sum(head['parameters'].values()):,}" if "parameters" in head else "",
+        "precision / recall": " / ".join(
+            f"{head.get(float, 'metrics', name, 'mean'):.2f}" for name in ("precision", "recall")
+        ),
+        "bits / image": shown(head.get(float, "likelihood", "bits_per_image", default=None)),
+        "reconstruction MSE": shown(head.get(float, "stage1", "mse", default=None)),
+        "reconstruction FID": shown(head.get(float, "reconstruction", "fid", default=None)),
+        "T": " + ".join(map(str, steps.values())),
+        "calls": shown(head.get(int, "network_calls", default=None)),
+        "parameters": f"{sum(parameters.values()):,}" if parameters else "",
+        "firing rate": " + ".join(f"{rates['all']:.2f}" for rates in system.firing_rates().values()),
         "images / s": shown(system.images_per_second),
     }
-    if not head.get("firing_rate"):
-        row["firing rate"] = ""
-    else:
-        row["firing rate"] = " + ".join(f"{rates['all']:.2f}" for rates in head["firing_rate"].values())
-    return row
 
 
-def image_energy(preset: str, found: dict[str, System]) -> dict[str, float]:
-    """What an image of a preset costs; a twin stands in the report of the network it is the twin of."""
+def image_energy(preset: str, known: dict[str, System]) -> Report | None:
+    """The energy of an image; that of a twin stands in the report on the network whose twin it is."""
     base, _, neuron = preset.rpartition("-")
     name, side = (base, neuron) if neuron in TWINS else (preset, "spiking")
-    return found[name].energy.get(side, {}).get("image", {}) if name in found else {}
+    energy = known[name].energy if name in known else None
+    return energy and energy.part(side, "image")
 
 
-def mean(report: dict[str, Any], name: str) -> float:
-    """Mean of a figure over the seeds; nan where it is not there."""
-    value = report.get("metrics", {}).get(name)
-    return value["mean"] if isinstance(value, dict) else float("nan")
+def microjoules(energy: Report) -> tuple[float, float]:
+    """Energy of an image: of the arithmetic alone, and with memory accesses."""
+    arithmetic, memory = (energy.get(float, kind) / 1e6 for kind in ("arithmetic_pj", "memory_pj"))
+    return arithmetic, arithmetic + memory
 
 
-def beside_floor(report: dict[str, Any], name: str, scale: float = 1.0) -> str:
-    """A figure, its spread over the seeds, and in brackets its floor."""
-    value = report.get("metrics", {}).get(name)
-    if not isinstance(value, dict):
+def beside_floor(report: Report, name: str, scale: float = 1.0) -> str:
+    """A metric with its deviation over the seeds, and in brackets its floor."""
+    metric = report.spread("metrics", name)
+    if metric.mean is None:
         return "not available"
-    spread = f" ± {scale * value['std']:.1g}" if value["std"] else ""
-    return f"{scale * value['mean']:.3g}{spread} ({scale * report['floor'][name]:.2g})"
+    return f"{metric.scaled(scale).text(std='.1g')} ({scale * report.get(float, 'floor', name):.2g})"
 
 
-def shown(value: float | int | None) -> str:
+def shown(value: float | None) -> str:
     """A number, or nothing."""
     if value is None:
         return ""
