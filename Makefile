@@ -1,7 +1,9 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Python >= 3.10 and make are all they need.
 
-# A value as one word for the shell, whatever is in it. ARGS is a list of words: quote inside it.
+# A value as one word for the shell, whatever is in it, and `name=value`, or nothing where the value is empty. ARGS is a
+# list of words: quote inside it.
 q = '$(subst ','\'',$(1))'
+o = $(if $(2),$(1)=$(call q,$(2)))
 empty :=
 space := $(empty) $(empty)
 
@@ -9,7 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(subst $(space),\ ,$(VENV))/installed
-BENCH := $(subst $(space),\ ,$(VENV))/bench
+EXTRA := $(subst $(space),\ ,$(VENV))/extra-
 
 DATA ?= mnist
 PRESET ?= base
@@ -26,18 +28,19 @@ INCEPTION ?=
 ARGS ?=
 
 MODULE := $(call q,$(RUN)) -m
-PLACES := data_dir=$(call q,$(DATA_DIR)) runs=$(call q,$(RUNS))
-REAL := data_dir=$(call q,$(DATA_DIR)) seed=$(call q,$(SEED))
-TRAIN := data=$(call q,$(DATA)) preset=$(call q,$(PRESET)) seed=$(call q,$(SEED)) $(PLACES)
-EVALUATE := images=$(call q,$(IMAGES)) protocol=$(call q,$(PROTOCOL)) inception=$(call q,$(INCEPTION))
-FIND := stage=$(call q,$(STAGE)) data=$(call q,$(DATA)) preset=$(call q,$(PRESET)) runs=$(call q,$(RUNS)) ckpt=$(call q,$(CKPT))
+VQ := $(MODULE) stages
+FOLDERS := $(call o,data_dir,$(DATA_DIR)) $(call o,runs,$(RUNS))
+REAL := $(call o,data_dir,$(DATA_DIR)) $(call o,seed,$(SEED))
+TRAIN := $(call o,data,$(DATA)) $(call o,preset,$(PRESET)) $(call o,seed,$(SEED)) $(FOLDERS)
+EVALUATE := $(call o,images,$(IMAGES)) $(call o,protocol,$(PROTOCOL)) $(call o,inception,$(INCEPTION))
+FIND := $(call o,stage,$(STAGE)) $(call o,data,$(DATA)) $(call o,preset,$(PRESET)) $(call o,runs,$(RUNS)) $(call o,ckpt,$(CKPT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait compare all-runs ablation candidates decompose analytic labels threshold-sweep bench publish cards test lint format clean
+.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait compare all-runs ablation candidates decompose analytic labels threshold-sweep bench publish cards docs docs-figures test test-all lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(call q,$(strip $(MAKEFILE_LIST)))
-	@echo "  variables: DATA=mnist|fmnist|kmnist|letters|cifar10|digits PRESET=base|base-relu|base-quantised|paper|sddpm|fsddim PRESETS STAGE SEED N DATA_DIR RUNS CKPT PROTOCOL IMAGES INCEPTION ARGS=\"key=value ...\""
+	@echo "  variables: DATA=mnist|fmnist|kmnist|letters|cifar10|digits PRESET=base|paper|base-relu|base-quantised|sddpm|fsddim|... PRESETS STAGE SEED N DATA_DIR RUNS CKPT PROTOCOL IMAGES INCEPTION ARGS=\"key=value ...\""
 
 install: $(INSTALLED)  ## create the virtual environment and install the package into it
 
@@ -47,87 +50,96 @@ $(INSTALLED): pyproject.toml
 	$(MODULE) pip install --quiet --editable ".[metrics,test]"
 	@touch $(call q,$@)
 
-demo: $(INSTALLED)  ## both stages on scikit-learn's digits, samples, and a classifier that reads them
-	$(MODULE) stages train vq_svae $(DEMO_STAGE1)
-	$(MODULE) stages train absorbing $(DEMO_STAGE2)
-	$(MODULE) stages sample preset=base data=digits runs=$(call q,$(RUNS)/demo) n=100
-	$(MODULE) stages study recognition runs=$(call q,$(RUNS)/demo)
+demo: $(INSTALLED)  ## train both stages on scikit-learn's digits, sample, and let a classifier read the samples
+	$(VQ) train vq_svae $(DEMO_STAGE1)
+	$(VQ) train absorbing $(DEMO_STAGE2)
+	$(VQ) sample preset=base data=digits runs=$(call q,$(RUNS)/demo) n=100
+	$(VQ) study recognition runs=$(call q,$(RUNS)/demo)
 
-# The digits are 1,437 small images: short runs, few codes and styles are enough, of smaller networks, without waiting
-# for a compiler.
+# The digits are 1,437 small images: short runs of smaller networks are enough, with few codes and styles, and without
+# waiting for a compiler.
 DEMO := data=digits preset=base runs=$(call q,$(RUNS)/demo) train.compile=false precision=fp32
 DEMO_STAGE1 := $(DEMO) train.max_steps=300 train.val_every=100 train.batch_size=32 'model.channels=[16,64]' model.codebook_size=128 perceptual.weight=0
 DEMO_STAGE2 := $(DEMO) train.max_steps=600 train.val_every=200 model.width=64 styles=4
 
 stage1: $(INSTALLED)  ## train the VQ-SVAE (the same command resumes)
-	$(MODULE) stages train vq_svae $(TRAIN) $(ARGS)
+	$(VQ) train vq_svae $(TRAIN) $(ARGS)
 
-stage2: $(INSTALLED)  ## train the denoiser on the frozen stage 1's tokens (the same command resumes)
-	$(MODULE) stages train absorbing $(TRAIN) $(ARGS)
+stage2: $(INSTALLED)  ## train the denoiser of the frozen stage 1's tokens (the same command resumes)
+	$(VQ) train absorbing $(TRAIN) $(ARGS)
 
-unet: $(INSTALLED)  ## train the continuous stage, a spiking U-Net on images (the same command resumes)
-	$(MODULE) stages train gaussian $(TRAIN) $(ARGS)
+unet: $(INSTALLED)  ## train the continuous stage, a spiking U-Net on pixels (the same command resumes)
+	$(VQ) train gaussian $(TRAIN) $(ARGS)
 
-sample: $(INSTALLED)  ## generate N images with CKPT, else your own run, else the weights that ship
-	$(MODULE) stages sample $(FIND) n=$(call q,$(N)) seed=$(call q,$(SEED)) $(ARGS)
+sample: $(INSTALLED)  ## generate N images with CKPT, your own run, or else the weights that ship
+	$(VQ) sample $(FIND) $(call o,n,$(N)) $(call o,seed,$(SEED)) $(ARGS)
 
-classifier: $(INSTALLED)  ## train a classifier of the real images, which evaluation uses
-	$(MODULE) stages train classifier data=$(call q,$(DATA)) preset=base seed=$(call q,$(SEED)) $(PLACES) $(ARGS)
+classifier: $(INSTALLED)  ## train the classifier that evaluation uses
+	$(VQ) train classifier $(call o,data,$(DATA)) preset=base $(call o,seed,$(SEED)) $(FOLDERS) $(ARGS)
 
-evaluate: $(INSTALLED)  ## FID and much else of CKPT's samples or of the PNGs in IMAGES, beside the floor
-	$(MODULE) stages evaluate $(FIND) $(EVALUATE) $(REAL) $(ARGS)
+evaluate: $(INSTALLED)  ## FID and more of a model's samples, or of the PNG files in IMAGES, with floors
+	$(VQ) evaluate $(FIND) $(EVALUATE) $(REAL) $(ARGS)
 
-portrait: $(INSTALLED)  ## a film strip of images emerging, and a raster of the spikes
-	$(MODULE) stages inspect portrait $(FIND) seed=$(call q,$(SEED)) $(ARGS)
+portrait: $(INSTALLED)  ## draw a film strip of images being generated, and a raster of the spikes
+	$(VQ) inspect $(FIND) $(REAL) only=portrait $(ARGS)
 
-compare: $(INSTALLED)  ## all measurements side by side: results/comparison.md, .csv and report.html
-	$(MODULE) stages compare $(ARGS)
+compare: $(INSTALLED)  ## tables of all measurements: results/comparison.md, .csv and report.html
+	$(VQ) compare $(ARGS)
 
-all-runs: $(INSTALLED)  ## train and measure DATA="mnist fmnist" PRESETS="base gaussian-base", going on where it stopped
-	$(MODULE) stages study grid data=$(call q,$(DATA)) presets=$(call q,$(PRESETS)) seed=$(call q,$(SEED)) $(PLACES) $(ARGS)
+all-runs: $(INSTALLED)  ## train and measure DATA="mnist fmnist" PRESETS="base gaussian-base" (the same command resumes)
+	$(VQ) study grid $(call o,data,$(DATA)) $(call o,presets,$(PRESETS)) $(call o,seed,$(SEED)) $(FOLDERS) $(ARGS)
 
-ablation: $(INSTALLED)  ## stage 1 with every encoding and spike generator, three seeds each, going on where it stopped
-	$(MODULE) stages study encodings data=$(call q,$(DATA)) $(PLACES) $(ARGS)
+ablation: $(INSTALLED)  ## ablation of stage 1: every encoding and spike generator (the same command resumes)
+	$(VQ) study encodings $(call o,data,$(DATA)) $(FOLDERS) $(ARGS)
 
-candidates: $(INSTALLED)  ## base with each of the changes in configs/candidates.yaml, of STAGE=vq_svae, absorbing or sampler
-	$(MODULE) stages study candidates stage=$(call q,$(STAGE)) data=$(call q,$(DATA)) ckpt=$(call q,$(CKPT)) $(PLACES) $(ARGS)
+candidates: $(INSTALLED)  ## compare base with the candidates in configs/studies, of STAGE=vq_svae, absorbing or sampler
+	$(VQ) study candidates $(call o,stage,$(STAGE)) $(call o,data,$(DATA)) $(call o,ckpt,$(CKPT)) $(FOLDERS) $(ARGS)
 
-decompose: $(INSTALLED)  ## where quality is lost: real images, reconstructions, one token a call, fewer calls
-	$(MODULE) stages study decomposition $(FIND) $(REAL) $(ARGS)
+decompose: $(INSTALLED)  ## measure where quality is lost: reconstructions, one token per call, fewer calls
+	$(VQ) study decomposition $(FIND) $(REAL) $(ARGS)
 
-energy: $(INSTALLED)  ## operations, memory traffic and picojoules of an image, beside the twin without spikes
-	$(MODULE) stages inspect energy $(FIND) seed=$(call q,$(SEED)) $(ARGS)
+energy: $(INSTALLED)  ## operations, memory accesses and picojoules of an image, with those of the twins without spikes
+	$(VQ) inspect $(FIND) $(REAL) only=report $(ARGS)
 
-rates: $(INSTALLED)  ## mean firing rate of every layer
-	$(MODULE) stages inspect rates $(FIND) $(REAL) $(ARGS)
+rates: $(INSTALLED)  ## firing rate of every layer (the same report as energy)
+	$(VQ) inspect $(FIND) $(REAL) only=report $(ARGS)
 
-spiking-report: $(INSTALLED)  ## every synapse that is fed by something else than spikes
-	$(MODULE) stages inspect purity $(FIND) $(REAL) $(ARGS)
+spiking-report: $(INSTALLED)  ## all synapses that are fed by anything but spikes (the same report as energy)
+	$(VQ) inspect $(FIND) $(REAL) only=report $(ARGS)
 
-analytic: $(INSTALLED)  ## measure what sampler=analytic needs, into the model's file
-	$(MODULE) stages study analytic $(FIND) $(REAL) $(ARGS)
+analytic: $(INSTALLED)  ## measure the errors that sampler=analytic needs, into the model's file
+	$(VQ) study analytic $(FIND) $(REAL) $(ARGS)
 
-labels: $(INSTALLED)  ## ask a network trained with ARGS=conditional=true for every label; the classifier reads what comes
-	$(MODULE) stages study labels $(FIND) $(REAL) $(ARGS)
+labels: $(INSTALLED)  ## let a classifier read images of each label by a class-conditional model
+	$(VQ) study labels $(FIND) $(REAL) $(ARGS)
 
-threshold-sweep: $(INSTALLED)  ## samples with all firing thresholds shifted: mean and spread over seeds
-	$(MODULE) stages study thresholds $(FIND) data_dir=$(call q,$(DATA_DIR)) $(ARGS)
+threshold-sweep: $(INSTALLED)  ## sample with all firing thresholds shifted (threshold guidance), over several seeds
+	$(VQ) study thresholds $(FIND) $(call o,data_dir,$(DATA_DIR)) $(ARGS)
 
-bench: $(BENCH)  ## speed and memory against the plain form on SpikingJelly (Python >= 3.11)
-	$(MODULE) stages bench $(ARGS)
+bench: $(EXTRA)bench  ## compare speed and memory with SpikingJelly (Python >= 3.11)
+	$(VQ) bench $(ARGS)
 
-$(BENCH): $(INSTALLED)
-	$(MODULE) pip install --quiet --editable ".[bench]"
+$(EXTRA)%: $(INSTALLED)
+	$(MODULE) pip install --quiet --editable ".[$*]"
 	@touch $(call q,$@)
 
-publish: $(INSTALLED)  ## put your run among the weights that ship (bf16, at most 6 MB)
-	$(MODULE) stages publish weights stage=$(call q,$(STAGE)) data=$(call q,$(DATA)) preset=$(call q,$(PRESET)) $(PLACES) $(ARGS)
+publish: $(INSTALLED)  ## copy your run to the weights that ship (bf16, at most 6 MB)
+	$(VQ) publish $(call o,stage,$(STAGE)) $(call o,data,$(DATA)) $(call o,preset,$(PRESET)) $(FOLDERS) $(ARGS)
 
-cards: $(INSTALLED)  ## model cards of the weights that ship, with what results/ holds on them
-	$(MODULE) stages publish cards $(ARGS)
+cards: $(INSTALLED)  ## write the model cards of the weights that ship, from the reports in results/
+	$(VQ) publish only=cards $(ARGS)
 
-test: $(INSTALLED)  ## run the tests: no data, no GPU, a few minutes
-	$(MODULE) pytest
+docs: $(EXTRA)docs  ## build the documentation as a site; a broken link is an error
+	$(MODULE) mkdocs build --strict
+
+docs-figures: $(INSTALLED)  ## render the tables of README.md and docs/ from the reports in results/
+	$(VQ) compare $(call o,documents,$(wildcard README.md docs/*.md)) $(ARGS)
+
+test: $(INSTALLED)  ## run the tests without the slow ones: no data, no GPU, a few minutes on two cores
+	OMP_NUM_THREADS=1 $(MODULE) pytest -n 2 -m "not slow"
+
+test-all: $(INSTALLED)  ## run all tests
+	OMP_NUM_THREADS=1 $(MODULE) pytest -n 2
 
 lint: $(INSTALLED)  ## check style and formatting
 	$(MODULE) ruff check .

@@ -1,4 +1,4 @@
-"""How much a network spikes, layer by layer, counted by observers while it computes."""
+"""Spiking activity of a network, counted layer by layer while it computes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LayerActivity:
 
     Attributes:
         spikes: number of spikes.
-        slots: number of places for one: neurons x steps x images.
+        slots: largest possible number: neurons x steps x images.
     """
 
     spikes: float = 0.0
@@ -52,13 +52,11 @@ def record_activity(model: nn.Module) -> Iterator[dict[str, LayerActivity]]:
 
 @contextmanager
 def mean_firing_rate(model: nn.Module) -> Iterator[Callable[[], Tensor]]:
-    """Inside the block, the mean firing rate of all neurons of `model`, with its gradient: to be trained for.
+    """Measure the mean firing rate of all neurons of `model` inside the block, with its gradient.
 
     Yields:
-        Gives the rate so far, a float32 scalar in [0, 1], over all calls.
-
-    Raises:
-        InputError: when the rate is asked for, that nothing has fired or been silent yet.
+        Function that returns the rate over all calls so far, a float32 scalar in [0, 1]. It raises `InputError` if no
+        neuron has computed yet.
     """
     spikes: list[Tensor] = []
     slots: list[int] = []
@@ -78,7 +76,7 @@ def mean_firing_rate(model: nn.Module) -> Iterator[Callable[[], Tensor]]:
 
 @contextmanager
 def observed(model: nn.Module, observer: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Inside the block `observer` is called with the name and the spikes `[T, B, ...]` of every `LIF` layer's calls."""
+    """Call `observer` inside the block with the name and the spikes `[T, B, ...]` of every call of a `LIF` layer."""
     neurons = {module: partial(observer, name) for name, module in model.named_modules() if isinstance(module, LIF)}
     with run_with(observers=neurons):
         yield

@@ -1,19 +1,20 @@
-"""The one error a person can cause and can mend, and the checks that raise it."""
+"""The error of wrong input, and the checks that raise it."""
 
 from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Iterable
 
 LARGEST_SEED = 2**32 - 1
-"""NumPy's generators, which Lightning seeds too, take no larger one."""
+"""The largest seed of NumPy, whose generators Lightning seeds too."""
 
 
 class InputError(ValueError):
-    """What was given cannot be used.
+    """Input that cannot be used.
 
-    The message says what was expected, what came, and what to do about it.
-    Commands print it without a traceback and exit with code 2.
+    The message names what was expected and what was given, and says what to do about it. Commands print it without a
+    traceback and exit with code 2.
     """
 
 
@@ -23,16 +24,22 @@ def require(holds: bool, name: str, expected: str, got: object) -> None:
         raise InputError(f"{name} must be {expected}; got {got}")
 
 
+def require_one_of(name: str, value: object, names: Iterable[str]) -> None:
+    """Raise `InputError` unless the value is one of the names."""
+    names = list(names)
+    require(value in names, name, f"one of {', '.join(names)}", repr(value))
+
+
 def require_integer(name: str, value: object, least: int, most: int | None = None) -> None:
     """Raise `InputError` unless the value is an integer of Python or NumPy in `least..most`.
 
-    A bool, a float such as 2.0, and text are no integers.
+    A bool, a float such as 2.0, and text are not integers.
 
     Args:
         name: of the value, for the message.
         value: to check.
         least: smallest allowed value.
-        most: largest allowed value; None for no limit.
+        most: largest allowed value; None (default) for no limit.
     """
     _require_integral(name, value)
     expected = f"at least {least}" if most is None else f"in {least}..{most}"
@@ -46,7 +53,7 @@ def require_seed(value: object, name: str = "seed") -> None:
 
 
 def require_finite(name: str, value: object) -> None:
-    """Raise `InputError` unless the value is a finite real number of Python or NumPy; a bool is none."""
+    """Raise `InputError` unless the value is a finite real number of Python or NumPy; a bool is not one."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     try:
         holds = is_number and math.isfinite(value)
@@ -61,23 +68,23 @@ def require_unit_range(name: str, images: object, given: object = None) -> None:
     Args:
         name: of the images, for the message.
         images: to check; a tensor without elements passes.
-        given: the caller's own images, which the message describes; None for `images`.
+        given: the caller's own images, for the message to describe; None (default) for `images`.
     """
     if not hasattr(images, "is_floating_point") or not images.is_floating_point():
         raise InputError(f"{name} must be a floating-point torch tensor with values in [0, 1]; got {described(images)}")
     if not images.numel():
         return
     lowest, highest = (bound.item() for bound in images.aminmax())
-    if not 0 <= lowest <= highest <= 1:  # nor is NaN
+    if not 0 <= lowest <= highest <= 1:  # false for NaN
         raise InputError(
             f"{name} must be finite and in [0, 1]; got {described(images if given is None else given)} with values from"
             f" {lowest} to {highest}."
-            " Divide levels 0..255 by 255; of x in [-1, 1] take (x + 1) / 2."
+            " Divide levels 0..255 by 255; replace x in [-1, 1] by (x + 1) / 2."
         )
 
 
 def described(value: object) -> str:
-    """Type and shape of what a caller passed, such as `torch.uint8 [2, 1, 28, 28]`, `numpy.float64 [28, 28]`."""
+    """Type and shape of an argument, such as `torch.uint8 [2, 1, 28, 28]` or `numpy.float64 [28, 28]`."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         library = type(value).__module__.partition(".")[0]
         return f"{library}.{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

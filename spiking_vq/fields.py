@@ -1,4 +1,4 @@
-"""Fields of dataclasses that check themselves: of which type a value is, and in which range."""
+"""Types and ranges of the fields of dataclasses, from their annotations."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from functools import cache
 from types import NoneType
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from spiking_vq.errors import require, require_finite, require_integer, require_seed
+from spiking_vq.errors import require, require_finite, require_integer, require_one_of, require_seed
 from spiking_vq.files import read_path
 
 LARGEST_INTEGER = 2**63 - 1
-"""torch takes no larger one."""
+"""The largest integer of torch."""
 
 
 class Range(NamedTuple):
-    """A check of a field, for `typing.Annotated`.
+    """A check for `typing.Annotated`: the value satisfies a condition.
 
     Attributes:
-        expected: what the value must be, for the message.
-        holds: whether it is.
+        expected: the condition in words, for the message.
+        holds: the condition.
     """
 
     expected: str
     holds: Callable[[Any], bool]
 
     def __call__(self, name: str, value: Any) -> Any:
-        """The value.
+        """Return the value of the field `name`.
 
         Raises:
             InputError: it is out of range.
@@ -37,37 +37,39 @@ class Range(NamedTuple):
 
 
 class OneOf(NamedTuple):
-    """A check of a field, for `typing.Annotated`: the value is one of these names."""
+    """A check for `typing.Annotated`: the value is one of these names."""
 
     names: tuple[str, ...]
 
     def __call__(self, name: str, value: str) -> str:
-        """The value.
+        """Return the value of the field `name`.
 
         Raises:
-            InputError: it is none of the names.
+            InputError: it is another name.
         """
-        require(value in self.names, name, f"one of {', '.join(self.names)}", repr(value))
+        require_one_of(name, value, self.names)
         return value
 
 
 def checked_seed(name: str, value: int) -> int:
-    """The value, for `typing.Annotated`.
+    """Return a seed, for `typing.Annotated`.
 
     Raises:
-        InputError: it is no seed.
+        InputError: the value is not a seed.
     """
     require_seed(value, name)
     return value
 
 
 def expanded(name: str, text: str) -> str:
-    """`read_path` as text, for `typing.Annotated`."""
+    """Return `read_path` of a text as text, for `typing.Annotated`."""
     return str(read_path(name, text))
 
 
-Count = Annotated[int, Range("at least 1", lambda value: value >= 1)]
-Natural = Annotated[int, Range("at least 0", lambda value: value >= 0)]
+AT_MOST = Range("at most 2^31 - 1", lambda value: value < 2**31)
+
+Count = Annotated[int, Range("at least 1", lambda value: value >= 1), AT_MOST]
+Natural = Annotated[int, Range("at least 0", lambda value: value >= 0), AT_MOST]
 Bits = Annotated[int, Range("in 1..16", lambda value: 1 <= value <= 16)]
 Seed = Annotated[int, checked_seed]
 Positive = Annotated[float, Range("greater than 0", lambda value: value > 0)]
@@ -80,20 +82,20 @@ FilePath = Annotated[str, expanded]
 
 
 def integer(name: str, value: Any) -> int:
-    """The value as an int.
+    """Return the value as an int.
 
     Raises:
-        InputError: it is no integer, or takes more than 64 bits.
+        InputError: it is not an integer, or takes more than 64 bits.
     """
     require_integer(name, value, -LARGEST_INTEGER - 1, LARGEST_INTEGER)
     return int(value)
 
 
 def number(name: str, value: Any) -> float:
-    """The value as a float.
+    """Return the value as a float.
 
     Raises:
-        InputError: it is no number, or not finite.
+        InputError: it is not a number, or not finite.
     """
     require_finite(name, value)
     return float(value)
@@ -115,17 +117,17 @@ FROM_FILE = {
     list: _instance(list | tuple, "a list such as [32, 64]"),
     NoneType: lambda value: value is None,
 }
-"""Type -> how a value of it is checked that YAML or JSON has read."""
+"""Type -> reader of a value from YAML, JSON or Python."""
 
 
 def value_of(name: str, given: Any, hint: Any, readers: Mapping[type, Callable[..., Any]]) -> Any:
-    """The value of a field.
+    """Return the value of a field.
 
     Args:
         name: of the field, for the message.
-        given: text, or what a file holds.
-        hint: type of the field: int, float, bool, str, a list of these, or one of these or None; where it is
-            `Annotated`, the annotations are called with name and value.
+        given: text, or a value from YAML, JSON or Python.
+        hint: type of the field: int, float, bool, str, a list of these, or one of these or None; the annotations of an
+            `Annotated` type are called with name and value.
         readers: `FROM_TEXT` or `FROM_FILE`.
 
     Raises:
@@ -146,7 +148,7 @@ def value_of(name: str, given: Any, hint: Any, readers: Mapping[type, Callable[.
 
 
 def check_fields(instance: Any) -> None:
-    """Bring every field of a dataclass into its type, and see that it is in its range; for `__post_init__`.
+    """Convert every field of a dataclass to its type and check its range; for `__post_init__`.
 
     Fields that are dataclasses check themselves.
 

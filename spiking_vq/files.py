@@ -1,7 +1,8 @@
-"""Writing files: whole or not at all, and JSON that every reader takes; paths that people give."""
+"""Files: paths from users, SHA-256, strict JSON, and writing whole or not at all."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -11,16 +12,24 @@ from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from spiking_vq.errors import InputError, require
+
+NO_SPACE = (ENOSPC, EDQUOT, EFBIG)
+"""Error numbers of a full disk, of an exhausted quota, and of a file beyond the largest size."""
+
+PROBE = bytes(2**20)
+"""Enough bytes to fail on a full disk, on which a failed serializer may have left a few free blocks."""
 
 
 def read_path(name: str, text: str | Path) -> Path:
-    """The path that a text is; `~` is the home folder.
+    """The path of a user's text; `~` is the home folder.
+
+    Args:
+        name: of the option, for the message.
+        text: the path.
 
     Raises:
-        InputError: it begins with the `~` of an unknown user, or no file can have this path: a name may be too long.
+        InputError: the path begins with the `~` of an unknown user, holds NUL, or is too long for a file's name.
     """
     require("\0" not in str(text), name, "a path without NUL", repr(str(text)))
     try:
@@ -32,18 +41,16 @@ def read_path(name: str, text: str | Path) -> Path:
     return path
 
 
-NO_SPACE = (ENOSPC, EDQUOT, EFBIG)
-"""Error numbers of a full disk, of an exhausted quota, and of a file beyond the largest size."""
-
-PROBE = bytes(2**20)
-"""Bytes that a disk with space still takes; a serializer that failed may have left a few blocks."""
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def json_text(content: Any) -> str:
     """`content` as indented JSON with a line break at the end.
 
     Raises:
-        InputError: a number in it is NaN or infinite, which JSON cannot express; the message names it.
+        InputError: a number is NaN or infinite, which JSON cannot express; the message names it.
     """
     if names := list(_not_finite(content)):
         raise InputError(f"a report must hold finite numbers only; not finite: {', '.join(names)}")
@@ -52,7 +59,7 @@ def json_text(content: Any) -> str:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path next to `path`; it takes its place, synced to disk, when the block ends well.
+    """Yield a temporary path next to `path`, which replaces `path`, synced to disk, when the block ends without error.
 
     The temporary file lies in the same folder because only a rename within one file system is atomic.
 
@@ -61,7 +68,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder. Choose another place, or remove it.")
+        raise InputError(f"cannot write {path}: it is a folder. Choose another path, or remove it.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +82,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(mode)  # safetensors makes a file that only its owner can read
         temporary.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
         if (reason := _refusal(temporary, error)) is None:
             raise
         raise cannot_write(path, reason) from error
@@ -85,7 +92,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def cannot_write(path: str | Path, reason: OSError) -> InputError:
-    """The error of a file or folder that the operating system does not let us write."""
+    """The error for a file or folder that the operating system refuses to write."""
     text = reason.strerror or str(reason)
     text = text[:1].lower() + text[1:]
     if reason.errno not in NO_SPACE:
@@ -95,10 +102,7 @@ def cannot_write(path: str | Path, reason: OSError) -> InputError:
 
 
 def require_writable(folder: str | Path) -> None:
-    """Raise `InputError` unless `folder` can be written to, or be made. Leaves nothing behind.
-
-    A full disk is not noticed.
-    """
+    """Raise `InputError` unless `folder` can be written to or created. Writes nothing, so misses a full disk."""
     folder = Path(folder)
     nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not nearest.is_dir():
@@ -108,9 +112,9 @@ def require_writable(folder: str | Path) -> None:
 
 
 def _refusal(temporary: Path, error: Exception) -> OSError | None:
-    """Why the operating system did not let us write `temporary`, if `error` comes from that.
+    """The operating system's reason not to write `temporary`, if that is the cause of `error`.
 
-    torch and safetensors wrap the operating system's error, NumPy and Pillow drop its number: a probe tells it.
+    torch and safetensors wrap the operating system's error, NumPy and Pillow drop its number; a probe finds it again.
     """
     if isinstance(error, OSError) and error.errno is not None:
         if str(error.filename) == str(temporary):

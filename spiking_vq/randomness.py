@@ -5,9 +5,26 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Sequence
+from enum import IntEnum
 
 import torch
 from torch import Tensor
+
+
+class Stream(IntEnum):
+    """Random streams of a training run: `mix_seed(config.seed, Stream.BATCHES)`."""
+
+    BATCHES = 1
+    TRAINING = 2
+    VALIDATION = 3
+
+
+class ImageStream(IntEnum):
+    """Random streams of a generated image in addition to its sampler's: `mix_seed(image_seed, ImageStream.LABEL)`."""
+
+    SPIKES = 1
+    LABEL = 2
+    STYLE = 3
 
 
 def mix_seed(*parts: int) -> int:
@@ -24,7 +41,7 @@ def mix_seed(*parts: int) -> int:
     Returns:
         An integer in 0..2^63-1, which every `torch.Generator` accepts.
     """
-    # operator.index takes NumPy's integers too but refuses to truncate a float.
+    # operator.index takes NumPy's integers and enums too but refuses to truncate a float.
     text = ",".join([str(operator.index(part)) for part in parts])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 

@@ -1,4 +1,4 @@
-"""A classifier of the real images, for the evaluation of generated ones."""
+"""The classifier of real images, for measuring generated ones and for the perceptual loss of stage 1."""
 
 from __future__ import annotations
 
@@ -7,38 +7,45 @@ from dataclasses import asdict, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from spiking_vq.checkpoint.build import build_classifier
-from spiking_vq.config.schema import AugmentOptions, ClassifierConfig
+from spiking_vq.config.options import AugmentOptions
+from spiking_vq.config.schema import ClassifierConfig
 from spiking_vq.data.augment import random_affine, warp
-from spiking_vq.data.datasets import load_dataset
+from spiking_vq.data.datasets import ImageData, load_dataset
 from spiking_vq.data.levels import to_unit
 from spiking_vq.runtime.distributed import own_rows
+from spiking_vq.runtime.precision import parameter_type
 from stages.training.stage import Stage
 
 VALIDATION_BATCH = 256
 PICTURED = 64
 
 
+def prepare(config: ClassifierConfig) -> tuple[ClassifierConfig, ImageData]:
+    """Load the data, and complete the configuration with their shape and number of labels."""
+    data = load_dataset(config.data, config.data_dir, config.image_size)
+    return replace(config, image_shape=list(data.image_shape), num_classes=data.num_classes), data
+
+
 class ClassifierStage(Stage):
-    """The classifier being trained; validated by the cross-entropy of the validation split.
+    """The classifier in training; validated by the cross-entropy of the validation split.
 
     Args:
-        config: of the run; what follows from the data is filled in.
+        config: of the run.
     """
 
     monitor = "cross_entropy"
 
     def __init__(self, config: ClassifierConfig) -> None:
-        self.data = load_dataset(config.data, config.data_dir, config.image_size)
-        config = replace(config, image_shape=list(self.data.image_shape), num_classes=self.data.num_classes)
+        config, self.data = prepare(config)
         super().__init__(config, build_classifier(config), self.data.train)
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Cross-entropy of uint8 images, moved as `augment` says, and their labels."""
+        """Cross-entropy of uint8 images, augmented as configured, and their labels."""
         images, labels = map(own_rows, batch)
-        images = to_unit(images)
+        images = self._as_input(images)
         if self.config.augment != AugmentOptions():
             maps = random_affine(len(batch[0]), generator, **asdict(self.config.augment))
             images = warp(images, own_rows(maps))
@@ -53,17 +60,17 @@ class ClassifierStage(Stage):
         }
 
     def picture(self) -> Tensor:
-        """The validation images whose label it finds least probable."""
+        """The validation images whose label the classifier finds least probable."""
         likelihood = self._logits().log_softmax(1).gather(1, self.data.val.labels.unsqueeze(1)).squeeze(1)
         return to_unit(self.data.val.images[likelihood.argsort()[:PICTURED]])
 
-    def export(self) -> nn.Module:
-        """The classifier."""
-        return self.trained
-
     @torch.no_grad()
     def _logits(self) -> Tensor:
-        """Logits of the validation images, on the CPU."""
+        """Logits [N, num_classes] of the validation images, on the CPU."""
         model = self.trained.eval()
         batches = self.data.val.images.split(VALIDATION_BATCH)
-        return torch.cat([model(to_unit(images.to(self.device))).float().cpu() for images in batches])
+        return torch.cat([model(self._as_input(images.to(self.device))).float().cpu() for images in batches])
+
+    def _as_input(self, images: Tensor) -> Tensor:
+        """uint8 images [B, C, H, W] in [0, 1], of the parameters' type."""
+        return to_unit(images).to(parameter_type(self.config.precision))

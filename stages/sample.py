@@ -1,79 +1,95 @@
-"""Generate images: `spiking-vq sample data=mnist preset=base n=64` (or `ckpt=FILE`).
+"""Generate images with a trained model.
 
-`stage=gaussian` takes a model of the continuous stage. Writes `grid.png`, `images/000000.png`... and, where there are
-tokens, `tokens.npy` into `out` (default `<runs>/<data>/<preset>/samples`, of the continuous stage `gaussian-samples`).
+Writes `grid.png`, `images/000000.png`... and, of a discrete model, `tokens.npy` into a folder of samples, in which
+earlier samples are replaced. Image i of a seed is the same whatever their number.
 """
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
-from tqdm import tqdm
 
-from spiking_vq.errors import InputError, require
+from spiking_vq.errors import InputError
+from spiking_vq.fields import OneOf, Range, Seed
 from spiking_vq.files import atomic_write
-from spiking_vq.pipelines.base import GROUP, Pipeline, Samples
+from spiking_vq.pipelines.base import GROUP, MOST, Pipeline, Samples
 from spiking_vq.pipelines.load import load
 from spiking_vq.runtime.distributed import num_ranks, rank
-from stages.cli.machine import check_device
-from stages.cli.options import MODEL, SAMPLER, model_file, parse_options, sampler_settings, worth_compiling
+from spiking_vq.runtime.precision import PRECISIONS
+from stages.cli.machine import check_device, worth_compiling
+from stages.cli.options import ModelOptions, SamplerArguments, read_options, sampler_settings
+from stages.cli.progress import progress
 from stages.cli.ranks import gathered, launch
 
-OPTIONS = {
-    **MODEL,
-    **SAMPLER,
-    "out": Path,
-    "n": 64,
-    "seed": 0,
-    "device": "cpu",
-    "devices": 1,
-    "precision": "fp32",
-}
+ImageCount = Annotated[int, Range(f"in 1..{MOST}", lambda n: 1 <= n <= MOST)]
+
+EXAMPLE = "spiking-vq sample mnist n=16"
 
 UNFINISHED, FORMER = ".images.part", ".images.former.part"
-"""Where new images are until all are there, and earlier ones while these take their place."""
+"""Folders of new images until all are there, and of earlier ones while the new ones take their name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ModelOptions, SamplerArguments):
+    """Options of `sample`.
+
+    Attributes:
+        n: number of images.
+        seed: of the noise.
+        out: folder to write to; None (default) is `<runs>/<data>/<preset>/samples`, of a continuous model
+            `gaussian-samples` there.
+        device: torch's name of the device, such as `cpu` or `cuda`.
+        devices: number of devices, or of processes on a CPU, that share the images.
+        precision: `bf16` is autocast, with membranes in fp32.
+    """
+
+    n: ImageCount = 64
+    seed: Seed = 0
+    out: Path | None = None
+    device: str = "cpu"
+    devices: int = 1
+    precision: Annotated[str, OneOf(tuple(PRECISIONS))] = "fp32"
 
 
 def main(arguments: list[str]) -> None:
-    """Find the weights, sample, write."""
-    options = parse_options(arguments, OPTIONS)
-    check_device(options["device"], options["devices"])
-    require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
-    path = model_file(options)
-    generator = load(path, precision=options["precision"])
-    sampling = sampler_settings(generator, options)
-    generator.compile = worth_compiling(options["n"], sampling)
-    config = generator.config
+    """Find the model, sample, write."""
+    options = read_options(Options, arguments)
+    check_device(options.device, options.devices)
+    path = options.find()
+    pipeline = load(path, precision=options.precision)
+    config, settings = pipeline.config, sampler_settings(pipeline, options)
+    pipeline.compile = worth_compiling(options.n, settings)
     folder = "samples" if config.stage == "absorbing" else f"{config.stage}-samples"
-    out = Path(options["out"] or Path(options["runs"]) / config.data / config.preset / folder)
+    out = options.out or options.runs / config.data / config.preset / folder
     claim_folder(out)
-    generator.to(launch(options["device"], options["devices"]))
-    samples = sample_together(generator, options["n"], f"sampling from {path}", seed=options["seed"], **sampling)
+    pipeline.to(launch(options.device, options.devices))
+    samples = sample_together(pipeline, options.n, f"sampling from {path}", seed=options.seed, **settings)
     if rank() == 0:
         write_samples(out, samples)
         print(f"wrote {out / 'grid.png'} and {out / 'images'} ({len(samples.images)} images)")
 
 
-def sample_together(generator: Pipeline, n: int, title: str, **options: Any) -> Samples:
-    """`n` images from all ranks, each making every so many groups of them; the same ones whatever their number."""
+def sample_together(pipeline: Pipeline, n: int, title: str, **options: Any) -> Samples:
+    """Sample `n` images on all ranks, each of which makes every R-th group; the images do not depend on R."""
     sizes = {first: min(GROUP, n - first) for first in range(0, n, GROUP)}
     own = list(sizes)[rank() :: num_ranks()]
-    parts = {}
-    with tqdm(total=sum(sizes[first] for first in own), desc=title, unit="image", disable=rank() > 0) as bar:
+    parts, made = {}, 0
+    with progress(title=title, total=sum(sizes[first] for first in own)) as bar:
         for first in own:
-            before = bar.n
 
-            def tell(done: int, _: int, before: int = before) -> None:
+            def advance(done: int, _: int, before: int = made) -> None:
                 bar.update(before + done - bar.n)
 
-            parts[first] = generator.sample(sizes[first], first=first, progress=tell, **options)
+            parts[first] = pipeline.sample(sizes[first], first=first, progress=advance, **options)
+            made += sizes[first]
     images, tokens = zip(*gathered(parts).values(), strict=True)
     return Samples(torch.cat(images), None if tokens[0] is None else torch.cat(tokens))
 
@@ -82,12 +98,12 @@ def claim_folder(out: Path) -> None:
     """Make the folder, before anything is computed for it.
 
     Raises:
-        InputError: it cannot be written to, or `write_samples` would replace something there that it did not write.
+        InputError: it cannot be written to, or holds a file that `write_samples` would replace and did not write.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=out).close()
-        foreign = not_samples(out)
+        foreign = foreign_files(out)
     except OSError as error:
         raise InputError(f"cannot write to {out}: {error.strerror}. Choose another folder with out=.") from error
     if foreign:
@@ -97,21 +113,21 @@ def claim_folder(out: Path) -> None:
         )
 
 
-def not_samples(out: Path) -> list[Path]:
-    """What lies in a folder where samples go and was not written by `write_samples`.
+def foreign_files(out: Path) -> list[Path]:
+    """Files that stand where samples go, and were not written by `write_samples`.
 
-    Its own are `images/000000.png` and on, without a gap and beside a `grid.png`; or, where it was killed, what lies
-    beside the images that it had not put in place.
+    Its own images are `images/000000.png` and on, without a gap, next to a `grid.png`. If it was killed, the folder of
+    unfinished images says that the other files are its own.
     """
     images, others = out / "images", [out / "grid.png", out / "tokens.npy"]
     if images.is_symlink() or (images.exists() and not images.is_dir()):
         return [images]
-    found = sorted(images.iterdir()) if images.exists() else []
-    foreign = [path for index, path in enumerate(found) if path.name != image_name(index) or not path.is_file()]
+    files = sorted(images.iterdir()) if images.exists() else []
+    foreign = [path for index, path in enumerate(files) if path.name != image_name(index) or not path.is_file()]
     if foreign or (out / UNFINISHED).is_dir():
         return foreign
-    if found:
-        return [] if others[0].is_file() else found
+    if files:
+        return [] if others[0].is_file() else files
     return [path for path in others if path.exists()]
 
 

@@ -1,16 +1,13 @@
-"""Train a stage: `spiking-vq train vq_svae preset=base data=mnist [key=value ...]`.
+"""Train a stage.
 
-The same command resumes an interrupted run from its last checkpoint; a finished run says so.
+The same command resumes an interrupted run from its last checkpoint; a finished run is not trained again.
 """
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
-import warnings
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from spiking_vq.checkpoint.build import build_vq_svae
 from spiking_vq.checkpoint.file import save_model
 from spiking_vq.config.load import load_config
+from spiking_vq.config.schema import STAGES as Options  # noqa: F401 (the help reads it)
 from spiking_vq.config.schema import Config, VQSVAEConfig
 from spiking_vq.data.datasets import load_dataset
 from spiking_vq.errors import InputError
@@ -31,23 +29,23 @@ from spiking_vq.runtime.running import run_with
 from stages.absorbing import AbsorbingStage
 from stages.classifier import ClassifierStage
 from stages.cli.machine import can_compile, check_device, describe_machine, peak_memory_mb
-from stages.cli.options import CONFIGS, recorded_command
+from stages.cli.options import preset_file, recorded_command
 from stages.gaussian import GaussianStage
-from stages.training.callbacks import KeepRun, MetricsTable, RunBar
+from stages.training.callbacks import LOGGED, KeepRun, MetricsTable, RunBar
 from stages.training.run_folder import AtomicCheckpointIO, RunFolder, shapes
 from stages.training.stage import Stage
 from stages.vq_svae import VQSVAEStage, own_perceptual
 
-LOG_EVERY = 10  # steps
-LOGGED = 20  # losses of a run that its `training.json` tells; a short one logs so often that there are as many
+EXAMPLE = "spiking-vq train vq_svae preset=base data=mnist train.max_steps=2000"
+
 STAGES = {"vq_svae": VQSVAEStage, "absorbing": AbsorbingStage, "gaussian": GaussianStage, "classifier": ClassifierStage}
 
 
 def main(arguments: list[str]) -> None:
-    """Read the configuration, train or resume, export."""
+    """Train or resume the run that a stage and `key=value` overrides describe, and export its model."""
     stage_name, *overrides = arguments or [""]
-    named = [text.removeprefix("preset=") for text in overrides if text.startswith("preset=") and text != "preset="]
-    preset = named[-1] if named else "base"  # the last one wins, as with every other override
+    presets = [text.removeprefix("preset=") for text in overrides if text.startswith("preset=") and text != "preset="]
+    preset = presets[-1] if presets else "base"  # the last one wins, as with every other override
     config = load_config(stage_name, preset_file(stage_name, preset), overrides)
     check_device(config.device, config.trainer.devices)
     folder = RunFolder(config)
@@ -65,68 +63,43 @@ def main(arguments: list[str]) -> None:
 
 
 def train_perceptual(config: VQSVAEConfig) -> None:
-    """Train, where there is none yet and none is named, the classifier by whose features stage 1 is to be trained.
+    """Train the classifier of stage 1's perceptual loss, unless it exists, another is named, or the loss is not used.
 
-    It is the same whatever the seed of stage 1: all of a folder's runs learn by one.
+    It does not depend on the seed of stage 1, so that all runs in a folder share it.
     """
     if not config.perceptual.weight or config.perceptual.classifier or own_perceptual(config).exists():
         return
     data = load_dataset(config.data, config.data_dir, config.image_size)
-    build_vq_svae(replace(config, image_shape=list(data.image_shape)))  # what does not fit is found before the work
-    print(f"stage 1 is trained by the features of a classifier (perceptual.weight={config.perceptual.weight:g})")
+    build_vq_svae(replace(config, image_shape=list(data.image_shape)))  # finds mistakes before the work
+    print(f"training the classifier of the perceptual loss first (perceptual.weight={config.perceptual.weight:g})")
     same = [f"{name}={getattr(config, name)}" for name in ("data", "data_dir", "runs", "device")]
     size = [] if config.image_size is None else [f"image_size={config.image_size}"]
     main(["classifier", "preset=perceptual", *same, *size])
 
 
-def preset_file(stage: str, preset: str) -> Path:
-    """The YAML file of a (stage, preset) pair.
-
-    Raises:
-        InputError: there is none; the message lists those there are.
-    """
-    files = {(file.parent.name, file.stem): file for file in sorted(CONFIGS.glob("*/*.yaml"))}
-    if (stage, preset) not in files:
-        legal = ", ".join(f"({stage}, {preset})" for stage, preset in files)
-        raise InputError(f"no preset {preset!r} for stage {stage!r}: the (stage, preset) pairs are {legal}")
-    return files[stage, preset]
-
-
 def fit(stage: Stage, folder: RunFolder, arguments: list[str]) -> None:
     """Train to the end, from the last checkpoint if there is one, and export the best weights.
 
-    Of several processes, which Lightning starts, the first writes the files.
+    With several processes, which Lightning starts, the first one writes the files.
+
+    Args:
+        stage: to train.
+        folder: of the run.
+        arguments: of the command, for `training.json`.
 
     Raises:
         InputError: training has diverged, a file cannot be written, or the last checkpoint is of another network.
     """
-    config, train, device = stage.config, stage.config.train, torch.device(stage.config.device)
-    table = MetricsTable(folder.metrics)
-    log_every = max(1, min(LOG_EVERY, stage.total_steps // LOGGED))
-    checkpoints = AtomicCheckpointIO(shapes(stage.state_dict()))
-    keep = KeepRun(folder, table, stage.total_steps, log_every, train.val_every, train.save_every)
-    bar = RunBar(f"{config.stage} {config.data} {config.preset}", refresh_rate=1 if sys.stderr.isatty() else 50)
-    _quiet_lightning()
-    trainer = Trainer(
-        max_steps=stage.total_steps,
-        gradient_clip_val=train.grad_clip or None,
-        accelerator=device.type,
-        devices=config.trainer.devices if device.index is None else [device.index],
-        strategy=strategy(config),
-        use_distributed_sampler=False,
-        logger=[table, TensorBoardLogger(folder.path, name="tb", version="")],
-        callbacks=[keep, bar],
-        plugins=[checkpoints, *environment(config)],
-        default_root_dir=folder.path,  # where Lightning looks for checkpoints of a cluster's scheduler
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    config = stage.config
+    table, checkpoints = MetricsTable(folder.metrics), AtomicCheckpointIO(shapes(stage.state_dict()))
+    bar = RunBar(f"{config.stage} {config.data} {config.preset}", stage.total_steps)
+    keep = KeepRun(folder, table, bar, stage.total_steps, config.train)
+    trainer = trainer_of(stage, folder, [keep, bar], table, checkpoints)
     resume = folder.last if folder.last.exists() else None
     if trainer.is_global_zero:
         print(f"{folder.path}: {stage.total_steps} steps" + (f", resuming from {resume}" if resume else ""))
     try:
-        with run_with(compile=train.compile and can_compile()):
+        with run_with(compile=config.train.compile and can_compile()):
             trainer.fit(stage, ckpt_path=resume, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
         print("the same command resumes", file=sys.stderr)
@@ -134,34 +107,60 @@ def fit(stage: Stage, folder: RunFolder, arguments: list[str]) -> None:
     except InputError:
         _end_together(trainer)
         raise
-    except OSError as error:  # of TensorBoard's log, or of what is printed
+    except OSError as error:  # of TensorBoard's log, or of printed text
         if error.errno not in NO_SPACE:
             raise
         _end_together(trainer)
         raise cannot_write(folder.path, error) from error
     if not trainer.is_global_zero:
         return
-    best = checkpoints.load_checkpoint(folder.best)
-    stage.load_state_dict(best["state_dict"])
+    stage.load_state_dict(checkpoints.load_checkpoint(folder.best)["state_dict"])
     with atomic_write(folder.summary) as temporary:
-        temporary.write_text(json_text(summary(stage, keep, table, arguments)))
+        temporary.write_text(json_text(summary(stage, keep, arguments)))
     save_model(folder.model, stage.export(), stage.config)
     print(f"wrote {folder.model}")
 
 
+def trainer_of(
+    stage: Stage,
+    folder: RunFolder,
+    callbacks: list[KeepRun | RunBar],
+    table: MetricsTable,
+    checkpoints: AtomicCheckpointIO,
+) -> Trainer:
+    """Lightning's trainer of a run; `KeepRun` does its logging, validation and checkpoints."""
+    config, device = stage.config, torch.device(stage.config.device)
+    return Trainer(
+        max_steps=stage.total_steps,
+        gradient_clip_val=config.train.grad_clip or None,
+        accelerator=device.type,
+        devices=config.trainer.devices if device.index is None else [device.index],
+        strategy=strategy(config),
+        use_distributed_sampler=False,
+        logger=[table, TensorBoardLogger(folder.path, name="tb", version="")],
+        callbacks=callbacks,
+        plugins=[checkpoints, *environment(config)],
+        default_root_dir=folder.path,  # where Lightning looks for checkpoints of a cluster's scheduler
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+    )
+
+
 def is_distributed(config: Config) -> bool:
-    """Whether Lightning trains in several processes, or as if there were several."""
+    """Whether Lightning trains by distributed data parallel."""
     return config.trainer.devices > 1 or config.trainer.strategy == "ddp"
 
 
 def strategy(config: Config) -> Strategy | str:
-    """Lightning's strategy for so many devices."""
-    # codebooks, and norms where they are synchronised, are reduced by the layers; a broadcast would hide it if not
+    """Lightning's strategy for the configured devices."""
+    # layers reduce codebooks and synchronised norms over the ranks; broadcasting buffers would hide it if not
     return DDPStrategy(broadcast_buffers=False) if is_distributed(config) else "auto"
 
 
 def environment(config: Config) -> list[ClusterEnvironment]:
-    """The plugin with which one process is the first and only one, whatever a cluster's scheduler set for its tasks.
+    """The plugin that makes a single process the first and only one, whatever a cluster's scheduler set for its tasks.
 
     Lightning reads variables such as `SLURM_PROCID` and `RANK` when it is imported, and again when it trains.
     """
@@ -173,17 +172,17 @@ def environment(config: Config) -> list[ClusterEnvironment]:
 
 
 def _end_together(trainer: Trainer) -> None:
-    """End the other processes, which may wait for this one; only the first goes on, to say what happened."""
+    """End the other processes, which may wait for this one; the first goes on and reports the error."""
     if not trainer.is_global_zero:
         sys.exit(2)
     if trainer.strategy.launcher is not None:
         trainer.strategy.launcher.kill(signal.SIGKILL)
 
 
-def summary(stage: Stage, keep: KeepRun, table: MetricsTable, arguments: list[str]) -> dict[str, Any]:
-    """What a finished run amounts to, as its `training.json` says."""
+def summary(stage: Stage, keep: KeepRun, arguments: list[str]) -> dict[str, Any]:
+    """The content of `training.json` of a finished run."""
     config = stage.config
-    logged = [(step, row["loss"]) for step, row in sorted(table.rows.items()) if "loss" in row]
+    losses = [(step, row["loss"]) for step, row in sorted(keep.table.rows.items()) if "loss" in row]
     images, seconds = stage.total_steps * config.train.batch_size, keep.elapsed()
     return {
         "command": recorded_command("train", arguments),
@@ -197,20 +196,8 @@ def summary(stage: Stage, keep: KeepRun, table: MetricsTable, arguments: list[st
         "validation_seconds": keep.validation_seconds,
         "images_per_second": images / (seconds - keep.validation_seconds),
         "peak_memory_mb": peak_memory_mb(config.device),
-        "loss": {str(step): loss for step, loss in logged[:: max(1, len(logged) // LOGGED)]},
+        "loss": {str(step): loss for step, loss in losses[:: max(1, len(losses) // LOGGED)]},
         "best": {"step": keep.best_step, stage.monitor: keep.best},
         "validation": keep.validation or {f"val/{stage.monitor}": keep.best},  # older checkpoints hold the latter only
         "machine": describe_machine(config.device) | {"processes": config.trainer.devices},
     }
-
-
-def _quiet_lightning() -> None:
-    """Silence what Lightning says about itself; its errors stay."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for noise in (
-        ".*does not have many workers.*",
-        ".*log_every_n_steps.*",
-        ".*`ModelCheckpoint`.*",
-        ".*val_dataloader.*",
-    ):
-        warnings.filterwarnings("ignore", noise)

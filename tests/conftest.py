@@ -4,23 +4,19 @@ import subprocess
 
 import pytest
 import torch
-from torch import nn
+from awake import LIF_OPTIONS, wake
 
 from spiking_vq.checkpoint.build import LatentModel, build_denoiser, build_model, build_vq_svae
-from spiking_vq.config.schema import (
-    AbsorbingConfig,
+from spiking_vq.config.options import (
     DenoiserOptions,
-    GaussianConfig,
     GaussianOptions,
     LIFOptions,
     TrainOptions,
     UNetOptions,
-    VQSVAEConfig,
     VQSVAEOptions,
 )
+from spiking_vq.config.schema import AbsorbingConfig, GaussianConfig, VQSVAEConfig
 from spiking_vq.pipelines.latent import LatentPipeline
-
-LIF_OPTIONS = {"beta": 0.5, "scale_input": False}
 
 
 @pytest.fixture(autouse=True)
@@ -113,18 +109,6 @@ def labelled_latents(latent_model, absorbing_config):
     denoiser.labels.weight.data *= 50
     latent_model.denoiser = denoiser
     return LatentPipeline(latent_model, absorbing_config)
-
-
-def wake(model, *inputs):
-    """Set the running statistics of batch norm to those of one batch; returns the model in evaluation mode."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model.train()(*inputs)
-    for norm in norms:
-        norm.momentum = 0.1
-    return model.eval()
 
 
 @pytest.fixture

@@ -1,44 +1,51 @@
-"""Imports go one way: a lower level never imports a higher one, and the library never imports a trainer."""
+"""Imports go one way: a folder imports only folders below it, and the library never imports a trainer."""
 
 import ast
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from stages.__main__ import COMMANDS
+
 ROOT = Path(__file__).parent.parent
-LEVELS = {
-    "errors": 0,
-    "randomness": 0,
-    "files": 1,
-    "values": 0.25,
-    "yaml_files": 0.5,
-    "augment": 1,
-    "distributed": 0,
-    "precision": 0,
-    "config": 1,
-    "memory": 0,
-    "compiling": 0,
-    "running": 0,
-    "winograd": 0.5,
-    "surrogates": 0.25,
-    "dynamics": 0.5,
-    "scan": 0.75,
-    "neurons": 1,
-    "data": 1,
-    "images": 2,
-    "diffusion": 1,
-    "metrics": 1,
-    "layers": 2,
-    "attention": 3,
-    "styles": 2,
-    "quantize": 3,
-    "models": 4,
-    "checkpoint": 5,
-    "activity": 5,
-    "energy": 5,
-    "generators": 6,
+
+LIBRARY = [
+    {"errors"},
+    {"files", "randomness"},
+    {"fields"},
+    {"runtime"},
+    {"neurons", "diffusion", "data", "metrics"},
+    {"layers"},
+    {"models", "activity"},
+    {"energy", "config"},
+    {"checkpoint"},
+    {"pipelines"},
+]
+"""Modules and folders of the library, from below; those of one level do not know each other."""
+
+STAGES = [
+    {"cli"},
+    {"reporting", "training", "sample", "bench"},
+    {"evaluate", "vq_svae", "absorbing", "gaussian", "classifier"},
+    {"inspect", "train", "compare"},
+    {"study", "publish"},
+    {"__main__"},
+]
+"""The same of the commands, above the library."""
+
+MODULES = {
+    "spiking_vq": {"errors", "fields", "files", "randomness", "activity", "energy"},
+    "stages": {"__main__", "vq_svae", "absorbing", "gaussian", "classifier", "train", "sample"},
 }
-LIBRARIES = {
+"""Package -> the modules that stand in it directly, outside of any folder."""
+
+LONG = {}
+"""File of more than 300 lines -> why it is one."""
+
+DEPENDENCIES = {
     "torch",
     "torchvision",
     "torchmetrics",
@@ -46,82 +53,105 @@ LIBRARIES = {
     "numpy",
     "safetensors",
     "sklearn",
-    "tqdm",
     "PIL",
-    "torch_fidelity",
-    "diffusers",
+    "omegaconf",
 }
+EXTRAS = {"torch_fidelity", "diffusers"}
+TRAINER = {"lightning", "pytorch_lightning", "tensorboard"}
+TRAINING_COMMANDS = {"train", "study candidates", "study encodings", "study grid"}
+
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in MODULES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+"""Module -> its file."""
 
 
-def imported(path: Path) -> set[str]:
-    """Full names of all modules a file imports, wherever in the file."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+@cache
+def imported(module, when="ever"):
+    """Full names of all modules that a module imports: ever, when its functions `run`, or when it is `loaded`.
+
+    Imports for annotations alone, under `if TYPE_CHECKING`, are never made.
+    """
+    tree, names = ast.parse(FILES[module].read_text()), set()
+    if when != "ever":
+        tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node))]
+    for node in tree.body if when == "loaded" else ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names.add(node.module)
+            assert node.level == 0, f"{module}: relative import"
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in FILES else node.module for name in full}
     return names
 
 
-def unit(path: Path) -> str:
-    """The level a file belongs to: its top-level module or package inside spiking_vq."""
-    return path.relative_to(ROOT / "spiking_vq").parts[0].removesuffix(".py")
+def reached(module, when="run"):
+    """All modules that importing a module imports in the end; those of other packages are not followed."""
+    seen, todo = set(), [module]
+    while todo:
+        for name in imported(todo.pop(), when) - seen:
+            seen.add(name)
+            todo += [name] if name in FILES else []
+    return seen
 
 
-LIBRARY_FILES = [path for path in sorted((ROOT / "spiking_vq").rglob("*.py")) if unit(path) != "__init__"]
+def packages(names):
+    """The packages of modules, without Python's own."""
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("path", LIBRARY_FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_library_imports_only_downwards(path):
-    for name in imported(path):
-        parts = name.split(".")
-        if parts[0] == "spiking_vq":
-            other = parts[1]
-            assert other == unit(path) or LEVELS[other] < LEVELS[unit(path)], f"{path.name} imports {name}"
+LEVELS = {f"spiking_vq.{unit}": level for level, units in enumerate(LIBRARY) for unit in units}
+LEVELS |= {f"stages.{unit}": level + len(LIBRARY) for level, units in enumerate(STAGES) for unit in units}
+UNITS = {name: ".".join(name.split(".")[:2]) for name in FILES if "." in name}
 
 
-@pytest.mark.parametrize("path", LIBRARY_FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_library_imports_only_what_it_may(path):
-    import sys
+@pytest.mark.parametrize("module", UNITS)
+def test_imports_go_downwards(module):
+    for name in imported(module) & UNITS.keys():
+        below = LEVELS[UNITS[name]] < LEVELS[UNITS[module]]
+        assert below or UNITS[name] == UNITS[module], f"{module} imports {name}"
 
-    allowed = LIBRARIES | {"spiking_vq"} | set(sys.stdlib_module_names)
-    if unit(path) == "yaml_files":
-        allowed |= {"omegaconf"}
-    assert {name.split(".")[0] for name in imported(path)} <= allowed
+
+def test_there_is_no_circle():
+    for module in FILES:
+        assert module not in reached(module), f"{module} imports itself in the end"
+
+
+def test_the_library_imports_only_what_it_may():
+    for module in (name for name in FILES if name.startswith("spiking_vq")):
+        assert packages(imported(module)) <= DEPENDENCIES | EXTRAS | {"spiking_vq"}, module
+        assert not EXTRAS & packages(imported(module, "loaded")), module
 
 
 def test_diffusion_knows_torch_only():
-    for path in (ROOT / "spiking_vq/diffusion").glob("*.py"):
-        known = {"torch", "spiking_vq"} | ({"diffusers"} if path.stem == "dpm_solver" else set())
-        assert {name.split(".")[0] for name in imported(path)} & (LIBRARIES | {"spiking_vq"}) <= known
+    for module in (name for name in FILES if name.startswith("spiking_vq.diffusion")):
+        assert packages(reached(module, "loaded")) <= {"spiking_vq", "torch", "safetensors"}, module
+        assert packages(reached(module)) <= {"spiking_vq", "torch", "safetensors", "diffusers"}, module
 
 
-COMMANDS = (
-    "sample",
-    "evaluate/__main__",
-    "energy",
-    "firing_rates",
-    "spiking_report",
-    "portrait",
-    "analytic",
-    "threshold_sweep",
-    "labels",
-    "recognise",
-    "publish",
-)
+def test_diffusion_loads_no_neurons():
+    script = (
+        "import sys, spiking_vq.diffusion.absorbing_sampler, spiking_vq.diffusion.gaussian_sampler;"
+        "assert not {'snntorch', 'torchvision', 'spiking_vq.neurons', 'diffusers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - TRAINING_COMMANDS))
 def test_commands_that_use_a_model_need_no_trainer(command):
-    seen, todo = set(), [ROOT / f"stages/{command}.py"]
-    while todo:
-        for name in imported(todo.pop()):
-            if name == "stages.ranks":  # starts further processes with Lightning, and imports it only then
-                continue
-            assert name.split(".")[0] not in {"lightning", "pytorch_lightning", "tensorboard"}
-            path = ROOT / (name.replace(".", "/") + ".py")
-            if name.startswith("stages.") and path not in seen:
-                seen.add(path)
-                todo.append(path)
+    assert not TRAINER & packages(reached(COMMANDS[command], "loaded"))
+
+
+@pytest.mark.parametrize("package", MODULES)
+def test_modules_live_in_folders(package):
+    direct = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
+    assert direct <= MODULES[package]
+
+
+def test_files_can_be_read_in_one_sitting():
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES.values()}
+    assert {name for name, length in lengths.items() if length > 300} == LONG.keys()
+    assert len(LONG) <= 2

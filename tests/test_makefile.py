@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TARGETS = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[1].split()
 VARIABLES = ("DATA", "PRESET", "SEED", "N", "DATA_DIR", "RUNS", "STAGE", "CKPT", "IMAGES", "PROTOCOL", "INCEPTION")
 TINY = "train.max_steps=2 train.batch_size=8 train.compile=false precision=fp32"
 
@@ -38,30 +39,35 @@ def make(folder, *arguments, **environment):
 
 def recorded(folder, *arguments):
     """Argument lists of the commands that a call of make runs in place of Python."""
-    recorder, found = folder / "it's a recorder", folder / "recorded"
+    recorder, record = folder / "it's a recorder", folder / "recorded"
     recorder.write_text('#!/bin/sh\nprintf "%s\\n" "$@" "" >> "$RECORDED"\n')
     recorder.chmod(0o755)
-    found.write_text("")
-    done = make(folder, f"RUN={recorder}", f"PYTHON={recorder}", *arguments, RECORDED=str(found))
+    record.write_text("")
+    done = make(folder, f"RUN={recorder}", f"PYTHON={recorder}", *arguments, RECORDED=str(record))
     assert done.returncode == 0, done.stderr
-    return [call.split("\n") for call in found.read_text().split("\n\n")[:-1]]
+    return [call.split("\n") for call in record.read_text().split("\n\n")[:-1]]
 
 
 @pytest.mark.parametrize(
-    "value", ["a b  é", "it's", "a#b; exit 7", '"x" (y) & | * ~ [1,2] \\', "~/x", "", "2026_11_28"]
+    "value", ["a b  é", "it's", "a#b; exit 7", '"x" (y) & | * ~ [1,2] \\', "~/x", "2026_11_28", ""]
 )
 def test_values_arrive_whole(folder, value):
-    given = {f"{name.lower()}={value}" for name in (*VARIABLES, "PRESETS")}
+    names = {name.lower() for name in (*VARIABLES, "PRESETS")}
     arrived = set()
     for target in TARGETS:
         calls = recorded(folder, target, *(f"{name}={value}" for name in (*VARIABLES, "PRESETS")), "ARGS=a=1 'b=2 3'")
-        for module, *arguments in (call[1:] for call in calls if call[0] == "-m" and call[1].startswith("stages.")):
-            written = {text for text in arguments if text.split("=")[0] in {name.split("=")[0] for name in given}}
+        for arguments in (call[2:] for call in calls if call[:2] == ["-m", "stages"]):
+            written = {text for text in arguments if text.partition("=")[0] in names}
             fixed = {"data=digits", "preset=base", f"runs={value}/demo", "n=100"}
-            assert written <= given | fixed, f"{target}: {module} {arguments}"
+            assert written <= fixed | {f"{name}={value}" for name in names if value}, f"{target}: {arguments}"
             assert target == "demo" or arguments[-2:] == ["a=1", "b=2 3"]
-            arrived |= written & given
-    assert arrived == given
+            arrived |= {text.partition("=")[0] for text in written - fixed}
+    assert arrived == (names if value else set())
+
+
+def test_every_target_of_a_command_is_one_line(folder):
+    for target in set(TARGETS) - {"help", "install", "demo", "lint", "format", "clean", "bench", "docs"}:
+        assert len(recorded(folder, target)) == 1
 
 
 def test_installing_into_a_folder_with_a_space(folder):
@@ -71,6 +77,11 @@ def test_installing_into_a_folder_with_a_space(folder):
     assert ["-m", "pip", "install", "--quiet", "--editable", ".[metrics,test]"] in install
     assert (folder / "my venv é/installed").is_file()
     assert recorded(folder, "install") == []
+
+
+def test_an_extra_is_installed_once(folder):
+    assert ["-m", "pip", "install", "--quiet", "--editable", ".[docs]"] in recorded(folder, "docs")
+    assert recorded(folder, "docs") == [["-m", "mkdocs", "build", "--strict"]]
 
 
 def test_clean_removes_only_what_install_made(folder):
@@ -88,9 +99,10 @@ def test_clean_removes_only_what_install_made(folder):
 def test_help_works_from_such_a_folder(folder):
     done = make(folder, "help")
     assert done.stderr == ""
-    assert all(f"  make {target} " in done.stdout for target in TARGETS)
+    assert all(re.search(rf"^  make {target} +\S", done.stdout, re.MULTILINE) for target in TARGETS)
 
 
+@pytest.mark.slow
 def test_both_stages_train_and_sample_in_a_folder_with_a_space(folder):
     common = [f"RUN={sys.executable}", "DATA=digits", "RUNS=my runs é"]
     stage1 = "perceptual.weight=0 model.channels=[4,8] model.codebook_size=8 model.embedding_dim=4"

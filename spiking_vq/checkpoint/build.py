@@ -1,8 +1,14 @@
-"""From a configuration to freshly initialised networks."""
+"""Building freshly initialised networks from a configuration.
+
+All functions raise `InputError` if the configuration lacks a field that training fills in, such as `image_shape`, if
+its options do not fit together, or if its sizes are too large for torch or this machine.
+"""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import torch
@@ -17,10 +23,9 @@ from spiking_vq.config.schema import (
     SpikingConfig,
     VQSVAEConfig,
 )
-from spiking_vq.errors import InputError, require
+from spiking_vq.errors import InputError, require, require_one_of
 from spiking_vq.layers.synapses import NeuronFactory
 from spiking_vq.models.classifier import Classifier
-from spiking_vq.models.critics import PatchAdversary
 from spiking_vq.models.fsddim import FSDDIMUNet
 from spiking_vq.models.sddpm import SDDPMUNet
 from spiking_vq.models.sdid import SDID
@@ -30,79 +35,90 @@ from spiking_vq.neurons.twins import neuron_factory
 from spiking_vq.runtime.precision import parameter_type
 
 DENOISERS = {"sdid": SDID, "token": TokenDenoiser}
-
 UNETS = {"sddpm": SDDPMUNet, "fsddim": FSDDIMUNet}
 
 
+@contextmanager
+def sizes_that_fit() -> Iterator[None]:
+    """Turn torch's errors about tensors that no machine, or not this one, can hold into `InputError`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, TypeError) and "Overflow" not in reason:
+            raise
+        raise InputError(f"a network of these sizes cannot be built: choose smaller ones ({reason})") from error
+
+
 def build_neurons(config: SpikingConfig) -> NeuronFactory:
-    """What builds the neurons of a configuration."""
+    """The factory of a configuration's neurons."""
     num_scales = config.T if config.tsm else 0
     return neuron_factory(config.neuron, config.activation_bits, num_scales=num_scales, **asdict(config.lif))
 
 
+@sizes_that_fit()
 def build_vq_svae(config: VQSVAEConfig) -> VQSVAE:
-    """The stage-1 network of a configuration whose `image_shape` is known, freshly initialised."""
-    require(config.image_shape is not None, "image_shape", "known before a network is built", None)
+    """The network of stage 1."""
+    _require_known(config, "image_shape")
     return VQSVAE(config.image_shape, config.T, build_neurons(config), **asdict(config.model))
 
 
-def build_adversary(config: VQSVAEConfig) -> PatchAdversary | None:
-    """What a stage 1 is trained against, if anything, freshly initialised."""
-    options = config.adversary
-    if not options.weight:
-        return None
-    adversary = PatchAdversary(config.image_shape[0], options.channels, options.weight)
-    return adversary.to(parameter_type(config.precision))
-
-
+@sizes_that_fit()
 def build_denoiser(config: AbsorbingConfig) -> nn.Module:
-    """The stage-2 network of a configuration whose `vq_svae` is known, freshly initialised."""
-    require(config.vq_svae is not None, "vq_svae", "known before a denoiser is built", None)
+    """The denoiser of stage 2."""
+    _require_known(config, "vq_svae")
     options = {key: value for key, value in asdict(config.model).items() if value is not None}
     name = options.pop("denoiser")
-    require(name in DENOISERS, "model.denoiser", f"one of {', '.join(DENOISERS)}", repr(name))
-    denoiser = DENOISERS[name]
-    known = inspect.signature(denoiser).parameters
+    require_one_of("model.denoiser", name, DENOISERS)
+    known = inspect.signature(DENOISERS[name]).parameters
     if foreign := options.keys() - known:
         raise InputError(f"model.denoiser={name} does not take {', '.join(f'model.{key}' for key in sorted(foreign))}")
     require("num_classes" in known or not config.conditional, "conditional", f"false: {name} takes no labels", "true")
     stage1 = config.vq_svae.model
     grid = token_grid(config.vq_svae.image_shape, stage1.channels)
-    return denoiser(grid, stage1.codebook_size, config.T, build_neurons(config), **options, **known_labels(config))
+    options |= _label_options(config)
+    return DENOISERS[name](grid, stage1.codebook_size, config.T, build_neurons(config), **options)
 
 
+@sizes_that_fit()
 def build_unet(config: GaussianConfig) -> nn.Module:
-    """The continuous stage's network of a configuration whose `image_shape` is known, freshly initialised."""
-    require(config.image_shape is not None, "image_shape", "known before a network is built", None)
-    options = asdict(config.model)
+    """The U-Net of the Gaussian diffusion."""
+    _require_known(config, "image_shape")
+    options = asdict(config.model) | _label_options(config)
     name = options.pop("unet")
-    require(name in UNETS, "model.unet", f"one of {', '.join(UNETS)}", repr(name))
+    require_one_of("model.unet", name, UNETS)
     loss, needed = config.diffusion.loss, "synaptic_current" if name == "fsddim" else "mse"
     require(loss == needed, "diffusion.loss", f"{needed} with model.unet={name}", repr(loss))
     if name == "fsddim":
         options["threshold"] = config.lif.threshold
-    return UNETS[name](config.image_shape, config.T, build_neurons(config), **options, **known_labels(config))
+    return UNETS[name](config.image_shape, config.T, build_neurons(config), **options)
 
 
-def known_labels(config: DenoiserConfig) -> dict[str, int]:
-    """The arguments `num_classes` and `styles` of a network that is told labels; nothing for any other."""
-    if not config.conditional:
-        return {}
-    require(config.num_classes is not None, "num_classes", "known before a network is built", None)
-    return {"num_classes": config.num_classes, "styles": config.styles}
-
-
+@sizes_that_fit()
 def build_classifier(config: ClassifierConfig) -> Classifier:
-    """The classifier of a configuration whose `image_shape` and `num_classes` are known, freshly initialised."""
-    for name in ("image_shape", "num_classes"):
-        require(getattr(config, name) is not None, name, "known before a classifier is built", None)
+    """The classifier of real images."""
+    _require_known(config, "image_shape", "num_classes")
     return Classifier(config.image_shape, config.num_classes, **asdict(config.model))
 
 
-class LatentModel(nn.Module):
-    """Both networks of the discrete pipeline, as one stage-2 file holds them.
+def _label_options(config: DenoiserConfig) -> dict[str, int]:
+    """Constructor arguments of a class-conditional network; none for an unconditional one."""
+    if not config.conditional:
+        return {}
+    _require_known(config, "num_classes")
+    return {"num_classes": config.num_classes, "styles": config.styles}
 
-    Attributes:
+
+def _require_known(config: Config, *names: str) -> None:
+    """Raise `InputError` unless these fields, which training fills in, have values."""
+    for name in names:
+        require(getattr(config, name) is not None, name, "known before a network is built", None)
+
+
+class LatentModel(nn.Module):
+    """Both networks of the latent pipeline, as one stage-2 file holds them.
+
+    Args:
         vq_svae: the frozen stage 1.
         denoiser: stage 2.
     """
@@ -113,11 +129,14 @@ class LatentModel(nn.Module):
 
 
 class PixelModel(nn.Module):
-    """The network of the continuous pipeline, as its file holds it.
+    """The network of the pixel pipeline, as its file holds it.
+
+    Args:
+        unet: predicts noise, image, velocity or currents, as the diffusion asks.
+        diffusion_steps: N.
 
     Attributes:
-        unet: predicts what the diffusion asks for.
-        image_error: [N + 1], what the `analytic` sampler needs; not numbers until it has been measured.
+        image_error: [N + 1], measured for the `analytic` sampler; NaN until then.
     """
 
     def __init__(self, unet: nn.Module, diffusion_steps: int) -> None:
@@ -131,8 +150,9 @@ class PixelModel(nn.Module):
         return self.unet.image_shape
 
 
+@sizes_that_fit()
 def build_model(config: Config) -> VQSVAE | LatentModel | PixelModel | Classifier:
-    """The network that a file of this configuration's stage holds, freshly initialised."""
+    """The freshly initialised network that a file of this configuration's stage holds."""
     if isinstance(config, GaussianConfig):
         return PixelModel(build_unet(config), config.diffusion.diffusion_steps)
     if isinstance(config, ClassifierConfig):
@@ -144,6 +164,6 @@ def build_model(config: Config) -> VQSVAE | LatentModel | PixelModel | Classifie
 
 
 def build_on_cpu(config: Config) -> VQSVAE | LatentModel | PixelModel | Classifier:
-    """`build_model` of the configuration's type on the CPU, whatever torch's defaults are."""
+    """`build_model` with parameters of the configuration's type on the CPU, whatever torch's defaults are."""
     with torch.device("cpu"):
         return build_model(config).to(parameter_type(config.precision))

@@ -1,7 +1,7 @@
-"""Trained weights: one `model.safetensors` with the whole configuration in its metadata.
+"""Files of trained models: one `model.safetensors` with weights and, in its metadata, the whole configuration.
 
-A stage-2 file carries the frozen stage 1 inside it. Nothing else is needed to use either. The training checkpoints of
-an unfinished run are read, too: their configuration lies next to them, a frozen stage 1 in its own run folder.
+A stage-2 file carries the frozen stage 1 inside it; nothing else is needed to use either. Training checkpoints can be
+read too: their configuration is in the `config.yaml` next to them, a frozen stage 1 in its own run folder.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spiking_vq.checkpoint.build import LatentModel, PixelModel, build_on_cpu
-from spiking_vq.config.compare import without_places
-from spiking_vq.config.load import config_from_dict, read_config
+from spiking_vq.config.compare import portable
+from spiking_vq.config.load import config_from_dict
 from spiking_vq.config.schema import AbsorbingConfig, Config
+from spiking_vq.config.yaml_files import read_yaml
 from spiking_vq.errors import InputError
 from spiking_vq.files import atomic_write, read_path
 from spiking_vq.models.classifier import Classifier
@@ -30,10 +31,10 @@ from spiking_vq.models.vq_svae import VQSVAE
 FORMAT = "spiking_vq/1"
 
 ZIP = b"PK\x03\x04"
-"""First bytes of what `torch.save` writes."""
+"""First bytes of a file by `torch.save`."""
 
 CHECKPOINT_KEYS = {"callbacks", "global_step", "loops", "pytorch-lightning_version", "state_dict"}
-"""Keys that the training checkpoints of Lightning have."""
+"""Keys of Lightning's training checkpoints."""
 
 UNMEASURED = ("image_error",)
 """Buffers that are NaN until they have been measured."""
@@ -50,13 +51,13 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def save_model(path: str | Path, model: nn.Module, config: Config, dtype: torch.dtype | None = None) -> None:
-    """Write weights and configuration, without the places of this machine, as one file, whole or not at all.
+    """Write weights and configuration, without this machine's paths and device, to one file, whole or not at all.
 
     Args:
         path: file to write.
-        model: what `build_model(config)` builds.
+        model: of the structure that `build_model(config)` gives.
         config: its configuration.
-        dtype: type of the floating-point weights in the file; None keeps theirs. Loading gives fp32 back.
+        dtype: type of the floating-point weights in the file; None (default) keeps theirs. Loading gives fp32 back.
 
     Raises:
         InputError: a weight is NaN or infinite, or the file cannot be written.
@@ -69,39 +70,38 @@ def save_model(path: str | Path, model: nn.Module, config: Config, dtype: torch.
     weights = {name: stored(value) for name, value in model.state_dict().items()}
     if names := not_finite(weights):
         raise InputError(f"cannot write {path}: weights are NaN or infinite ({some_of(names)}). Training has diverged.")
-    settings = json.dumps(asdict(without_places(config)), allow_nan=False)
+    settings = json.dumps(asdict(portable(config)), allow_nan=False)
     with atomic_write(read_path("path", path)) as temporary:
         save_file(weights, temporary, metadata={"format": FORMAT, "config": settings})
 
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
-    """Names of the weights that hold NaN or an infinity, but for buffers that are not measured yet."""
+    """Names of the weights that hold NaN or an infinity, except for buffers that are not measured yet."""
 
-    def holds(name: str, value: Tensor) -> bool:
+    def is_bad(name: str, value: Tensor) -> bool:
         unmeasured = name.split(".")[-1] in UNMEASURED and value.isnan().all()
         return not unmeasured and not value.isfinite().all()
 
-    return [name for name, value in weights.items() if value.is_floating_point() and holds(name, value)]
+    return [name for name, value in weights.items() if value.is_floating_point() and is_bad(name, value)]
 
 
 def load_model(path: str | Path) -> tuple[VQSVAE | LatentModel | PixelModel | Classifier, Config]:
-    """Read a trained model: what `save_model` wrote, or a training checkpoint in its run folder.
-
-    Parameters are in fp32, or in fp64 if the model was trained so; of a checkpoint, the moving average if there is one.
+    """Read a trained model from a file by `save_model`, or from a training checkpoint in its run folder.
 
     Args:
-        path: a `model.safetensors`; or the `best.ckpt` or `last.ckpt` of a run.
+        path: a `model.safetensors`, or the `best.ckpt` or `last.ckpt` of a run, whose averaged weights are taken where
+            there are some.
 
     Returns:
-        The model, in evaluation mode on the CPU, and its configuration.
+        The model, in evaluation mode on the CPU, in fp32 or, if it was trained so, in fp64; and its configuration.
 
     Raises:
         InputError: no such file, a truncated or corrupt one, one of another program, weights that do not fit or are not
-            finite; of a checkpoint, no `config.yaml` next to it or no stage 1 that it was trained on.
+            finite; next to a checkpoint no `config.yaml`, or nowhere the stage 1 that it was trained on.
     """
     path = read_path("path", path)
     if not path.is_file():
-        raise InputError(f"no model file at {path}: train a model, or name another file")
+        raise InputError(f"no model file at {path}: train a model with `spiking-vq train`, or name another file")
     model, config = _load_checkpoint(path) if is_checkpoint(path) else _load_safetensors(path)
     if names := not_finite(model.state_dict()):
         raise InputError(f"{path} holds weights that are NaN or infinite ({some_of(names)}): train it again")
@@ -115,7 +115,7 @@ def _load_safetensors(path: Path) -> tuple[nn.Module, Config]:
             if metadata.get("format") != FORMAT:
                 raise InputError(
                     f"{path} is a safetensors file, but not of this package (format {metadata.get('format')!r},"
-                    f" expected {FORMAT!r}): name a model.safetensors that training wrote"
+                    f" expected {FORMAT!r}): name a model.safetensors by `spiking-vq train`"
                 )
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         values = json.loads(metadata["config"])
@@ -126,13 +126,18 @@ def _load_safetensors(path: Path) -> tuple[nn.Module, Config]:
             f"{path} is not a whole model.safetensors ({error}): it is truncated, corrupt or of another format."
             " Copy it again, or train it again."
         ) from error
-    try:
-        config = config_from_dict(values)
-        model = build_on_cpu(config)
-    except InputError as error:
-        raise InputError(f"{path} was written by another version, or by hand: {error}") from error
+    config, model = _built(values, path)
     _load_weights(model, weights, path)
     return model, config
+
+
+def _built(values: dict[str, Any], path: Path) -> tuple[Config, nn.Module]:
+    """Configuration and fresh model of the values in a file, which error messages name."""
+    try:
+        config = config_from_dict(values)
+        return config, build_on_cpu(config)
+    except InputError as error:
+        raise InputError(f"{path} was written by another version, or by hand: {error}") from error
 
 
 def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -144,16 +149,16 @@ def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
 
 
 def some_of(names: list[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first three names and the number of the others, for messages."""
     shown = ", ".join(names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-# Checkpoints of training
+# Training checkpoints
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether a file is a training checkpoint rather than a `model.safetensors`: by its first bytes, or its name.
+    """Whether a file is a training checkpoint rather than a `model.safetensors`, by its first bytes or its suffix.
 
     Raises:
         InputError: the file cannot be read.
@@ -177,7 +182,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             raise TypeError(f"a checkpoint has {', '.join(sorted(CHECKPOINT_KEYS))}")
         if not all(isinstance(checkpoint[key], dict) for key in ("callbacks", "state_dict")):
             raise TypeError("its callbacks or weights are no dictionaries")
-    except Exception as error:  # whatever the unpickler meets in damaged bytes
+    except Exception as error:  # damaged bytes make the unpickler raise anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"{path} is not a whole model.safetensors, nor a checkpoint: it is truncated, corrupt or of another format"
@@ -187,7 +192,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def checkpoint_step(path: str | Path) -> tuple[int, int | None]:
-    """Steps done at a training checkpoint, and steps of the whole run; None if an older file does not tell these.
+    """Steps done at a training checkpoint, and steps of the whole run; None (older files): not known.
 
     Raises:
         InputError: as `read_checkpoint`.
@@ -197,10 +202,10 @@ def checkpoint_step(path: str | Path) -> tuple[int, int | None]:
 
 
 def stage1_file(config: AbsorbingConfig) -> Path:
-    """The file to take the frozen stage 1 from, which holds a `VQSVAE` or a `LatentModel`.
+    """The file with the frozen stage 1, a `VQSVAE` or a `LatentModel`.
 
-    It is the one that `stage1` names; else `train.start_from`, if it was trained on the same data; else the one in the
-    run folder of the same data and preset.
+    It is `stage1`; else `train.start_from`, if that was trained on the same data; else the file in the run folder of
+    the same data and preset.
     """
     if config.stage1:
         return Path(config.stage1)
@@ -217,14 +222,8 @@ def _load_checkpoint(path: Path) -> tuple[nn.Module, Config]:
             f"{path} is a checkpoint to resume training from; the config.yaml next to it, which describes the network,"
             " is missing: name the checkpoint in its run folder, or a model.safetensors"
         )
-    config = read_config(config_file)
-    try:
-        model = build_on_cpu(config)
-    except InputError as error:
-        raise InputError(f"{config_file} was written by another version, or by hand: {error}") from error
-    trained = model
-    if isinstance(model, PixelModel):
-        trained = model.unet
+    config, model = _built(read_yaml(config_file), config_file)
+    trained = model.unet if isinstance(model, PixelModel) else model
     if isinstance(model, LatentModel):
         trained = model.denoiser
         _load_weights(model.vq_svae, _stage1_of(path, config).state_dict(), path)
@@ -235,9 +234,9 @@ def _load_checkpoint(path: Path) -> tuple[nn.Module, Config]:
 
 
 def _stage1_of(path: Path, config: AbsorbingConfig) -> VQSVAE:
-    """The stage 1 that the denoiser in a checkpoint was trained on.
+    """The stage 1 on which the denoiser in a checkpoint was trained.
 
-    It is looked for in the neighbouring run folder, too: run folders may be moved.
+    Run folders may have been moved, so the neighbouring one is searched first.
     """
     files = path.absolute().parent.with_name("vq_svae") / "model.safetensors", stage1_file(config)
     for file in files:

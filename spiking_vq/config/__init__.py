@@ -1,1 +1,1 @@
-"""Configuration: what can be set, read from YAML files, `key=value` overrides and trained models."""
+"""Configuration of the stages: dataclasses, and reading and writing them."""

@@ -1,4 +1,4 @@
-"""Whether two configurations describe the same training, wherever it runs."""
+"""Comparison of configurations, wherever the training runs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import asdict, replace
 from spiking_vq.config.load import flatten
 from spiking_vq.config.schema import STAGES, AbsorbingConfig, Config, VQSVAEConfig
 
-# Where things are and what computes them does not change what is computed: a run may move.
-_PLACES = ("data_dir", "runs", "tokens_dir", "device", "stage1", "strategy", "start_from", "classifier")
+# Folders, files and devices do not change the result: a run may move.
+_LOCAL = ("data_dir", "runs", "tokens_dir", "device", "stage1", "strategy", "start_from", "classifier")
 
 
 def differences(old: Config, new: Config, incomplete: bool = False) -> list[str]:
-    """Lines `key: old -> new` for all that differs, apart from places (folders, device).
+    """Return a line `key: old -> new` for each field that differs, apart from folders, files and devices.
 
-    The number of devices is a place only if batch norm sees the whole batch on any number.
+    The number of devices matters unless batch norm is synchronised.
 
     Args:
         old: the first configuration.
         new: the second.
-        incomplete: `new` is not filled in yet: fields that are None in it are not compared.
+        incomplete: `new` is not filled in yet: fields that are None in it are not compared. Default false.
     """
     old_values, new_values = flatten(asdict(old)), flatten(asdict(new))
-    places = (*_PLACES, "devices") if new.trainer.sync_batchnorm else _PLACES
-    keys = [key for key in old_values | new_values if key.split(".")[-1] not in places]
+    local = (*_LOCAL, "devices") if new.trainer.sync_batchnorm else _LOCAL
+    keys = [key for key in old_values | new_values if key.split(".")[-1] not in local]
     return [
         f"{key}: {old_values.get(key)} -> {new_values.get(key)}"
         for key in keys
@@ -33,19 +33,19 @@ def differences(old: Config, new: Config, incomplete: bool = False) -> list[str]
     ]
 
 
-def without_places(config: Config) -> Config:
-    """The configuration with folders and device as by default, for a file that leaves this machine."""
+def portable(config: Config) -> Config:
+    """Return the configuration with default folders, files and devices, for a file that leaves this machine."""
     defaults = asdict(STAGES[config.stage]())
-    places = {key: defaults[key] for key in _PLACES if key in defaults}
-    places["trainer"] = replace(config.trainer, devices=1, strategy="auto")
-    places["train"] = replace(config.train, start_from=None)
+    changes = {key: defaults[key] for key in _LOCAL if key in defaults}
+    changes["trainer"] = replace(config.trainer, devices=1, strategy="auto")
+    changes["train"] = replace(config.train, start_from=None)
     if isinstance(config, VQSVAEConfig):
-        places["perceptual"] = replace(config.perceptual, classifier=None)
+        changes["perceptual"] = replace(config.perceptual, classifier=None)
     if isinstance(config, AbsorbingConfig) and config.vq_svae is not None:
-        places["vq_svae"] = without_places(config.vq_svae)
-    return replace(config, **places)
+        changes["vq_svae"] = portable(config.vq_svae)
+    return replace(config, **changes)
 
 
 def config_hash(config: Config) -> str:
-    """SHA-256 of all that a configuration says, but for places."""
-    return hashlib.sha256(json.dumps(asdict(without_places(config)), sort_keys=True).encode()).hexdigest()
+    """Return the SHA-256 of a configuration, apart from folders, files and devices."""
+    return hashlib.sha256(json.dumps(asdict(portable(config)), sort_keys=True).encode()).hexdigest()

@@ -8,18 +8,24 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from spiking_vq.config.schema import STAGES, TWINS, Config, SpikingConfig, check_values
+from spiking_vq.config.schema import STAGES, TWINS, Config, SpikingConfig
 from spiking_vq.config.text import FROM_TEXT
 from spiking_vq.config.yaml_files import read_yaml, to_yaml
 from spiking_vq.errors import InputError, require
 from spiking_vq.fields import FROM_FILE, value_of
 from spiking_vq.files import read_path
 
-RETIRED = {"persistent": False}
-"""Fields of older files that no longer exist -> the one value with which such a file can still be used."""
+RETIRED = {
+    "persistent": False,
+    "judge_every": 1,
+    "moved_copies": 0,
+    "model.normalise_codes": False,
+    "sample.remask_calls": 0,
+    **{f"augment.{name}": 0.0 for name in ("degrees", "stretch", "shear", "shift")},
+}
+"""Fields that older files hold and their stage no longer has -> the one value with which such a file can be used."""
 
-# Filled in when training starts.
-_DERIVED = (
+DERIVED = (
     "vq_svae.",
     "stage1_sha256",
     "train.start_from_sha256",
@@ -28,16 +34,17 @@ _DERIVED = (
     "num_classes",
     "label_counts",
 )
+"""Beginnings of the names of fields that are filled in when training starts."""
 
 
 def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """The configuration of a stage: its defaults, then a YAML file, then overrides.
+    """Return the configuration of a stage: its defaults, then a YAML file, then overrides.
 
     Args:
         stage: a key of `STAGES`.
-        path: YAML file that holds only what differs from the defaults, or from the preset beside it that `extends`
+        path: YAML file with all that differs from the defaults, or from the preset in the same folder that `extends`
             names; its own name is the preset's.
-        overrides: `key=value` strings; nested fields are dotted, as in `train.lr=1e-3`.
+        overrides: `key=value` strings; nested fields are dotted, as in `train.lr=1e-3`. An empty value is ignored.
 
     Raises:
         InputError: unreadable YAML, an unknown key (the nearest one is suggested), a value of the wrong type or range.
@@ -49,12 +56,12 @@ def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> 
             raise InputError(f"an override is key=value, such as train.lr=1e-3; got {text!r}")
         if value or key not in given:
             given[key] = value
-    _check_keys(stage, given, derived=False)
+    _check_keys(stage, given)
     path = Path(path)
-    preset = _merged(*_read_preset(stage, path))
-    chosen = _typed(STAGES[stage], _nested({key: value for key, value in given.items() if value}), FROM_TEXT)
+    preset = _read_preset(stage, path)
+    chosen = _typed(stage, {key: value for key, value in given.items() if value}, FROM_TEXT)
     twin = _as_twin(chosen.get("neuron", preset.get("neuron")), preset)
-    return _built(stage, {"preset": path.stem}, preset, twin, chosen)
+    return _built(STAGES[stage], {"preset": path.stem} | preset | twin | chosen)
 
 
 def twin_bits(num_steps: int) -> int:
@@ -62,54 +69,22 @@ def twin_bits(num_steps: int) -> int:
     return num_steps.bit_length()
 
 
-def _read_preset(stage: str, path: Path, extended_by: Sequence[Path] = ()) -> list[dict[str, Any]]:
-    """The layers of a preset: what it extends first."""
-    values = read_yaml(path)
-    base = values.pop("extends", None)
-    if path in extended_by:
-        raise InputError(f"{path} extends itself: {' -> '.join(file.stem for file in [*extended_by, path])}")
-    try:
-        _check_keys(stage, values, derived=False)
-        layer = _typed(STAGES[stage], values, FROM_FILE)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return [*(_read_preset(stage, path.parent / f"{base}.yaml", [*extended_by, path]) if base else []), layer]
-
-
-def _as_twin(neuron: str | None, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """What follows from a neuron that does not spike: no time, no rate, and bits for the spikes in so many steps."""
-    if neuron not in TWINS:
-        return {}
-    bits = {"activation_bits": twin_bits(preset.get("T", SpikingConfig.T))} if neuron == "quantised" else {}
-    early = {"early_T": None} if "early_T" in preset else {}
-    guided = {"sample": {"guidance_T": None}} if "guidance_T" in preset.get("sample", {}) else {}
-    return {"T": 1, "rate": {"weight": 0.0}} | early | guided | bits
-
-
 def config_from_dict(values: Mapping[str, Any]) -> Config:
-    """The configuration that `asdict` turned into `values`; `values["stage"]` says of which stage.
+    """Return the configuration that `asdict` turned into `values`; `values["stage"]` is its stage.
 
     Raises:
         InputError: unknown stage or key, or a value of the wrong type or range.
     """
-    stage, values = values.get("stage", ""), _without_retired(values)
-    _check_keys(stage, values, derived=True)
-    return _built(stage, _typed(STAGES[stage], values, FROM_FILE))
-
-
-def _without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a file, which may be older, without the fields in `RETIRED`.
-
-    Raises:
-        InputError: one of them was in use.
-    """
-    kept = {}
-    for key, value in values.items():
-        if key in RETIRED:
-            require(value == RETIRED[key], f"configuration field {key}, which no longer exists,", RETIRED[key], value)
-        else:
-            kept[key] = _without_retired(value) if isinstance(value, Mapping) else value
-    return kept
+    stage, flat = values.get("stage", ""), flatten(values)
+    _check_stage(stage)
+    known = leaves(STAGES[stage])
+    for name in [name for name in flat if name not in known]:
+        retired = name.removeprefix("vq_svae.")
+        if retired in RETIRED:
+            value, expected = flat.pop(name), RETIRED[retired]
+            require(value == expected, f"configuration field {name}, which no longer exists,", expected, value)
+    _check_keys(stage, flat, derived=True)
+    return _built(STAGES[stage], flat)
 
 
 def save_config(config: Config, path: str | Path) -> None:
@@ -118,7 +93,11 @@ def save_config(config: Config, path: str | Path) -> None:
 
 
 def read_config(path: str | Path) -> Config:
-    """Read what `save_config` wrote."""
+    """Read a file of `save_config`.
+
+    Raises:
+        InputError: unreadable YAML, or as `config_from_dict`.
+    """
     values = read_yaml(path)
     try:
         return config_from_dict(values)
@@ -126,64 +105,94 @@ def read_config(path: str | Path) -> Config:
         raise InputError(f"{path}: {error}") from error
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"train.lr": 1}` as `{"train": {"lr": 1}}`."""
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *groups, leaf = key.split(".")
-        inner = nested
-        for group in groups:
-            inner = inner.setdefault(group, {})
-        inner[leaf] = value
-    return nested
-
-
-def _typed(
-    cls: type, values: Mapping[str, Any], readers: Mapping[type, Callable[..., Any]], prefix: str = ""
-) -> dict[str, Any]:
-    """Values of known fields of a configuration class, each of its field's type and in its range."""
-    hints, typed = get_type_hints(cls, include_extras=True), {}
-    for key, value in values.items():
-        group = group_of(hints[key])
-        if group is None:
-            typed[key] = value_of(f"configuration field {prefix}{key}", value, hints[key], readers)
-        elif value:
-            typed[key] = _typed(group, value, readers, f"{prefix}{key}.")
-    return typed
-
-
-def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The layers as one; what comes later counts."""
-    merged: dict[str, Any] = {}
-    for key, value in (item for layer in layers for item in layer.items()):
-        merged[key] = _merged(merged.get(key, {}), value) if isinstance(value, Mapping) else value
-    return merged
-
-
-def _built(stage: str, *layers: Mapping[str, Any]) -> Config:
-    """The defaults of a stage with layers of typed values on top."""
-    config = _as_dataclass(STAGES[stage], _merged(*layers))
-    require(config.stage == stage, "configuration field stage", stage, config.stage)
-    check_values(config)
-    return config
-
-
-def _as_dataclass(cls: type, values: Mapping[str, Any]) -> Any:
-    groups = {key: group_of(hint) for key, hint in get_type_hints(cls).items()}
-    return cls(**{key: _as_dataclass(groups[key], value) if groups[key] else value for key, value in values.items()})
-
-
 def group_of(hint: Any) -> type | None:
-    """The configuration class that a field of this type holds, or may hold."""
+    """The dataclass that a field of this type holds, or may hold; None for any other field."""
     return next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
 
 
-def _check_keys(stage: str, values: Mapping[str, Any], derived: bool) -> None:
-    """See that the stage exists and has all these fields; those filled in when training starts only where `derived`."""
+def leaves(cls: type, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> type of each field of a configuration and of its groups."""
+    hints: dict[str, Any] = {}
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        group = group_of(hint)
+        hints |= leaves(group, f"{prefix}{name}.") if group else {prefix + name: hint}
+    return hints
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted names: `{"train": {"lr": 1}}` as `{"train.lr": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _read_preset(stage: str, path: Path, extended_by: Sequence[Path] = ()) -> dict[str, Any]:
+    """Values of a preset by dotted names, on top of the preset that it extends."""
+    values = read_yaml(path)
+    base = values.pop("extends", None)
+    if path in extended_by:
+        raise InputError(f"{path} extends itself: {' -> '.join(file.stem for file in [*extended_by, path])}")
+    try:
+        flat = flatten(values)
+        _check_keys(stage, flat)
+        own = _typed(stage, flat, FROM_FILE)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return _read_preset(stage, path.parent / f"{base}.yaml", [*extended_by, path]) | own if base else own
+
+
+def _as_twin(neuron: str | None, preset: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that follow from a non-spiking neuron: one step, no firing-rate penalty, bits for the preset's spikes."""
+    if neuron not in TWINS:
+        return {}
+    bits = {"activation_bits": twin_bits(preset.get("T", SpikingConfig.T))} if neuron == "quantised" else {}
+    unset = {name: None for name in ("early_T", "sample.guidance_T") if name in preset}
+    return {"T": 1, "rate.weight": 0.0} | unset | bits
+
+
+def _typed(stage: str, flat: Mapping[str, Any], readers: Mapping[type, Callable[..., Any]]) -> dict[str, Any]:
+    """Values of known fields, each of its field's type and in its range; empty groups are left out."""
+    hints = leaves(STAGES[stage])
+    return {
+        name: value_of(f"configuration field {name}", value, hints[name], readers)
+        for name, value in flat.items()
+        if name in hints
+    }
+
+
+def _built(cls: type, flat: Mapping[str, Any], prefix: str = "") -> Any:
+    """The configuration, or the group of it below `prefix`, with values by dotted names; the rest has its defaults."""
+    values = {}
+    for name, hint in get_type_hints(cls).items():
+        full, group = prefix + name, group_of(hint)
+        if group is None and full in flat:
+            values[name] = flat[full]
+        elif group and any(key.startswith(f"{full}.") for key in flat):
+            values[name] = _built(group, flat, f"{full}.")
+    try:
+        return cls(**values)
+    except InputError as error:
+        raise InputError(f"configuration field {prefix}{error}") from None
+
+
+def _check_stage(stage: Any) -> None:
     if not isinstance(stage, str) or stage not in STAGES:
         raise InputError(f"unknown stage {stage!r}: choose one of {', '.join(STAGES)}")
-    known = [name for name in field_names(STAGES[stage]) if derived or not name.startswith(_DERIVED)]
-    for key, value in flatten(values).items():
+
+
+def _check_keys(stage: str, flat: Mapping[str, Any], derived: bool = False) -> None:
+    """Check that the stage has all these fields; with `derived`, also those that are filled in when training starts.
+
+    Raises:
+        InputError: unknown stage or field, or a value for a whole group.
+    """
+    _check_stage(stage)
+    known = [name for name in leaves(STAGES[stage]) if derived or not name.startswith(DERIVED)]
+    for key, value in flat.items():
         group = [name for name in known if name.startswith(f"{key}.")]
         if key in known or (group and value in (None, "", {})):
             continue
@@ -194,22 +203,3 @@ def _check_keys(stage: str, values: Mapping[str, Any], derived: bool) -> None:
         near = near or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(known)}"
         raise InputError(f"unknown configuration field {key!r}: {hint}")
-
-
-def field_names(cls: type, prefix: str = "") -> list[str]:
-    """Dotted names of all leaves of a configuration class."""
-    names = []
-    for name, hint in get_type_hints(cls).items():
-        group = group_of(hint)
-        names += field_names(group, f"{prefix}{name}.") if group else [prefix + name]
-    return names
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

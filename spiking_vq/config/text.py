@@ -1,6 +1,6 @@
 """Values of options and configuration fields, read from text.
 
-There is one grammar: an integer is decimal digits, so that `010` is 10; a number is finite; text is taken as it is.
+An integer is decimal digits, so that `010` is 10; a number is finite; text is taken literally.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 
 
 def read_integer(name: str, text: str) -> int:
-    """The integer that a text is.
+    """Read an integer.
 
     Raises:
-        InputError: it is none, such as `1.5`, `1e3`, `0x10`, `1_000` or `true`, or takes more than 64 bits.
+        InputError: the text is not one, such as `1.5`, `1e3`, `0x10`, `1_000` or `true`, or takes more than 64 bits.
     """
     require(re.fullmatch(INTEGER, text) is not None and len(text) <= 100, name, "an integer", repr(text))
     return integer(name, int(text))
 
 
 def read_number(name: str, text: str) -> float:
-    """The number that a text is.
+    """Read a number.
 
     Raises:
-        InputError: it is none, or not finite.
+        InputError: the text is not one, or it is not finite.
     """
     is_number = re.fullmatch(NUMBER, text) is not None
     require(is_number and math.isfinite(float(text)), name, "a finite number", repr(text))
@@ -41,20 +41,20 @@ def read_number(name: str, text: str) -> float:
 
 
 def read_flag(name: str, text: str) -> bool:
-    """The truth value that a text is.
+    """Read a truth value.
 
     Raises:
-        InputError: it is neither `true` nor `false`.
+        InputError: the text is neither `true` nor `false`.
     """
     require(text.lower() in ("true", "false"), name, "true or false", repr(text))
     return text.lower() == "true"
 
 
 def read_text(name: str, text: str) -> str:
-    """The text as it is.
+    """Return the text.
 
     Raises:
-        InputError: it has bytes that are no UTF-8, which no configuration file could hold.
+        InputError: it has bytes that are not UTF-8, which no configuration file could hold.
     """
     require(text.encode(errors="ignore").decode() == text, name, "text in UTF-8", repr(text))
     return text
@@ -75,4 +75,4 @@ FROM_TEXT = {
     list: _listed,
     NoneType: lambda text: text == "null",
 }
-"""Type -> how a value of it is read from the text of a `key=value` argument."""
+"""Type -> reader of a value from the text of a `key=value` argument."""

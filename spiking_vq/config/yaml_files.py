@@ -1,4 +1,4 @@
-"""YAML files, by OmegaConf; text is written so that it comes back as it is."""
+"""YAML files, by OmegaConf; text is written so that reading returns it unchanged."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from spiking_vq.files import read_path
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping that a file holds, interpolations such as `${train.lr}` resolved; an empty file holds an empty one.
+    """Read the mapping in a file, with interpolations such as `${train.lr}` resolved; that of an empty file is empty.
 
     Raises:
-        InputError: no such file, no YAML, or not a mapping of names.
+        InputError: there is no such file, or it is not YAML, or not a mapping of names.
     """
     try:
         values = OmegaConf.to_container(OmegaConf.load(read_path("path", path)), resolve=True)
-    except Exception as error:  # a broken file surfaces as whatever the parser stumbles over
+    except Exception as error:  # of the parser, of many types
         raise InputError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InputError(f"cannot read the configuration {path}: expected lines `field: value`, got {values}")
@@ -29,12 +29,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
-    """The text of a mapping, in its own order; `read_yaml` reads the same values from it."""
+    """Return a mapping as YAML, in its own order; `read_yaml` reads the same values from it."""
     return OmegaConf.to_yaml(OmegaConf.create(_literal(values)))
 
 
 def _literal(value: Any) -> Any:
-    """The value with all text in it escaped, so that OmegaConf takes none for an interpolation."""
+    """The value with all text in it escaped, so that none of it is an interpolation to OmegaConf."""
     if isinstance(value, Mapping):
         return {key: _literal(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""Data sets: images with labels, augmentation, styles, and the order of training."""
+"""Data sets, users' images, augmentation, styles, and the order of training batches."""

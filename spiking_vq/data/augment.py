@@ -1,4 +1,4 @@
-"""Images turned, stretched, sheared and shifted a little, each in its own way: more to learn from than there is."""
+"""Augmentation: random rotation, stretch, shear and shift of images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ def random_affine(
     shear: float = 0.0,
     shift: float = 0.0,
 ) -> Tensor:
-    """Maps `[n, 2, 3]` of places in the new image to places in the old, in units of half its size, for `warp`.
+    """Draw affine maps `[n, 2, 3]` for `warp`, from positions in the new image to positions in the old.
+
+    Positions are in units of half the image's size. Every limit is 0 by default.
 
     Args:
         n: number of maps.
         generator: on CPU.
-        degrees: each is turned by an angle uniform in [-degrees, degrees].
+        degrees: the angle of rotation is uniform in [-degrees, degrees].
         stretch: height and width are each scaled by a factor whose logarithm is uniform in [-stretch, stretch].
         shear: rows are shifted against each other by a factor uniform in [-shear, shear].
-        shift: both ways, uniform in [-shift, shift], parts of the image's size.
+        shift: both shifts are uniform in [-shift, shift], in parts of the image's size.
 
     Raises:
-        InputError: one of them is negative.
+        InputError: a limit is negative.
     """
     limits = {"degrees": degrees, "stretch": stretch, "shear": shear, "shift": shift}
     for name, limit in limits.items():
@@ -45,7 +47,6 @@ def random_affine(
 
 
 def warp(images: Tensor, maps: Tensor) -> Tensor:
-    """Images [B, C, H, W] in [0, 1] moved by `maps` [B, 2, 3], values between pixels bicubic, borders repeated."""
-    places = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, places, mode="bicubic", padding_mode="border", align_corners=False)
-    return moved.clamp(0, 1)
+    """Transform images [B, C, H, W] in [0, 1] by `maps` [B, 2, 3]: bicubic between pixels, borders repeated."""
+    positions = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, positions, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""The image data sets."""
+"""The image data sets: their splits, shapes and labels."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from spiking_vq.data.levels import resize, resize_images
 from spiking_vq.data.official import NUM_CLASSES, TORCHVISION, Split, read_half
-from spiking_vq.data.stream import shuffled
 from spiking_vq.errors import InputError
 from spiking_vq.files import read_path
+from spiking_vq.randomness import permutation
 
 DATASETS = (*TORCHVISION, "digits")
 
-# Images in the official training and test files.
+# Number of images in the official training and test files.
 _OFFICIAL = {
     "mnist": (60_000, 10_000),
     "fmnist": (60_000, 10_000),
@@ -26,68 +26,65 @@ _OFFICIAL = {
     "cifar10": (50_000, 10_000),
 }
 
-SPLIT_SEED = 0  # decides which images validate, and for digits which ones test; no training run changes it
+SPLIT_SEED = 0  # decides which images are for validation, and for digits which are for testing; no run changes it
 
-_GREY_SIZE = 28  # pixels, of a side; that of MNIST's family, and what digits are resized to
+_GREY_SIZE = 28  # side in pixels of the MNIST family, to which digits are resized too
 
 
 class ImageData:
-    """One data set in memory, each split read when first asked for; `load_dataset` makes it.
+    """One data set in memory, each split read when first used. `load_dataset` makes it.
 
     Attributes:
-        name: One of `DATASETS`.
-        root: The folder that holds torchvision's data sets.
-        num_classes: How many labels the data set defines, present in its files or not.
-        official_shape: (C, H, W) of the official images, resized as asked for; known without reading any.
+        name: one of `DATASETS`.
+        root: folder of torchvision's data sets.
+        num_classes: number of labels that the data set defines, present in its files or not.
+        official_shape: (C, H, W) of the official images, after resizing; known without reading any.
     """
 
     def __init__(self, name: str, root: Path, image_size: int | None) -> None:
-        """Remember what to read; see `load_dataset`."""
-        self.name = name
-        self.root = root
-        self.num_classes = NUM_CLASSES.get(name, 10)
+        self.name, self.root, self.num_classes = name, root, NUM_CLASSES.get(name, 10)
         channels, size = (3, 32) if name == "cifar10" else (1, _GREY_SIZE)
         self.official_shape = (channels, image_size or size, image_size or size)
         self._image_size = image_size
 
     @property
     def train(self) -> Split:
-        """The images to learn from: what validation leaves of the training files, in shuffled order."""
+        """The training split: nine tenths of the training files, in shuffled order; for digits the rest of all."""
         return self._train_and_val[0]
 
     @property
     def val(self) -> Split:
-        """A fixed tenth of the training files, in shuffled order; for digits a stratified tenth of all images."""
+        """The validation split: a fixed tenth of the training files, in shuffled order; for digits as `test`."""
         return self._train_and_val[1]
 
     @cached_property
     def test(self) -> Split:
-        """The test files, in their own order, which may be by label; for digits a stratified tenth of all images."""
+        """The test split: the test files, in their order; for digits a stratified tenth of all images."""
         if self.name == "digits":
             return _read_digits(self._image_size)[2]
         return self._resized(read_half(self.name, self.root, train=False))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width (C, H, W) of every image."""
+        """(C, H, W) of every image."""
         return tuple(self.train.images.shape[1:])
 
     @property
     def stand_in(self) -> str | None:
-        """What to say of files that are not the official ones, judged by their counts; None if nothing."""
-        found = len(self.train.images) + len(self.val.images), len(self.test.images)
-        official = _OFFICIAL.get(self.name, found)
-        if found == official:
+        """A remark for reports on files that are not the official ones, judged by their counts; else None."""
+        counts = len(self.train.images) + len(self.val.images), len(self.test.images)
+        official = _OFFICIAL.get(self.name, counts)
+        if counts == official:
             return None
         return (
-            f"a stand-in of {found[0]:,} training and {found[1]:,} test images, officially {official[0]:,} and"
+            f"a stand-in of {counts[0]:,} training and {counts[1]:,} test images, officially {official[0]:,} and"
             f" {official[1]:,}: not comparable with published figures"
         )
 
     @cached_property
     def variance(self) -> float:
-        """Population variance of all pixel values in `train`, in [0, 1]; float64 throughout."""
-        # A sum over the 256 levels: exact, and no float copy of the data set.
+        """Population variance of all pixels of `train` in [0, 1], computed in float64."""
+        # a sum over the 256 levels: exact, and no float copy of the data set
         counts = torch.bincount(self.train.images.flatten(), minlength=256).double()
         levels = torch.linspace(0, 1, 256, dtype=torch.float64, device="cpu")
         weights = counts / counts.sum()
@@ -99,7 +96,7 @@ class ImageData:
         if self.name == "digits":
             return _read_digits(self._image_size)[:2]
         whole = self._resized(read_half(self.name, self.root, train=True))
-        order = shuffled(len(whole.labels), SPLIT_SEED)
+        order = permutation(len(whole.labels), torch.Generator().manual_seed(SPLIT_SEED))
         num_val = len(order) // 10
         return _rows(whole, order[num_val:]), _rows(whole, order[:num_val])
 
@@ -110,21 +107,21 @@ class ImageData:
 
 
 def load_dataset(name: str, root: str | Path, image_size: int | None = None) -> ImageData:
-    """Name a data set; nothing is read before one of its splits is asked for.
+    """The data set of a name. Nothing is read before one of its splits is used.
 
     Args:
-        name: One of `DATASETS`.
-        root: Folder with torchvision's data sets in torchvision's own layout. What is missing there is unpacked from
-            the official archives or downloaded into it, once, when first asked for; where it cannot be written to, the
-            archives are unpacked elsewhere each time. `digits` comes with scikit-learn and ignores it.
-        image_size: Side in pixels of the square that images are resized to, bilinear and antialiased; at least 1.
-            None keeps the size of the data, which for digits is 28: its 8x8 images are resized to 28x28.
+        name: one of `DATASETS`.
+        root: folder of torchvision's data sets, in torchvision's layout. Missing files are unpacked from the official
+            archives or downloaded into it, once, when first used; if it is not writable, the archives are unpacked
+            elsewhere each time. `digits` comes with scikit-learn and ignores it.
+        image_size: side in pixels of the square to which images are resized, bilinear and antialiased; at least 1.
+            None (default) keeps the size of the data; the 8x8 images of digits are then resized to 28x28.
 
     Returns:
         The data set. Reading a split raises `InputError` when its files are missing or damaged.
 
     Raises:
-        InputError: An unknown name, or an image size below 1.
+        InputError: an unknown name, or an image size below 1.
     """
     if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
@@ -138,12 +135,12 @@ def _rows(split: Split, rows: Tensor) -> Split:
 
 
 def _read_digits(image_size: int | None) -> tuple[Split, Split, Split]:
-    """Read scikit-learn's handwritten digits as stratified training, validation and test splits of 80/10/10 percent."""
+    """Training, validation and test splits of scikit-learn's handwritten digits, stratified, 80/10/10 percent."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    # From their 17 levels straight to the final size: rounding to 256 levels happens once, after the resize.
+    # from their 17 levels straight to the final size, so that rounding to 256 levels happens once
     size = image_size or _GREY_SIZE
     images = resize(torch.from_numpy(digits.images).float().unsqueeze(1) / 16, (size, size))
     labels = torch.from_numpy(digits.target).long()

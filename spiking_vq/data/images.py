@@ -1,4 +1,4 @@
-"""Images from outside, PNG files, NumPy arrays, PIL images and tensors, as uint8 tensors: exactly, or not at all."""
+"""Users' images, from PNG files, NumPy arrays, PIL images and tensors, as uint8 tensors: exactly or not at all."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from spiking_vq.data.levels import to_uint8
-from spiking_vq.errors import InputError, described, require, require_unit_range
+from spiking_vq.errors import InputError, described, require, require_one_of, require_unit_range
 
 BACKGROUNDS = {"black": 0, "white": 255}
-"""Name of a background -> its level. Images of grey data sets are white ink on black."""
+"""Name of a background -> its level. Grey data sets show white ink on black."""
 
 _16_BIT_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 _STEPS = {"L;2": 85, "L;4": 17}
-"""Raw mode of grey in fewer than 8 bits -> levels 0..255 a step; Pillow leaves the transparent level in such steps."""
+"""Raw mode of grey in fewer than 8 bits -> levels 0..255 a step; Pillow gives the transparent level in such steps."""
 
 
 class ReadImages(NamedTuple):
@@ -29,7 +29,7 @@ class ReadImages(NamedTuple):
 
     Attributes:
         images: uint8 [n, C, H, W].
-        composited: number of images with transparent pixels, which were composited on the background.
+        composited: number of images with transparent pixels, composited on the background.
     """
 
     images: Tensor
@@ -37,7 +37,7 @@ class ReadImages(NamedTuple):
 
 
 def list_png_files(folder: str | Path) -> list[Path]:
-    """List the PNG files of a folder by name: suffix `.png` in any case, no names that begin with a dot.
+    """The PNG files of a folder in order of their names: suffix `.png` in any case, no leading dot.
 
     Raises:
         InputError: there is no such folder, or it cannot be listed.
@@ -53,73 +53,59 @@ def list_png_files(folder: str | Path) -> list[Path]:
     )
 
 
-def read_image(path: str | Path, channels: int, background: str = "black") -> Tensor:
-    """Read a PNG file.
+def read_images(paths: Iterable[Path], channels: int, background: str = "black") -> ReadImages:
+    """Read PNG files of one size.
 
     Grey (up to 16 bits), palettes and colour (8 bits) are exact; a 16-bit level v is `round(v / 257)`. Transparent
     pixels are composited on the background. Grey becomes colour by repetition; colour becomes grey where R = G = B.
     Any other conversion would lose something and is refused: colour to grey, 16 bits of colour, several frames.
 
     Args:
-        path: of the file.
-        channels: 1 for grey, 3 for colour.
-        background: one of `BACKGROUNDS`, under transparent pixels.
-
-    Returns:
-        uint8 [channels, H, W].
-
-    Raises:
-        InputError: the file is damaged, no PNG, or would lose something; the message names it.
-    """
-    image, _ = _read(Path(path), channels, background)
-    return image
-
-
-def read_images(paths: Iterable[Path], channels: int, background: str = "black") -> ReadImages:
-    """Read PNG files of one size, see `read_image`.
-
-    Args:
         paths: of the files, at least one.
         channels: 1 for grey, 3 for colour.
-        background: one of `BACKGROUNDS`, under transparent pixels.
+        background: one of `BACKGROUNDS`, under transparent pixels; default black.
 
     Raises:
-        InputError: as `read_image`, or the images differ in size.
+        InputError: a file is damaged, is no PNG, or would lose something, or sizes differ; the message names the file.
     """
+    require(channels in (1, 3), "channels", "1 for grey or 3 for colour", channels)
+    require_one_of("background", background, BACKGROUNDS)
     images, composited = [], 0
     first: tuple[Path, list[int]] | None = None
     for path in paths:
-        image, was_transparent = _read(path, channels, background)
-        first = first or (path, list(image.shape[1:]))
-        if list(image.shape[1:]) != first[1]:
-            sizes = [f"{size[0]} x {size[1]} in {name}" for name, size in (first, (path, image.shape[1:]))]
-            raise InputError(f"images must be of one size; got {' and '.join(sizes)}: resize or remove some")
-        images.append(image)
+        with _named_errors(str(path)), Image.open(path, formats=["PNG"]) as image:
+            levels, was_transparent = _levels(image, str(path), BACKGROUNDS[background])
+        images.append(_with_channels(levels, channels, str(path)))
         composited += was_transparent
+        size = list(images[-1].shape[1:])
+        first = first or (path, size)
+        if size != first[1]:
+            sizes = [f"{height} x {width} in {name}" for name, (height, width) in (first, (path, size))]
+            raise InputError(f"images must be of one size; got {' and '.join(sizes)}: resize or remove some")
     require(len(images) >= 1, "the number of images", "at least 1", 0)
     return ReadImages(torch.stack(images), composited)
 
 
 def as_uint8_images(images: Any, image_shape: Sequence[int]) -> Tensor:
-    """Make a uint8 tensor of images of any usual kind.
+    """Convert images of any usual kind to a uint8 tensor.
 
     Args:
         images: a torch tensor, a NumPy array, a PIL image, or a list or tuple of these. Tensors and arrays are uint8,
-            or floating point in [0, 1], and of shape [n, C, H, W], [n, H, W, C] or, where C = 1, [n, H, W]; one image
-            may be without n. Modes of PIL images are converted as `read_image` does, on black.
-        image_shape: (C, H, W) that the images must have.
+            or floating point in [0, 1], of shape [n, C, H, W], [n, H, W, C] or, where C = 1, [n, H, W]; n may be left
+            out for one image. Modes of PIL images are converted as `read_images` does, on black.
+        image_shape: required (C, H, W).
 
     Returns:
         uint8 [n, C, H, W] on the CPU; floating-point values are rounded to the nearest of 256 levels.
 
     Raises:
-        InputError: no images, another kind, type, shape or range; the message tells those that came.
+        InputError: no images, another kind, type, shape or range; the message describes the given ones.
     """
     return _as_uint8("images", images, tuple(image_shape))
 
 
 def _as_uint8(name: str, images: Any, shape: tuple[int, int, int]) -> Tensor:
-    """As `as_uint8_images`; `name` is that of the images in messages."""
+    """As `as_uint8_images`; error messages call the images `name`."""
     if isinstance(images, list | tuple):
         require(len(images) >= 1, name, "at least one image", f"an empty {type(images).__name__}")
         return torch.cat([_as_uint8(f"{name}[{index}]", image, shape) for index, image in enumerate(images)])
@@ -132,7 +118,7 @@ def _as_uint8(name: str, images: Any, shape: tuple[int, int, int]) -> Tensor:
     _require_levels(name, images)
     batch = _as_batch(name, images, shape)
     if isinstance(batch, np.ndarray):
-        # A copy, since torch takes neither negative strides nor another byte order.
+        # a copy, since torch takes neither negative strides nor another byte order
         batch = torch.from_numpy(np.array(batch, np.uint8 if batch.dtype == np.uint8 else np.float32, order="C"))
     batch = batch.detach().cpu()
     if batch.dtype != torch.uint8:
@@ -184,29 +170,19 @@ def _as_batch(name: str, images: Tensor | np.ndarray, shape: tuple[int, int, int
         layouts += [f"[n, {size[0]}, {size[1]}]"] if channels == 1 else []
         raise InputError(
             f"{name} must be of shape {', '.join(layouts[:-1])} or {layouts[-1]}, n at least 1 and left out for one"
-            f" image; got {described(images)}: spiking_vq.data.resize_images changes height and width"
+            f" image; got {described(images)}: spiking_vq.data.levels.resize_images changes height and width"
         )
     return images
 
 
-def _read(path: Path, channels: int, background: str) -> tuple[Tensor, bool]:
-    """Read a PNG file: uint8 [channels, H, W], and whether it was composited on the background."""
-    require(channels in (1, 3), "channels", "1 for grey or 3 for colour", channels)
-    require(background in BACKGROUNDS, "background", f"one of {', '.join(BACKGROUNDS)}", repr(background))
-    with _named_errors(str(path)), Image.open(path, formats=["PNG"]) as image:
-        levels, composited = _levels(image, str(path), BACKGROUNDS[background])
-    return _with_channels(levels, channels, str(path)), composited
-
-
 @contextmanager
 def _named_errors(name: str) -> Iterator[None]:
-    """Raise whatever Pillow raises as an `InputError` that names the image."""
+    """Turn Pillow's errors into an `InputError` that names the image."""
     try:
         yield
     except InputError:
         raise
-    # A damaged file surfaces as whatever the parser stumbles over: OSError, SyntaxError, ValueError, struct.error.
-    except Exception as error:
+    except Exception as error:  # damaged files make parsers raise anything: OSError, SyntaxError, struct.error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{name} is not a whole image ({reason}): make it again, or remove it") from error
 
@@ -215,12 +191,12 @@ def _levels(image: Image.Image, name: str, background: int) -> tuple[np.ndarray,
     """Levels of a PIL image, uint8 [H, W, 1 or 3], and whether some of its pixels were transparent.
 
     Raises:
-        InputError: a conversion would lose something; `name` is that of the image in the message.
+        InputError: a conversion would lose something; the message calls the image `name`.
     """
     raw = _raw_mode(image)
     if getattr(image, "n_frames", 1) > 1:
         raise InputError(f"{name} has {image.n_frames} frames: save the one that is meant as an image of its own")
-    # Pillow drops the low bytes; torchvision reads them, but a damaged file ends its process.
+    # Pillow drops the low bytes; torchvision reads them, but a damaged file ends its process
     if ";16" in raw and image.mode not in _16_BIT_GREY:
         raise InputError(
             f"{name} has 16 bits a channel, of which only grey without alpha is read: save it with 8 bits a channel,"
@@ -234,7 +210,7 @@ def _levels(image: Image.Image, name: str, background: int) -> tuple[np.ndarray,
 
 
 def _8_bit_levels(image: Image.Image, name: str, raw: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Levels int64 [H, W, 1 or 3] of a PIL image of at most 8 bits, and alpha [H, W] in 0..255 where it has any."""
+    """Levels int64 [H, W, 1 or 3] of a PIL image of at most 8 bits; and alpha [H, W] in 0..255, None without any."""
     mode, key = image.mode, image.info.get("transparency")
     if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise InputError(
@@ -251,10 +227,10 @@ def _8_bit_levels(image: Image.Image, name: str, raw: str) -> tuple[np.ndarray, 
 
 
 def _16_bit_levels(image: Image.Image, name: str, raw: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """The same of a grey PIL image of 16 bits."""
+    """Levels and alpha, as `_8_bit_levels` gives them, of a grey PIL image of 16 bits."""
     values, key = np.asarray(image).astype(np.int64), image.info.get("transparency")
     lowest, highest = values.min(), values.max()
-    # Pillow's 32-bit mode I holds 16 bits of a file, or whatever a program put into it.
+    # Pillow's 32-bit mode I holds 16 bits of a file, or any numbers by a program
     if lowest < 0 or highest > 65535 or (image.mode == "I" and ";16" not in raw and 0 < highest <= 255):
         raise InputError(
             f"{name} has levels from {lowest} to {highest} in 32 bits, and 0..65535 are black to white there: make it"
@@ -265,7 +241,7 @@ def _16_bit_levels(image: Image.Image, name: str, raw: str) -> tuple[np.ndarray,
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the file of a PIL image holds its pixels, such as `RGB;16B`; empty where it was loaded before."""
+    """Pixel format in the file of a PIL image, such as `RGB;16B`; empty if the image is loaded already."""
     tiles = getattr(image, "tile", None)
     raw = tiles[0][3] if tiles else ""
     return raw if isinstance(raw, str) else str(raw[0]) if raw else ""

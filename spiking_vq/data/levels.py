@@ -1,4 +1,4 @@
-"""Images as levels 0..255 and as numbers in [0, 1], and their size."""
+"""Conversion of images between levels 0..255 and numbers in [0, 1], and resizing."""
 
 from __future__ import annotations
 
@@ -14,32 +14,22 @@ _RESIZE_CHUNK = 4096  # images that exist as floats at once while a whole set is
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Map pixel levels 0..255 to [0, 1].
-
-    Args:
-        images: uint8, any shape.
-
-    Returns:
-        float32 in [0, 1], same shape.
+    """Map uint8 levels 0..255 of any shape to float32 in [0, 1].
 
     Raises:
-        InputError: The images are not a uint8 tensor.
+        InputError: the images are not a uint8 tensor.
     """
     require_uint8(images)
     return images.float() / 255
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Map [0, 1] to the nearest pixel level 0..255, clamping what lies outside; undoes `to_unit` exactly.
+    """Map floating-point images of any shape to the nearest uint8 levels, 0 for 0 and less, 255 for 1 and more.
 
-    Args:
-        images: Floating point, any shape.
-
-    Returns:
-        uint8, same shape.
+    It undoes `to_unit` exactly.
 
     Raises:
-        InputError: The images are not a floating-point tensor.
+        InputError: the images are not a floating-point tensor.
     """
     if not isinstance(images, Tensor):
         raise not_a_tensor("floating-point images in [0, 1]", images)
@@ -52,17 +42,10 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def resize_images(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize images, bilinear and antialiased; those of this size already come back as they are.
-
-    Args:
-        images: uint8 [N, C, H, W].
-        size: (height, width) in pixels.
-
-    Returns:
-        uint8 [N, C, height, width].
+    """Resize uint8 images [N, C, H, W] to a (height, width), bilinear and antialiased, unless they have that size.
 
     Raises:
-        InputError: The images are not a uint8 tensor of this rank.
+        InputError: the images are not a uint8 tensor of this rank.
     """
     require_uint8(images)
     require(images.dim() == 4, "images", "of shape [N, C, H, W]", described(images))
@@ -81,12 +64,13 @@ def require_uint8(images: object) -> None:
 
 
 def not_a_tensor(expected: str, images: object) -> InputError:
+    """The error for images of another type than a tensor."""
     return InputError(
         f"expected {expected} as a torch tensor, got {described(images)}:"
-        " spiking_vq.images.as_uint8_images takes NumPy arrays and PIL images, torch.from_numpy arrays"
+        " spiking_vq.data.images.as_uint8_images takes NumPy arrays and PIL images, torch.from_numpy arrays"
     )
 
 
 def resize(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize float images in [0, 1], [N, C, H, W], to uint8 ones of a height and width."""
+    """Resize float images [N, C, H, W] in [0, 1] to uint8 images of a (height, width)."""
     return to_uint8(F.interpolate(images, tuple(size), mode="bilinear", antialias=True))

@@ -1,4 +1,4 @@
-"""The official files of the data sets: reading, unpacking and downloading them."""
+"""Reading, unpacking and downloading the official files of the data sets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spiking_vq.errors import InputError
 
 TORCHVISION = {"mnist": MNIST, "fmnist": FashionMNIST, "kmnist": KMNIST, "letters": EMNIST, "cifar10": CIFAR10}
 
-# A table, because a stand-in may lack some of the classes.
+# a table, because the files of a stand-in may lack some of the classes
 NUM_CLASSES = dict.fromkeys(TORCHVISION, 10) | {"letters": 26}
 
 _EMNIST_ARCHIVE = "gzip.zip"
@@ -39,20 +39,22 @@ class Split(NamedTuple):
 
 
 def read_half(name: str, root: Path, train: bool) -> Split:
-    """Read the training or the test files of a torchvision data set, unpacking or downloading them if need be."""
+    """Read the training or the test files of a torchvision data set, unpacked or downloaded if necessary.
+
+    Raises:
+        InputError: files are missing and cannot be had, or are damaged; the message says what to do.
+    """
     files = _files(name, root, train)
     attempts = {
         "files": lambda: _open_half(name, root, train, download=False),
-        # Unpacks the archives next to them, and fetches those that are missing.
-        "download": lambda: _open_half(name, root, train, download=True),
+        "download": lambda: _open_half(name, root, train, download=True),  # unpacks archives that are there already
         "archives": lambda: _open_archives(name, root, train),
     }
     errors = {}
     for attempt, open_half in attempts.items():
         try:
-            return as_split(name, open_half())
-        # A bad file surfaces as whatever torchvision's parsers stumble over: assertions, key errors, pickle errors.
-        except Exception as error:
+            return _as_split(name, open_half())
+        except Exception as error:  # bad files make torchvision's parsers raise anything: assertions, pickle errors
             errors[attempt] = error
 
     missing = [file.name for file in files if not file.is_file()]
@@ -69,12 +71,12 @@ def read_half(name: str, root: Path, train: bool) -> Split:
     reason = " ".join(str(cause).split()) or type(cause).__name__
     raise InputError(
         f"{name} in {files[0].parent}: {problem} ({reason}).\n"
-        f"Do one of: {remedy}; or use DATA=digits, which needs neither."
+        f"Do one of: {remedy}; or choose data=digits, which needs neither."
     ) from cause
 
 
 def _open_archives(name: str, root: Path, train: bool) -> VisionDataset:
-    """Open a half from its archives, unpacked for as long as it is read: its folder may be one that none may write."""
+    """Open a half from its archives, unpacked into a temporary folder, as their own may not be writable."""
     with tempfile.TemporaryDirectory() as folder:
         for target in _files(name, Path(folder), train):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +86,7 @@ def _open_archives(name: str, root: Path, train: bool) -> VisionDataset:
 
 
 def _archives(name: str, root: Path, train: bool) -> list[Path]:
-    """List the official archives that are there and may hold a half's files."""
+    """Existing official archives that may hold the files of a half."""
     if name == "cifar10":
         candidates = [root / CIFAR10.filename]
     else:
@@ -96,7 +98,7 @@ def _archives(name: str, root: Path, train: bool) -> list[Path]:
 
 @contextmanager
 def _unpacked(name: str, root: Path, file: str) -> Iterator[IO[bytes]]:
-    """Open one file of a data set in the archive that holds it."""
+    """Open one file of a data set inside its archive."""
     with ExitStack() as stack:
         if name == "cifar10":
             archive = stack.enter_context(tarfile.open(root / CIFAR10.filename))
@@ -113,7 +115,7 @@ def _unpacked(name: str, root: Path, file: str) -> Iterator[IO[bytes]]:
 def _open_half(name: str, root: Path, train: bool, download: bool) -> VisionDataset:
     """Open the training or the test half of a torchvision data set without the files of the other half."""
     whole = TORCHVISION[name]
-    # torchvision looks for both halves, and hashes both of CIFAR-10, to open either: let its class know of one only.
+    # torchvision looks for both halves, and hashes both of CIFAR-10, to open either, unless its class knows only one
     if name == "cifar10":
         narrowed = {"test_list" if train else "train_list": []}
     else:
@@ -124,7 +126,7 @@ def _open_half(name: str, root: Path, train: bool, download: bool) -> VisionData
 
 
 def _files(name: str, root: Path, train: bool) -> list[Path]:
-    """List the files that torchvision reads the training or the test half from."""
+    """Files from which torchvision reads the training or the test half."""
     if name == "cifar10":
         batches = CIFAR10.train_list if train else CIFAR10.test_list
         return [root / CIFAR10.base_folder / file for file in ["batches.meta", *(batch for batch, _ in batches)]]
@@ -136,13 +138,10 @@ def _files(name: str, root: Path, train: bool) -> list[Path]:
     return [folder / f"{prefix}-images-idx3-ubyte", folder / f"{prefix}-labels-idx1-ubyte"]
 
 
-def as_split(name: str, half: VisionDataset) -> Split:
-    """Bring what torchvision read into one form, and check that images and labels belong together."""
+def _as_split(name: str, half: VisionDataset) -> Split:
+    """Bring torchvision's images and labels into one form, and check that they belong together."""
     images, labels = (torch.as_tensor(part, device="cpu") for part in (half.data, half.targets))
-    if name == "cifar10":
-        images = images.permute(0, 3, 1, 2)
-    else:
-        images = images.unsqueeze(1)
+    images = images.permute(0, 3, 1, 2) if name == "cifar10" else images.unsqueeze(1)
     if name == "letters":  # stored transposed, and labelled from 1
         images, labels = images.mT, labels - 1
     if len(images) != len(labels) or len(labels) == 0:

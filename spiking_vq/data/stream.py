@@ -14,24 +14,22 @@ from spiking_vq.randomness import mix_seed, permutation
 class BatchStream:
     """The batches of a whole training run, in an order that depends on the seed and the epoch only.
 
-    Every epoch is a fresh permutation of the rows, cut into batches; the rows that do not fill a last batch are
-    dropped. The stream keeps its own place: `iter` continues after the last batch handed out, however often it is
-    called, and starts again at 0 once all have been. A run resumed through `load_state_dict` sees exactly the batches
-    that an unbroken one sees.
+    Every epoch is a fresh permutation of the rows, cut into batches; rows that do not fill a last batch are dropped.
+    The stream keeps its own position: `iter` continues after the last batch handed out, however often it is called, and
+    starts again at 0 after the last batch of the run. A run resumed through `load_state_dict` sees exactly the batches
+    of an unbroken one.
+
+    Args:
+        tensors: one or more tensors of one length N; a batch takes the same rows of each.
+        batch_size: rows a batch, 1..N.
+        num_batches: batches in the whole run, over all its epochs.
+        seed: decides, together with the epoch, the order of the rows.
+
+    Raises:
+        InputError: the tensors differ in length, or the batch size is not in 1..N.
     """
 
     def __init__(self, tensors: tuple[Tensor, ...], batch_size: int, num_batches: int, seed: int) -> None:
-        """Stand before the first batch.
-
-        Args:
-            tensors: One or more tensors with one length N; a batch takes the same rows of each.
-            batch_size: Rows a batch, 1..N.
-            num_batches: Batches in the whole run, over all its epochs.
-            seed: Decides, together with the epoch, the order of the rows.
-
-        Raises:
-            InputError: The tensors differ in length, or the batch size is not in 1..N.
-        """
         lengths = [len(tensor) for tensor in tensors]
         if len(set(lengths)) != 1:
             raise InputError(f"expected tensors with one number of rows, got {lengths}")
@@ -49,12 +47,12 @@ class BatchStream:
         return len(self.tensors[0]) // self.batch_size
 
     def __len__(self) -> int:
-        """Count the batches of the whole run."""
+        """Number of batches in the whole run."""
         return self.num_batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield the batches not yet handed out."""
-        # Nothing here runs before the first `next`, so that an iterator nobody draws from changes nothing. The place
+        # Nothing here runs before the first `next`, so that an iterator nobody draws from changes nothing. The position
         # is read anew for every batch, so that a state loaded meanwhile counts.
         if self._served == self.num_batches:
             self._served = 0
@@ -62,32 +60,25 @@ class BatchStream:
         while self._served < self.num_batches:
             epoch, position = divmod(self._served, self.batches_per_epoch)
             if epoch != drawn_epoch:
-                order = shuffled(len(self.tensors[0]), mix_seed(self.seed, epoch))
+                generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
+                order = permutation(len(self.tensors[0]), generator)
                 drawn_epoch = epoch
             self._served += 1
             rows = order[position * self.batch_size :][: self.batch_size]
             yield tuple(tensor[rows] for tensor in self.tensors)
 
     def state_dict(self) -> dict[str, int]:
-        """Say how many batches have been handed out; one counts as soon as it is yielded."""
+        """Number of batches handed out; one counts as soon as it is yielded."""
         return {"served": self._served}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue after the batches that another run of the same stream had handed out.
-
-        Args:
-            state: What `state_dict` returned.
+        """Continue after the batches that `state_dict` counted in another run of the same stream.
 
         Raises:
-            InputError: That run is already longer than this one.
+            InputError: that run is already longer than this one.
         """
         if not 0 <= state["served"] <= self.num_batches:
             raise InputError(
                 f"cannot resume after {state['served']} batches a run of {self.num_batches}: ask for a longer run"
             )
         self._served = state["served"]
-
-
-def shuffled(count: int, seed: int) -> Tensor:
-    """Permute 0..count-1 without touching the global random state."""
-    return permutation(count, torch.Generator().manual_seed(seed))

@@ -1,7 +1,7 @@
-"""Styles: the images of every label, split by what they look like into equally many of equally many images.
+"""Styles: the training images of each label, split by appearance into clusters of equal size.
 
-A network that is told the style of an image need not find out from its first few tokens what the image will look like.
-As all styles of a label hold the same number of images, drawing one of them at random is drawing as the data do.
+A network conditioned on the style need not guess the appearance of an image from its first few tokens. As
+all styles of a label hold the same number of images, drawing one uniformly follows the data.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from spiking_vq.errors import InputError
 def with_styles(train: Split, val: Split, styles: int) -> tuple[Tensor, Tensor]:
     """Label and style of every image in one number, int64 [N]: `label * styles + style`.
 
-    The images of a label, at half their height and width, are halved at the median of their first principal component,
-    the halves likewise, and so on. The training images alone decide where.
+    The images of a label, at half their height and width, are split at the median of their first principal component,
+    each half is split again, and so on. The training images alone decide where.
 
     Args:
         train, val: images with their labels.
-        styles: of each label, a power of two; 1 gives the labels as they are.
+        styles: number of styles of each label, a power of two; 1 gives the labels themselves.
 
     Raises:
         InputError: a label has fewer training images than styles.
 
-    Reference: principal direction divisive partitioning, Boley, Data Mining and Knowledge Discovery 2, 1998; telling a
-        diffusion model the cluster of an image, Hu et al., arXiv:2210.06462.
+    Reference: principal direction divisive partitioning, Boley, Data Mining and Knowledge Discovery 2, 1998; diffusion
+        models conditioned on clusters, Hu et al., arXiv:2210.06462.
     """
     cells = [train.labels, val.labels]
     if styles == 1:
         return cells[0], cells[1]
-    from sklearn.decomposition import PCA  # imports slowly, and most who load this package split nothing
+    from sklearn.decomposition import PCA  # a slow import that few users of this module need
 
     least = int(train.labels.unique(return_counts=True)[1].min())
     if styles > least:

@@ -1,4 +1,4 @@
-"""Gaussian diffusion of images: forward process, objectives, posterior and samplers; no network, no state inside.
+"""Gaussian diffusion of images: forward process, objectives, posterior and transitions; no network, no state inside.
 
 Images x_0 [B, C, H, W] lie in [-1, 1]. At time t in 0..N `x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e`, e standard normal
 noise and a_t the product of `1 - beta` up to t: `a_0 = 1`, and a_N is about 0.
@@ -15,18 +15,15 @@ and arXiv:2206.07309 (its form for imperfect networks); Watanabe et al., arXiv:2
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from spiking_vq.diffusion.dpm_solver import dpm_solver_states
+from spiking_vq.diffusion.guidance import Denoiser
 from spiking_vq.errors import InputError, require
 from spiking_vq.randomness import normal_noise, stratified_times
-
-Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 def linear_betas(diffusion_steps: int) -> Tensor:
@@ -50,11 +47,10 @@ SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
 PREDICTIONS = ("noise", "v", "images")
 LOSSES = ("mse", "synaptic_current")
 TRANSITIONS = ("ddpm_large", "ddpm_small", "ddim", "analytic")
-SAMPLERS = (*TRANSITIONS, "dpm_solver")
 
 
 class Draw(NamedTuple):
-    """A batch as training sees it.
+    """A training batch.
 
     Attributes:
         images: [B, C, H, W] in [-1, 1].
@@ -75,30 +71,18 @@ class Transition(NamedTuple):
     std: float
 
 
-class State(NamedTuple):
-    """Where sampling is.
-
-    Attributes:
-        t: time, in 0..N-1; 0 is the end.
-        noisy: x_t.
-    """
-
-    t: int
-    noisy: Tensor
-
-
 def image_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
     """Standard normal noise [B, *shape], float32 on the CPU, every image from its own generator."""
     return torch.stack([normal_noise(shape, generator) for generator in generators])
 
 
 class GaussianDiffusion:
-    """Forward process, objectives, posterior and samplers.
+    """Forward process, objectives, posterior and transitions of Gaussian diffusion.
 
     Args:
         diffusion_steps: N.
         schedule: of the betas, a key of `SCHEDULES`.
-        prediction: what the denoiser gives: `noise` e, `v = sqrt(a_t) e - sqrt(1 - a_t) x_0`, or `images` x_0.
+        prediction: of the denoiser: `noise` e, `v = sqrt(a_t) e - sqrt(1 - a_t) x_0`, or `images` x_0.
         loss: `mse` of the prediction, or `synaptic_current`; see `loss_of`.
 
     Attributes:
@@ -131,17 +115,13 @@ class GaussianDiffusion:
         """Whether the denoiser is one of synaptic currents."""
         return self.objective == "synaptic_current"
 
-    def prior(self, generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
-        """State at t = N: standard normal noise [B, *shape], float32 on the CPU, each image from its own generator."""
-        return image_noise(shape, generators)
-
     def q_sample(self, images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Forward process: x_t of images x_0 and noise, all [B, C, H, W], at times t int64 [B] in 0..N."""
         signal, spread = self._amounts(t, images)
         return signal * images + spread * noise
 
     def target(self, images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """What a perfect denoiser would predict, [B, C, H, W]."""
+        """Prediction of a perfect denoiser, [B, C, H, W]."""
         if self.prediction == "noise":
             return noise
         if self.prediction == "images":
@@ -150,7 +130,7 @@ class GaussianDiffusion:
         return signal * noise - spread * images
 
     def to_images(self, prediction: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """The x_0 that a prediction amounts to, given x_t; [B, C, H, W] or `[T, B, C, H, W]`; t int64 [B] in 1..N."""
+        """Estimate x_0 from a prediction and x_t; [B, C, H, W] or `[T, B, C, H, W]`; t int64 [B] in 1..N."""
         if self.prediction == "images":
             return prediction
         signal, spread = self._amounts(t, noisy)
@@ -159,7 +139,7 @@ class GaussianDiffusion:
         return signal * noisy - spread * prediction
 
     def to_noise(self, images: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """The noise in x_t, given x_0."""
+        """Noise in x_t, given x_0; all [B, C, H, W], t int64 [B] in 1..N."""
         signal, spread = self._amounts(t, noisy)
         return (noisy - signal * images) / spread
 
@@ -187,8 +167,8 @@ class GaussianDiffusion:
 
             mean_b a_t |D(s) - target|^2 + w_t |D(s) - s|^2
 
-        w_t is the weight with which s enters the next state of DDIM, scaled to a maximum of 1: what is decoded must be
-        right, and every step's current must be near it, as sampling never decodes before its end.
+        w_t is the weight with which s enters the next state of DDIM, scaled to a maximum of 1: the decoded prediction
+        must be right, and every step's current must be near it, as sampling never decodes before its end.
 
         Returns:
             Scalars: `loss` with its gradient; detached, `mse` of the prediction, and with currents their `spread`
@@ -212,13 +192,13 @@ class GaussianDiffusion:
 
     def _current_weights(self) -> Tensor:
         signal, spread = self.alpha_bars.sqrt(), (1 - self.alpha_bars).sqrt()
-        of_images = signal[:-1] - spread[:-1] / spread[1:] * signal[1:]  # what x_0 adds to the next state
+        of_images = signal[:-1] - spread[:-1] / spread[1:] * signal[1:]  # weight of x_0 in the next state
         of_prediction = {"noise": spread / signal, "v": spread, "images": torch.ones_like(signal)}[self.prediction][1:]
         weights = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), (of_images * of_prediction).abs()])
         return weights / weights.max()
 
     def posterior(self, t: int, s: int) -> Transition:
-        """`q(x_s | x_t, x_0)`, s < t: a normal distribution around `image * x_0 + noisy * x_t` with deviation `std`."""
+        """`q(x_s | x_t, x_0)`, s < t: normal with mean `image * x_0 + noisy * x_t` and standard deviation `std`."""
         at, as_ = (self.alpha_bars[time].item() for time in (t, s))
         beta = 1 - at / as_
         return Transition(
@@ -234,10 +214,10 @@ class GaussianDiffusion:
 
         - `ddpm_small`: the posterior itself;
         - `ddpm_large`: its mean, with variance `1 - a_t / a_s`, the beta of the step;
-        - `analytic`: its mean, with the variance that suits the network's estimates of x_0, `small + image^2 V_t`, V_t
-          their mean squared error a pixel: what an estimate leaves open is put back as noise;
-        - `ddim`: deviation `eta` times the posterior's, and the mean that keeps x_s at its right level of noise: eta 1
-          is `ddpm_small`, eta 0 deterministic.
+        - `analytic`: its mean, with the variance of the network's estimates of x_0 added, `std^2 + image^2 V_t`, V_t
+          their mean squared error per pixel;
+        - `ddim`: standard deviation `eta` times the posterior's, and the mean that keeps x_s at its right level of
+          noise: eta 1 is `ddpm_small`, eta 0 deterministic.
 
         Args:
             t, s: times, 0 <= s < t <= N.
@@ -257,126 +237,15 @@ class GaussianDiffusion:
             return exact._replace(std=(1 - at / as_) ** 0.5)
         return exact._replace(std=(exact.std**2 + exact.image**2 * image_error[t].item()) ** 0.5)
 
-    def times(self, sample_steps: int) -> list[int]:
-        """The times of `sample_steps` calls, evenly spaced from N down, and 0 at the end."""
-        return [round(self.diffusion_steps * (1 - call / sample_steps)) for call in range(sample_steps + 1)]
-
-    @torch.no_grad()
-    def p_sample(
-        self,
-        denoiser: Denoiser,
-        noisy: Tensor,
-        t: int,
-        s: int,
-        generators: Sequence[torch.Generator],
-        *,
-        sampler: str = "ddim",
-        eta: float = 0.0,
-        image_error: Tensor | None = None,
-    ) -> Tensor:
-        """One step from time t to s: x_s of x_t, both [B, C, H, W], or both currents `[T, B, C, H, W]`.
-
-        The estimate of x_0 is clipped to [-1, 1], but of currents it is not.
-
-        Args:
-            denoiser: called once.
-            noisy: x_t.
-            t, s: times, 0 <= s < t <= N.
-            generators: of the noise of each image, on the CPU.
-            sampler, eta, image_error: see `transition`.
-        """
-        times = torch.full((len(generators),), t, device=noisy.device)
-        images = self.to_images(denoiser(noisy, times).to(noisy.dtype), noisy, times)
-        if not self.on_currents:
-            images = images.clamp(-1, 1)
-        move = self.transition(t, s, sampler, eta, image_error)
-        moved = move.image * images + move.noisy * noisy
-        return moved + move.std * image_noise(noisy.shape[-3:], generators).to(noisy) if move.std else moved
-
-    @torch.no_grad()
-    def trajectory(
-        self,
-        denoiser: Denoiser,
-        seeds: Sequence[int],
-        shape: Sequence[int],
-        *,
-        sampler: str = "ddim",
-        sample_steps: int | None = None,
-        eta: float = 0.0,
-        image_error: Tensor | None = None,
-        num_currents: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Iterator[State]:
-        """The states of sampling, one after each call of the denoiser, down to t = 0.
-
-        Where the denoiser works on currents, so do the states: `num_currents` copies of the noise to begin with; the
-        recursion runs on each step's current by itself, and nothing is decoded on the way.
-
-        Each image draws its noise from its own seed on the CPU: it is the same in any batch and on any device, up to
-        the rounding of the denoiser.
-
-        Args:
-            denoiser: called `sample_steps` times with all images.
-            seeds: one for each image.
-            shape: (C, H, W) of an image.
-            sampler: one of `SAMPLERS`; see `transition`, and `dpm_solver_states`, which clips nothing.
-            sample_steps: number of calls, in 1..N; None means N.
-            eta: of `ddim`, in [0, 1].
-            image_error: of `analytic`, [N + 1].
-            num_currents: T of a denoiser of currents; None for one of images.
-            device, dtype: where to sample, and the type of the states.
-
-        Raises:
-            InputError: at the first state, that an argument is out of its range.
-        """
-        sample_steps = self.diffusion_steps if sample_steps is None else sample_steps
-        self.check_settings(sampler, sample_steps, eta, image_error)
-        fits = (num_currents is not None) == self.on_currents
-        require(fits, "num_currents", "T where the denoiser works on currents, else None", num_currents)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noisy = self.prior(generators, shape).to(device, dtype)
-        if num_currents is not None:
-            noisy = noisy.expand(num_currents, *noisy.shape)
-        times = self.times(sample_steps)
-        if sampler == "dpm_solver":
-            for state in zip(times[1:], dpm_solver_states(self, denoiser, noisy, times), strict=True):
-                yield State(*state)
-            return
-        for t, s in pairwise(times):
-            options = {"sampler": sampler, "eta": eta, "image_error": image_error}
-            noisy = self.p_sample(denoiser, noisy, t, s, generators, **options)
-            yield State(s, noisy)
-
-    def sample(self, denoiser: Denoiser, seeds: Sequence[int], shape: Sequence[int], **options: Any) -> Tensor:
-        """The end of a `trajectory`, whose arguments these are: x_0, or its currents."""
-        *_, last = self.trajectory(denoiser, seeds, shape, **options)
-        return last.noisy
-
-    def check_settings(self, sampler: str, sample_steps: int, eta: float, image_error: Tensor | None) -> None:
-        """Raise `InputError` if a setting of `trajectory` is out of its range."""
-        require(sampler in SAMPLERS, "sampler", f"one of {', '.join(SAMPLERS)}", repr(sampler))
-        last = self.diffusion_steps
-        require(1 <= sample_steps <= last, "sample_steps", f"in 1..{last}", sample_steps)
-        require(0 <= eta <= 1, "eta", "in [0, 1]", eta)
-        if eta and sampler != "ddim":
-            raise InputError(f"eta is ddim's, and must be 0 with sampler={sampler}; got {eta}")
-        if self.on_currents and (sampler, eta) != ("ddim", 0):
-            raise InputError(f"synaptic currents are sampled by ddim with eta 0; got sampler={sampler}, eta={eta}")
-        if sampler == "dpm_solver" and self.prediction == "noise" and self.alpha_bars[-1] < 1e-6:
-            raise InputError("dpm_solver with predicted noise needs some image at t = N: linear betas, or predict v")
-        if sampler == "analytic" and (image_error is None or image_error.isnan().any()):
-            raise InputError("sampler=analytic needs the error of the network's estimates: measure it, `make analytic`")
-
     @torch.no_grad()
     def image_error(
         self, denoiser: Denoiser, images: Tensor, times: Sequence[int], generator: torch.Generator | None = None
     ) -> Tensor:
-        """Estimate V_t, the mean squared error a pixel of the clipped estimate of x_0, for `transition`'s `analytic`.
+        """Estimate V_t, the mean squared error per pixel of the clipped estimate of x_0, for `analytic`.
 
         Args:
             denoiser: called once for each time with all images.
-            images: real ones, [B, C, H, W] in [-1, 1].
+            images: real images [B, C, H, W] in [-1, 1].
             times: in 1..N.
             generator: on the device of the images.
 
@@ -388,8 +257,8 @@ class GaussianDiffusion:
             t = torch.full((len(images),), time, device=images.device)
             noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
             noisy = self.q_sample(images, t, noise)
-            found = self.to_images(denoiser(noisy, t).to(noisy.dtype), noisy, t).clamp(-1, 1)
-            errors.append((found - images).double().square().mean())
+            estimate = self.to_images(denoiser(noisy, t).to(noisy.dtype), noisy, t).clamp(-1, 1)
+            errors.append((estimate - images).double().square().mean())
         return torch.stack(errors).cpu()
 
     def _amounts(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

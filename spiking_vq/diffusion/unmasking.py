@@ -1,4 +1,4 @@
-"""In which call of a sampler each position is unmasked: orders, schedules, and the plan of the batch."""
+"""The plan of the absorbing sampler: in which call each position is drawn, and which images share a call."""
 
 from __future__ import annotations
 
@@ -12,33 +12,47 @@ from torch import Tensor
 ORDERS = ("bernoulli", "random", "halton")
 
 
-class Schedule(NamedTuple):
-    """How the positions are spread over the calls, both from [0, 1] to [0, 1] and each the other's inverse.
+class UnmaskSchedule(NamedTuple):
+    """How the positions are spread over the calls; both functions map [0, 1] to [0, 1], each the other's inverse.
 
     Attributes:
-        share: of the positions, unmasked after this part of the calls.
-        part: of the calls, after which this share of the positions is unmasked.
+        share: share of the calls made -> share of the positions unmasked.
+        inverse: share of the positions unmasked -> share of the calls made.
     """
 
     share: Callable[[Tensor], Tensor]
-    part: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
 
 
 UNMASK_SCHEDULES = {
-    "linear": Schedule(lambda part: part, lambda share: share),
-    "cosine": Schedule(
-        lambda part: 1 - torch.cos(math.pi / 2 * part), lambda share: 2 / math.pi * torch.arccos(1 - share)
+    "linear": UnmaskSchedule(lambda calls: calls, lambda share: share),
+    "cosine": UnmaskSchedule(
+        lambda calls: 1 - torch.cos(math.pi / 2 * calls), lambda share: 2 / math.pi * torch.arccos(1 - share)
     ),
 }
 """`linear`: as many in every call; `cosine`: few at first, when little is known (MaskGIT, arXiv:2202.04200)."""
 
 ROUNDING = 1e-9
-"""What rounding may take from an integer."""
+"""Largest error of a product that should be an integer."""
 
 
-def unmask_schedule(
-    order: str, order_noise: Tensor, free: Tensor, sample_steps: int, schedule: str = "linear"
-) -> Tensor:
+class Plan(NamedTuple):
+    """Work of each call of the denoiser: one entry a call and, in it, one for each slot of the batch.
+
+    Attributes:
+        rows: int64 [calls, slots], the image; n + slot where the slot has none of the n images.
+        t: int64 [calls, slots], the time that the denoiser is given.
+        chosen: bool [calls, slots, h, w], the positions to draw; none where the slot has no image.
+        temperature: float32 [calls, slots, 1, 1, 1], of the softmax they are drawn from.
+    """
+
+    rows: Tensor
+    t: Tensor
+    chosen: Tensor
+    temperature: Tensor
+
+
+def unmask_calls(order: str, order_noise: Tensor, free: Tensor, sample_steps: int, schedule: str = "linear") -> Tensor:
     """Decide in which of S = sample_steps calls each free position is unmasked.
 
     "bernoulli" is the paper's rule at the times t_c = N (1 - c / S): call c unmasks each still masked position with
@@ -49,22 +63,21 @@ def unmask_schedule(
     "random" ranks the free positions by a random permutation, "halton" by `halton_order`; both split the ranks over the
     calls as evenly as possible. With fewer free positions than calls, the first calls unmask one each.
 
-    That is the schedule "linear". Any other bends the row of calls: the positions that come up after a share s of them
-    all are unmasked when its part of s of the calls is over.
+    This is the schedule "linear". Any other replaces a position's share of the row of positions by `inverse` of it.
 
     Args:
         order: one of `ORDERS`.
-        order_noise: [B, N], uniform in [0, 1).
-        free: bool [B, h, w], the positions to unmask.
+        order_noise: [n, N], uniform in [0, 1).
+        free: bool [n, h, w], the positions to unmask.
         sample_steps: S in 1..N.
         schedule: a key of `UNMASK_SCHEDULES`.
 
     Returns:
-        int64 [B, h, w] in 0..S-1, -1 where not free.
+        int64 [n, h, w] in 0..S-1, -1 where not free.
     """
-    part = UNMASK_SCHEDULES[schedule].part
+    inverse = UNMASK_SCHEDULES[schedule].inverse
     if order == "bernoulli":
-        call = (part(order_noise) * sample_steps).long()
+        call = (inverse(order_noise) * sample_steps).long()
     else:
         score = order_noise
         if order == "halton":
@@ -73,33 +86,61 @@ def unmask_schedule(
         by_score = score.masked_fill(~free.flatten(1), math.inf).argsort(dim=1, stable=True)
         num_free = free.sum((1, 2)).clamp(min=1)[:, None]
         rank = by_score.argsort(dim=1).clamp(max=num_free - 1)  # those that are not free come last
-        call = (part(rank / num_free.double()) * num_free.clamp(max=sample_steps) + ROUNDING).long()
+        call = (inverse(rank / num_free.double()) * num_free.clamp(max=sample_steps) + ROUNDING).long()
     return call.view_as(free).masked_fill(~free, -1)
 
 
-def call_plan(unmask_call: Tensor, batch_size: int, idle: int) -> tuple[Tensor, Tensor]:
-    """Which image, in which of its calls, has each place of the batch in each round.
-
-    An image takes the place that is free first and keeps it for all its calls, one a round; calls in which it unmasks
-    nothing do not occur. So with the Bernoulli order of N calls about a third of the work is never done.
+def call_times(num_positions: int, sample_steps: int, schedule: str = "linear") -> Tensor:
+    """Times of the S calls: t = ceil(N (1 - share)), where `share` is the schedule's after c of the S calls.
 
     Args:
-        unmask_call: int64 [n, ...], the calls in which something of an image is drawn, or -1.
-        batch_size: places.
-        idle: the call of a place without an image.
+        num_positions: N.
+        sample_steps: S in 1..N.
+        schedule: a key of `UNMASK_SCHEDULES`.
 
     Returns:
-        rows, calls: int64 [rounds, batch_size]. A row from n on, n + place, is that of a place without an image.
+        int64 [S] in 1..N, descending.
     """
-    places: list[list[tuple[int, int]]] = [[] for _ in range(batch_size)]
+    calls = torch.arange(sample_steps, device="cpu")
+    share = UNMASK_SCHEDULES[schedule].share(calls.double() / sample_steps)
+    return num_positions - (num_positions * share + ROUNDING).long()
+
+
+def plan_calls(unmask_call: Tensor, times: Tensor, temperatures: tuple[float, float], slots: int) -> Plan:
+    """Pack the calls of all images into batches of `slots` images.
+
+    An image skips the calls in which it unmasks nothing, as their output would not be used; it keeps its slot until it
+    is done, then the next image takes it. So with the Bernoulli order of N calls about a third of the work is saved.
+
+    The temperature goes in equal steps from an image's first call to its last. An image that is partly known starts on
+    the way, at the share that is known.
+
+    Args:
+        unmask_call: int64 [n, h, w], the call in which each position is drawn, -1 for never; see `unmask_calls`.
+        times: int64 [S]; see `call_times`.
+        temperatures: of the first and of the last call.
+        slots: images in a batch; an image's slot does not depend on the images after it.
+    """
+    n, idle = len(unmask_call), len(times)  # `idle` is the call of a slot without an image
+    jobs: list[list[tuple[int, int]]] = [[] for _ in range(slots)]
     for row, calls in enumerate(unmask_call.flatten(1).tolist()):
-        free = min(range(batch_size), key=lambda place: len(places[place]))
-        places[free] += [(row, call) for call in sorted(set(calls) - {-1})]
-    rounds = max(map(len, places))
-    for place, jobs in enumerate(places):
-        jobs += [(len(unmask_call) + place, idle)] * (rounds - len(jobs))
-    rows, calls = torch.tensor(places, dtype=torch.int64, device="cpu").view(batch_size, rounds, 2).permute(2, 1, 0)
-    return rows, calls
+        slot = min(range(slots), key=lambda slot: len(jobs[slot]))
+        jobs[slot] += [(row, call) for call in sorted(set(calls) - {-1})]
+    length = max(map(len, jobs))
+    for slot, own in enumerate(jobs):
+        own += [(n + slot, idle)] * (length - len(own))
+    rows, calls = torch.tensor(jobs, dtype=torch.int64, device="cpu").view(slots, length, 2).permute(2, 1, 0)
+
+    images = rows.clamp(max=n - 1)
+    last_call, known = unmask_call.amax((1, 2))[images], (1 - (unmask_call >= 0).float().mean((1, 2)))[images]
+    progress = known + (1 - known) * (calls.float() / last_call.clamp(min=1)).clamp(max=1)
+    first, last = temperatures
+    return Plan(
+        rows,
+        torch.cat([times, times.new_ones(1)])[calls],
+        unmask_call[images] == calls[..., None, None],
+        (first + (last - first) * progress)[..., None, None, None],
+    )
 
 
 def halton_order(grid: tuple[int, int]) -> Tensor:

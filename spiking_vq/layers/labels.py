@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 class ClassEmbedding(nn.Embedding):
-    """A vector for each label, and one for none, which stands last.
+    """A vector for each label; the last one stands for no label.
 
-    Of labels with styles (`spiking_vq.styles`) the vector is a sum, of one for the label and of one for each halving of
-    its images, so that styles which look alike share most of what they learn.
+    With styles (see `spiking_vq.data.styles`) the vector is the sum of one for the label and one for each halving of
+    the label's images, so that similar styles share most of their parameters.
 
     Args:
         num_classes: number of labels.
-        num_features: length of a vector.
-        styles: of each label, a power of two.
+        num_features: E, length of a vector.
+        styles: number of styles of each label, a power of two; 1 (default) for none.
     """
 
     def __init__(self, num_classes: int, num_features: int, styles: int = 1) -> None:
@@ -24,14 +24,14 @@ class ClassEmbedding(nn.Embedding):
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, labels: Tensor | None, n: int) -> Tensor:
-        """Vectors [n, E] of labels int64 [n], `label * styles + style` or, meaning none, `num_classes * styles`.
+        """Vectors [n, E] of labels int64 [n]: `label * styles + style`, or `num_classes * styles` for no label.
 
-        Without labels, those of none.
+        `labels=None` gives every row no label.
         """
         if labels is None:
             labels = torch.full((n,), self.none, device=self.weight.device)
         shift = torch.arange(self.halvings, -1, -1, device=labels.device)
-        # the labels' rows come first, then those of their images' halves, then of the quarters...
+        # rows of the labels come first, then those of the halves of their images, then of the quarters...
         first = (self.none >> self.halvings) * (2 ** shift.flip(0) - 1)
         rows = first + (labels.unsqueeze(1) >> shift)
         rows = rows.where(labels.unsqueeze(1) < self.none, self.num_embeddings - 1)

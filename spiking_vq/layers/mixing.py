@@ -7,23 +7,23 @@ from torch import Tensor, nn
 
 from spiking_vq.errors import require
 from spiking_vq.layers.synapses import BatchNorm, NeuronFactory, conv_norm, fold_time
-from spiking_vq.neurons.fused import Current
+from spiking_vq.neurons.fused import LazyCurrent
 
 
-class PlaceLinear(nn.Linear):
-    """A linear map over the places of a grid, the same for all channels: `y[c, j] = sum_i W[j, i] x[c, i]`."""
+class PositionLinear(nn.Linear):
+    """Linear map over the positions of a grid, the same for all channels: `y[c, j] = sum_i W[j, i] x[c, i]`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[T, B, C, h, w]` to `[T, B, C, h, w]`, channels-last as convolutions are."""
+        """`[T, B, C, h, w]` to `[T, B, C, h, w]`, channels-last like the convolutions."""
         rows = fold_time(x).flatten(2).mT  # [T*B, h*w, C]
         return torch.matmul(self.weight.expand(len(rows), -1, -1), rows).mT.view_as(x)
 
 
 class GridMixer(nn.Module):
-    """Every place of the grid sees every other: one linear map over the places for all channels, and batch norm.
+    """Every position of a grid reads every other: a `PositionLinear`, then batch norm.
 
-    `y[c, j] = sum_i W[j, i] x[c, i]`: full-grid reach for N operations a place and channel, where a 3x3 convolution
-    takes 9 C. Reference: token mixing of Tolstikhin et al., arXiv:2105.01601.
+    It takes N operations a position and channel, where a 3x3 convolution takes 9 C. Reference: token mixing of
+    Tolstikhin et al., arXiv:2105.01601.
 
     Args:
         grid: (h, w); N = h * w.
@@ -32,19 +32,19 @@ class GridMixer(nn.Module):
 
     def __init__(self, grid: tuple[int, int], num_channels: int) -> None:
         super().__init__()
-        num_places = grid[0] * grid[1]
-        self.linear = PlaceLinear(num_places, num_places, bias=False)
+        num_positions = grid[0] * grid[1]
+        self.linear = PositionLinear(num_positions, num_positions, bias=False)
         self.norm = BatchNorm(num_channels)
 
-    def forward(self, spk: Tensor) -> Current:
+    def forward(self, spk: Tensor) -> LazyCurrent:
         """Spikes `[T, B, C, h, w]` to currents `[T, B, C, h, w]`."""
         return self.norm(self.linear(spk))
 
 
 class AttentionProduct(nn.Module):
-    """`y[c, i] = sum_j v[c, j] sum_d k[d, j] q[d, i]` at every step: the values of all places j, as they match place i.
+    """`y[c, i] = sum_j v[c, j] sum_d k[d, j] q[d, i]` at every step: values of positions j, by their match with i.
 
-    Of spikes it takes additions alone, and has no weights.
+    It has no weights, and spikes take additions only.
     """
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -53,18 +53,18 @@ class AttentionProduct(nn.Module):
 
 
 class SpikingSelfAttention(nn.Module):
-    """Every place of a grid sees every other, by what they hold and not by where they are; spikes in, a current out.
+    """Every position of a grid reads every other by content, not by position; spikes in, a current out.
 
-    Queries, keys and values are spikes of neurons that 1x1 convolutions drive; what a head gathers drives neurons by a
-    batch norm, in place of a fixed scale, and these a last 1x1 convolution.
+    Queries, keys and values are spikes of neurons that a 1x1 convolution drives. The heads' sums drive neurons through
+    a batch norm, which replaces the fixed scale, and these drive a last 1x1 convolution.
 
     Args:
         neuron: builds the neuron layers.
         num_channels: C.
-        num_heads: divides C.
+        num_heads: divides C; default 4.
 
     Raises:
-        InputError: it does not.
+        InputError: `num_heads` does not divide C.
 
     Reference: Spikformer, Zhou et al., arXiv:2209.15425, spiking self-attention.
     """
@@ -81,7 +81,7 @@ class SpikingSelfAttention(nn.Module):
         self.last_neuron = neuron()
         self.synapse = conv_norm(num_channels, num_channels, kernel_size=1)
 
-    def forward(self, spk: Tensor) -> Current:
+    def forward(self, spk: Tensor) -> LazyCurrent:
         """Spikes `[T, B, C, h, w]` to currents `[T, B, C, h, w]`."""
         heads = self.neuron(self.current(spk)).flatten(3).unflatten(2, (3, self.num_heads, -1))
         gathered = self.attended(*heads.unbind(2))  # [T, B, heads, C / heads, h * w]

@@ -1,1 +1,1 @@
-"""Measures of reconstructions, codebooks and samples."""
+"""Metrics of reconstructions, codebooks and samples."""

@@ -1,11 +1,11 @@
-"""How a codebook is used."""
+"""Use of a codebook."""
 
 import torch
 from torch import Tensor
 
 
 def perplexity(tokens: Tensor, codebook_size: int) -> Tensor:
-    """Effective number of codes in use, `exp(-sum_k p_k ln p_k)` of the codes' frequencies.
+    """Effective number of codes in use, `exp(-sum_k p_k ln p_k)`, p the codes' relative frequencies.
 
     Args:
         tokens: int64, any shape, in 0..K-1.

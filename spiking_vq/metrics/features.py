@@ -1,4 +1,4 @@
-"""What distances between sets of features have in common."""
+"""Check of the features that distances are computed from."""
 
 from __future__ import annotations
 

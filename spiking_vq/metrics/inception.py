@@ -1,4 +1,4 @@
-"""Features of images for FID: the 2015 Inception network, made fast on a CPU without changing what it computes."""
+"""Features of images for FID: the 2015 Inception network, made fast on a CPU with equal features."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from spiking_vq.errors import InputError, described, require
 from spiking_vq.runtime.precision import PRECISIONS, parameter_type
 
 WEIGHTS = Path("weights/inception-2015-12-05-features.pth")
-"""Where the weights lie in the data folder, or in the user's cache folder."""
+"""Path of the weights in the data folder or the user's cache folder."""
 
 BATCH = 16
-"""Images at once; with more the activations outgrow the CPU's caches, which is slower."""
+"""Number of images at once; with more, the activations outgrow the CPU's caches, which is slower."""
 
 SIZE = 299
 """Side of the square that every image is resized to."""
@@ -33,20 +33,20 @@ _ADDRESS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/we
 
 
 class Inception(nn.Module):
-    """The TensorFlow Inception of 2015-12-05 up to its last pooling, the features that FID is defined on.
+    """TensorFlow's Inception of 2015-12-05 up to its last pooling, whose features FID is defined on.
 
-    The network is torch-fidelity's. Folding the batch norms into the convolutions and keeping channels last make it up
-    to twice as fast on a CPU; the features differ by rounding only, a relative 3e-6.
+    The network is torch-fidelity's. Batch norms folded into the convolutions and channels-last memory make it up to
+    twice as fast on a CPU; the features differ by rounding, a relative 3e-6.
 
     Args:
-        weights: file of the weights, in the key names of pytorch-fid, torch-fidelity and torchmetrics.
-        resize: `tensorflow`, bilinear without antialiasing as TensorFlow 1 did it and FID was defined with; `clean`,
-            PIL's bicubic in floating point, as clean-fid does it (Parmar et al., arXiv:2104.11222).
-        precision: what it computes with, one of `PRECISIONS`. bf16 is about twice as fast on CPUs that have it; single
-            features are then off by a relative 2 %, FIDs by a relative 0.2 %.
+        weights: file of the weights, with the key names of pytorch-fid, torch-fidelity and torchmetrics.
+        resize: `tensorflow` (default), bilinear without antialiasing as in TensorFlow 1 and the definition of FID; or
+            `clean`, PIL's bicubic in floating point as in clean-fid (Parmar et al., arXiv:2104.11222).
+        precision: one of `PRECISIONS`; default fp32. bf16 is about twice as fast on CPUs that have it, with relative
+            errors of 2 % in single features and 0.2 % in FIDs.
 
     Attributes:
-        classifier: weights [1008, 2048] of the last layer, which this leaves out; not numbers in files that lack them.
+        classifier: weights [1008, 2048] of the last layer, which is not applied; NaN if the file lacks them.
 
     Raises:
         InputError: another resize or precision, torch-fidelity is not installed, or the file is missing or damaged.
@@ -67,32 +67,32 @@ class Inception(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Features [B, 2048], float32 and >= 0, of uint8 images [B, C, H, W]; C is 3, or 1 for grey ones.
+        """Features [B, 2048], float32 and >= 0, of uint8 images [B, C, H, W], C = 3 or 1.
 
         Raises:
-            InputError: not such images.
+            InputError: other images.
         """
         is_uint8 = isinstance(images, Tensor) and images.dtype == torch.uint8
         if not is_uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise InputError(
                 f"expected a torch tensor of uint8 images [B, 1 or 3, H, W]; got {described(images)}:"
-                " data.to_uint8 makes them of images in [0, 1], images.as_uint8_images of arrays and PIL images"
+                " data.levels.to_uint8 converts images in [0, 1], data.images.as_uint8_images arrays and PIL images"
             )
         resized = self.resize(images).expand(-1, 3, -1, -1)
-        # Without TF32, which a GPU would otherwise round the products to: features are compared across machines.
+        # Without TF32, to which a GPU would round the products: features are compared across machines.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return self.trunk(((resized - 128) / 128).to(self.dtype)).float()
 
 
 def tensorflow_resize(images: Tensor) -> Tensor:
-    """uint8 images [B, C, H, W] as floats in 0..255, [B, C, 299, 299]: bilinear, corners not aligned, no antialias."""
+    """Resize uint8 images [B, C, H, W] to floats in 0..255, [B, C, 299, 299]: bilinear, without antialiasing."""
     from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
     return interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=(SIZE, SIZE), align_corners=False)
 
 
 def clean_resize(images: Tensor) -> Tensor:
-    """uint8 images [B, C, H, W] as floats in 0..255, [B, C, 299, 299]: PIL's bicubic, clamped but not rounded."""
+    """Resize uint8 images [B, C, H, W] to floats in 0..255, [B, C, 299, 299]: PIL's bicubic, clamped, not rounded."""
     planes = [
         np.asarray(Image.fromarray(plane).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
         for plane in images.flatten(0, 1).float().cpu().numpy()
@@ -103,14 +103,13 @@ def clean_resize(images: Tensor) -> Tensor:
 def fold_batch_norms(network: nn.Module) -> nn.Module:
     """Fold the batch norm of each block `bn(conv(x))` into its convolution, in place.
 
-    `conv.weight *= g, conv.bias = (conv.bias - mean) g + beta` with `g = gamma / sqrt(var + eps)`, an output channel
-    each.
+    `conv.weight *= g, conv.bias = (conv.bias - mean) g + beta`, `g = gamma / sqrt(var + eps)` of each output channel.
 
     Args:
-        network: in evaluation mode; its blocks are modules that name the two `conv` and `bn`.
+        network: in evaluation mode; its blocks are modules with a `conv` and a `bn`.
 
     Returns:
-        The network itself, which computes the same with the running statistics it had.
+        The network itself, which computes the same function.
     """
     for block in network.modules():
         conv, norm = getattr(block, "conv", None), getattr(block, "bn", None)
@@ -122,18 +121,18 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 def fetch_weights(folder: Path) -> Path:
     """Find the weights' file in a data folder or the user's cache folder, or download it.
 
-    A download goes into the data folder, or where that cannot be written to into the cache folder: `spiking_vq` in
+    A download goes into the data folder or, if that is not writable, into the cache folder: `spiking_vq` in
     `XDG_CACHE_HOME`, by default `~/.cache`.
 
     Raises:
         InputError: it is in neither, and could not be downloaded.
     """
-    paths = [place / WEIGHTS for place in (folder, user_cache())]
+    paths = [parent / WEIGHTS for parent in (folder, user_cache())]
     for path in paths:
         if path.is_file():
             return path
     try:
-        path = next((path for path in paths if _can_be_written_to(path.parent)), paths[0])
+        path = next((path for path in paths if _is_writable(path.parent)), paths[0])
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(_ADDRESS, str(path), hash_prefix=_HASH)
     except (OSError, RuntimeError) as error:
@@ -146,13 +145,13 @@ def fetch_weights(folder: Path) -> Path:
 
 
 def user_cache() -> Path:
-    """The folder for files that a user's programs can make or fetch again."""
+    """Folder for files of this user that programs can make or fetch again."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (named if named.is_absolute() else Path.home() / ".cache") / "spiking_vq"
 
 
-def _can_be_written_to(folder: Path) -> bool:
-    """Whether a file can be made in a folder, which is made for it; found out by trying."""
+def _is_writable(folder: Path) -> bool:
+    """Whether a file can be written in a folder, by trying; makes the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -162,11 +161,11 @@ def _can_be_written_to(folder: Path) -> bool:
 
 
 def _load(path: Path) -> nn.Module:
-    """torch-fidelity's network, through torchmetrics, with the weights of a file."""
+    """Load torch-fidelity's network, through torchmetrics, with the weights of a file."""
     if not path.is_file():
         raise InputError(f"no Inception weights at {path}: download {_ADDRESS} (95 MB) and save it under that name")
     try:
-        # torch-fidelity unpickles the file whatever it holds; this lets nothing pass but tensors.
+        # torch-fidelity unpickles whatever the file holds; this accepts tensors only.
         torch.load(path, map_location="cpu", weights_only=True)
         return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path), antialias=False)
     except ModuleNotFoundError as error:

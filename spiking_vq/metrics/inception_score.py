@@ -1,4 +1,4 @@
-"""The Inception score of features."""
+"""Inception score of features."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from spiking_vq.errors import InputError, require
 
 
 def inception_score(features: Tensor, classifier: Tensor, seed: int = 0) -> float | None:
-    """`exp(E_x KL(p(y|x) || p(y)))`, the mean over ten tenths of the rows; torchmetrics' arithmetic.
+    """`exp(E_x KL(p(y|x) || p(y)))`, the mean over ten parts of the rows, computed by torchmetrics.
 
     Args:
-        features: [N, 2048], N >= 10, as `Inception` gives them.
-        classifier: weights [1008, 2048] of `Inception.classifier`; no bias, as in TensorFlow's original.
-        seed: of the rows' order.
+        features: [N, 2048], N >= 10, of `Inception`.
+        classifier: weights [1008, 2048] of `Inception.classifier`, without bias as in TensorFlow's original.
+        seed: of the rows' order; default 0.
 
     Returns:
-        In [1, 1008], or None if the weights are not numbers, as in files that lack them.
+        The score in [1, 1008], or None if the classifier is NaN, as from files that lack it.
 
     Raises:
         InputError: other shapes, or features that are not finite.

@@ -1,4 +1,4 @@
-"""Kernel distance between two sets of features; of Inception features it is the KID."""
+"""Kernel distance between two sets of features: the KID if they are Inception's."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ SUBSETS, SUBSET_SIZE = 100, 1000
 
 
 def kid(features_a: Tensor, features_b: Tensor, seed: int = 0) -> float:
-    """Squared maximum mean discrepancy under the kernel `(x y / D + 1)^3`, unbiased: 0 in the mean for equal laws.
+    """Unbiased squared maximum mean discrepancy with the kernel `(x y / D + 1)^3`.
 
-    Unlike the Frechet distance it does not depend on the number of rows, but for its noise. The mean over 100 subsets
-    of 1,000 rows, or of as many as there are; torchmetrics' arithmetic.
+    The mean over 100 subsets of 1,000 rows (or all rows, if fewer), computed by torchmetrics. Its expected value is 0
+    for equal distributions and, unlike that of the Frechet distance, does not depend on the number of rows.
 
     Args:
         features_a: floating point [N, D], N >= 2.
         features_b: floating point [M, D], M >= 2.
-        seed: of the subsets.
+        seed: of the subsets; default 0.
 
     Returns:
-        The distance; it may come out slightly below 0.
+        The distance, possibly slightly below 0.
 
     Raises:
         InputError: other shapes or types, or features that are not finite.

@@ -9,18 +9,18 @@ from spiking_vq.errors import require
 from spiking_vq.metrics.features import check_features
 
 CHUNK = 512
-"""Rows whose distances to all others are held at once."""
+"""Number of rows whose distances to all others are computed at once."""
 
 
 def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float, float]:
-    """Shares of generated rows that lie among the real ones, and of real rows that lie among the generated.
+    """Fraction of generated rows inside the manifold of the real rows, and of real rows inside that of the generated.
 
-    A row lies among others if it is no further from one of them than that one's k-th nearest neighbour among them.
+    The manifold of a set of rows is the union of the balls around them that reach to their k-th nearest neighbours.
 
     Args:
         real: features [N, D], N > k.
         generated: features [M, D], M > k.
-        k: number of the neighbour.
+        k: number of the neighbour; default 3.
 
     Returns:
         Precision and recall, each in [0, 1].
@@ -36,15 +36,15 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float
 
 
 def density_coverage(real: Tensor, generated: Tensor, k: int = 5) -> tuple[float, float]:
-    """How many real neighbourhoods a generated row lies in, over k, and the share of those with a generated row.
+    """Mean number of real rows' balls around a generated row, over k, and the fraction of balls with a generated row.
 
-    Less easily misled by outliers than precision and recall; both are 1 in the mean for equal laws and many rows, but
-    for coverage's `1 - 2^-k`.
+    A ball reaches to the k-th nearest neighbour of its row. Outliers mislead these less than precision and recall. For
+    equal distributions and many rows the expected density is 1, the expected coverage `1 - 2^-k`.
 
     Args:
         real: features [N, D], N > k.
         generated: features [M, D].
-        k: a row's neighbourhood reaches to its k-th nearest neighbour.
+        k: number of the neighbour; default 5.
 
     Returns:
         Density, at least 0, and coverage in [0, 1].
@@ -63,16 +63,16 @@ def density_coverage(real: Tensor, generated: Tensor, k: int = 5) -> tuple[float
 
 
 def authenticity(training: Tensor, generated: Tensor) -> float:
-    """Share of rows that are not nearer to a training row than that one's nearest fellow: 1 for nothing memorised.
+    """Fraction of generated rows not nearer to their nearest training row than that row's nearest training neighbour.
 
-    Held-out real rows give what to compare it with.
+    It is 1 if no image is memorised. Compare it with the authenticity of held-out real rows.
 
     Args:
-        training: [N, D], N >= 2.
-        generated: [M, D].
+        training: features [N, D], N >= 2.
+        generated: features [M, D].
 
     Returns:
-        In [0, 1].
+        The fraction in [0, 1].
 
     Raises:
         InputError: other shapes, or features that are not finite.
@@ -80,23 +80,22 @@ def authenticity(training: Tensor, generated: Tensor) -> float:
     Reference: Alaa et al., arXiv:2102.08921, section 3.3.
     """
     check_features(training, generated)
-    to_training, whom = nearest(generated, training)
-    rows, places = whom.unique(return_inverse=True)
+    to_training, neighbours = nearest(generated, training)
+    rows, indices = neighbours.unique(return_inverse=True)
     among_training = torch.cat([distances(training[part], training).kthvalue(2).values for part in rows.split(CHUNK)])
-    return (to_training >= among_training[places]).double().mean().item()
+    return (to_training >= among_training[indices]).double().mean().item()
 
 
 def nearest(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance [N] of each of `rows` [N, D] to the nearest of `others` [M, D], and the number [N] of that one."""
-    found = [distances(part, others).min(1) for part in rows.split(CHUNK)]
-    return torch.cat([values for values, _ in found]), torch.cat([indices for _, indices in found])
+    """Distance [N] of each of `rows` [N, D] to the nearest of `others` [M, D], and the index [N] of that row."""
+    chunks = [distances(part, others).min(1) for part in rows.split(CHUNK)]
+    return torch.cat([values for values, _ in chunks]), torch.cat([indices for _, indices in chunks])
 
 
 def balls_around(centres: Tensor, rows: Tensor, k: int) -> Tensor:
-    """In how many of the balls around `centres` [N, D], out to their k-th nearest fellow, each of `rows` [M, D] lies.
+    """Number, int64 [M] in 0..N, of balls around `centres` [N, D] that contain each of `rows` [M, D].
 
-    Returns:
-        int64 [M], in 0..N.
+    A ball reaches to the k-th nearest neighbour of its centre.
     """
     check_features(centres, rows)
     radius = radii(centres, k)
@@ -104,11 +103,11 @@ def balls_around(centres: Tensor, rows: Tensor, k: int) -> Tensor:
 
 
 def radii(rows: Tensor, k: int) -> Tensor:
-    """Distance [N] of each of `rows` [N, D] to its k-th nearest fellow."""
+    """Distance [N] of each of `rows` [N, D] to its k-th nearest neighbour among them."""
     require(1 <= k < len(rows), "k", f"at least 1 and below the number of rows, {len(rows)}", k)
-    return torch.cat([distances(part, rows).kthvalue(k + 1).values for part in rows.split(CHUNK)])  # the first: itself
+    return torch.cat([distances(part, rows).kthvalue(k + 1).values for part in rows.split(CHUNK)])  # the 1st is itself
 
 
 def distances(rows: Tensor, others: Tensor) -> Tensor:
-    """Euclidean distances [N, M], float64, in which the squares' cancellation does not show."""
+    """Euclidean distances [N, M], in float64, which hides the cancellation of squares."""
     return torch.cdist(rows.double(), others.double())

@@ -1,4 +1,4 @@
-"""How much an image differs from its reconstruction."""
+"""Difference between images and their reconstructions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def reconstruction_error(reconstructions: Tensor, images: Tensor) -> dict[str, f
         the images, windows as in Wang et al. (2004).
 
     Raises:
-        InputError: the two differ in shape, or have values that are not finite and in [0, 1].
+        InputError: other shapes, or values that are not finite and in [0, 1].
     """
     for name, given in (("reconstructions", reconstructions), ("images", images)):
         require_unit_range(name, given)

@@ -1,1 +1,1 @@
-"""The networks: stage 1 (VQ-SVAE) and the token denoisers of stage 2."""
+"""The networks: stage 1 and its critics, the denoisers of stage 2, the U-Nets of pixel space, a classifier."""

@@ -1,4 +1,4 @@
-"""A small classifier of real images: what it makes of generated ones tells how they are off."""
+"""A small classifier of real images, for evaluation of generated ones and as perceptual loss of stage 1."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ class Classifier(nn.Module):
     Args:
         image_shape: (C, H, W).
         num_classes: number of labels.
-        channels: of each convolution; the last ones are the features.
+        channels: widths of the convolutions; the last one is the number of features D.
+
+    Raises:
+        InputError: no channels.
     """
 
     def __init__(self, image_shape: Sequence[int], num_classes: int, channels: Sequence[int] = (32, 64, 128)) -> None:
@@ -39,15 +42,14 @@ class Classifier(nn.Module):
         self.readout = nn.Linear(widths[-1], num_classes)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """What each convolution makes of images [B, C, H, W] in [0, 1]."""
-        x, found = (images - 0.5).contiguous(memory_format=torch.channels_last), []
+        """Feature maps [B, C', H', W'] after each convolution, of images [B, C, H, W] in [0, 1]."""
+        maps = [(images - 0.5).contiguous(memory_format=torch.channels_last)]
         for block in self.trunk:
-            x = block(x)
-            found.append(x)
-        return found
+            maps.append(block(maps[-1]))
+        return maps[1:]
 
     def features(self, images: Tensor) -> Tensor:
-        """Features [B, D] of images [B, C, H, W] in [0, 1]: the last convolution's mean over the places."""
+        """Features [B, D] of images [B, C, H, W] in [0, 1]: the last maps' mean over positions."""
         return self.maps(images)[-1].mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:

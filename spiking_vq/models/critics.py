@@ -1,4 +1,4 @@
-"""Critics that stage 1 is trained with: a perceptual distance and an adversary; no trained model holds them."""
+"""Critics for training stage 1: a perceptual distance and an adversary. They are not part of the trained model."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from spiking_vq.runtime.running import running
 
 
 class PatchAdversary(nn.Module):
-    """A few convolutions without spikes, all but the first of which halve the image: a score for every patch.
+    """A score D for every patch of an image, by a few convolutions without spikes; all but the first halve the image.
 
-    Its pull at the autoencoder has a fixed weight. Scaled to a share of the reconstruction error's gradient, as is
-    usual, it would pull as hard while it cannot tell anything yet, and nowhere in particular.
+    Its weight in the autoencoder's loss should be fixed. Scaled to a share of the reconstruction error's gradient, as
+    is usual, it would pull as hard while it cannot tell anything yet, and nowhere in particular.
 
     Args:
         in_channels: C of the images.
-        channels: of each convolution but the last, which gives the scores.
-        weight: of `mean(-D(made))` in the autoencoder's loss.
+        channels: widths of all convolutions but the last, which gives the scores.
+
+    Raises:
+        InputError: no channels.
 
     Reference: patches, Isola et al., arXiv:1611.07004; against an autoencoder, Esser et al., arXiv:2012.09841; hinge
-    loss, Lim and Ye, arXiv:1705.02894.
+        loss, Lim and Ye, arXiv:1705.02894.
     """
 
-    def __init__(self, in_channels: int, channels: Sequence[int], weight: float) -> None:
+    def __init__(self, in_channels: int, channels: Sequence[int] = (32, 64, 128)) -> None:
         super().__init__()
         require(len(channels) >= 1 and min(channels) >= 1, "adversary.channels", "at least one width", list(channels))
-        require(weight >= 0, "adversary.weight", "at least 0", weight)
-        self.weight = weight
         halving = [
             module
             for before, after in pairwise(channels)
@@ -48,7 +48,7 @@ class PatchAdversary(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, made: Tensor, real: Tensor) -> Tensor:
-        """Its own loss, to train it: `mean(relu(1 - D(real))) + mean(relu(1 + D(made)))`; `made` is given no gradient.
+        """The adversary's own loss, `mean(relu(1 - D(real))) + mean(relu(1 + D(made)))`; `made` gets no gradient.
 
         Args:
             made, real: images [B, C, H, W], in the same range.
@@ -57,40 +57,37 @@ class PatchAdversary(nn.Module):
         return F.relu(1 - of_real).mean() + F.relu(1 + of_made).mean()
 
     def pull(self, made: Tensor) -> Tensor:
-        """The autoencoder's part, `weight * mean(-D(made))` of images [B, C, H, W]; the weights get no gradient."""
+        """The autoencoder's loss, `mean(-D(made))` of images [B, C, H, W]; the adversary's weights get no gradient."""
         held = {name: parameter.detach() for name, parameter in self.scores.named_parameters()}
-        return -self.weight * functional_call(self.scores, held, made).float().mean()
+        return -functional_call(self.scores, held, made).float().mean()
 
 
-SHORTEST = 1e-12  # a vector shorter than this is divided by this
+SHORTEST = 1e-12  # lengths below this count as this, when vectors are scaled to length 1
 
 
 class PerceptualDistance(nn.Module):
-    """Distance of two images by what every convolution of a classifier makes of them.
+    """Distance of two images in the feature maps of a classifier.
 
-    `sum_l mean_places |u_l(x) - u_l(y)|^2`, u_l the l-th convolution's maps scaled to length 1 at each place. The
+    `sum_l mean_positions |u_l(x) - u_l(y)|^2`, u_l the l-th convolution's maps scaled to length 1 at each position. The
     squared error of pixels asks for the mean of all textures that might be; this one, for a texture.
 
     Args:
-        classifier: trained on real images. Its weights stay as they are.
-        weight: of the distance in the autoencoder's loss.
+        classifier: trained on real images; it is frozen and put into evaluation mode.
 
     Reference: Zhang et al., arXiv:1801.03924, without weights for the channels.
     """
 
-    def __init__(self, classifier: Classifier, weight: float) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        require(weight >= 0, "perceptual.weight", "at least 0", weight)
-        self.weight = weight
         self.classifier = classifier.eval().requires_grad_(False)
 
     def forward(self, made: Tensor, real: Tensor) -> Tensor:
-        """A scalar, with gradient for `made`; both are images [B, C, H, W] in [0, 1]."""
+        """The distance, a scalar with gradient for `made`; both are images [B, C, H, W] in [0, 1]."""
         with torch.no_grad():
-            wanted = self.classifier.maps(real)
+            targets = self.classifier.maps(real)
         return sum(
             _Unlikeness.apply(*(maps.movedim(1, -1).flatten(0, -2) for maps in pair)).mean()
-            for pair in zip(self.classifier.maps(made), wanted, strict=True)
+            for pair in zip(self.classifier.maps(made), targets, strict=True)
         )
 
 
@@ -106,7 +103,7 @@ def unlikeness_kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 def unlikeness_backward_kernel(x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
-    """Gradient [N, C] of x, of that of the squared distances [N]."""
+    """Gradient [N, C] of x from the gradient [N] of the squared distances."""
     direction, length = _direction(x)
     difference = direction - _direction(y)[0]
     across = difference - (direction * difference).sum(1, keepdim=True) * direction

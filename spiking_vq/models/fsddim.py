@@ -1,4 +1,4 @@
-"""The U-Net of the fully spiking DDIM, on synaptic currents."""
+"""FSDDIM: the U-Net of the fully spiking denoising diffusion implicit model, on synaptic currents."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from torch import Tensor, nn
 
 from spiking_vq.layers.labels import ClassEmbedding
 from spiking_vq.layers.synapses import BatchNorm, NeuronFactory, at_each_step, conv_norm, direct_coding
-from spiking_vq.models.unet_parts import check_sizes, sinusoid
-from spiking_vq.neurons.fused import Current
+from spiking_vq.models.unet_parts import SpikingUNet
+from spiking_vq.neurons.fused import LazyCurrent
 from spiking_vq.runtime.running import steps_of
-
-# FSDDIM
 
 
 class PostSumBlock(nn.Module):
     """Residual block that spikes after the sum: `neuron(norm(conv(neuron(norm(conv(x) + time)))) + norm(shortcut(x)))`.
 
-    Both arms of the sum have a threshold-dependent batch norm over the square root of 2. The time's current comes
+    Both arms of the sum have a threshold-dependent batch norm over the square root of 2. The time embedding comes
     through a neuron of its own.
 
     Args:
-        neuron: builds a neuron layer.
-        threshold: of these neurons.
+        neuron: builds the neuron layers.
+        threshold: firing threshold of these neurons.
         in_channels, out_channels: C and C'.
-        num_features: E, of the time's embedding.
+        num_features: E, length of the time embedding.
 
     Reference: Watanabe et al., arXiv:2312.01742.
     """
+
+    num_sums = 2  # the time's current and the shortcut; see `spiking_vq.energy`
 
     def __init__(
         self, neuron: NeuronFactory, threshold: float, in_channels: int, out_channels: int, num_features: int
@@ -48,32 +48,27 @@ class PostSumBlock(nn.Module):
         self.last_neuron = neuron()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """What came in `[T, B, C, H, W]` and the time's currents `[T, B, E]` to spikes `[T, B, C', H, W]`."""
+        """Spikes or currents `[T, B, C, H, W]` and the time's currents `[T, B, E]` to spikes `[T, B, C', H, W]`."""
         steady = self.time(self.time_neuron(time))[..., None, None]
         current = self.second(self.neuron(self.first(x, steady)))
-        return self.last_neuron(Current(current.x, current.norm, self.shortcut(x).value()))
+        return self.last_neuron(LazyCurrent(current.x, current.norm, self.shortcut(x).value()))
 
 
-class FSDDIMUNet(nn.Module):
+class FSDDIMUNet(SpikingUNet):
     """The U-Net of the fully spiking DDIM, on synaptic currents.
 
-    Each step has a current of its own, in and out: the output convolution, 1x1, bare, reads all that the first level
-    gave on both ways. Levels are connected by 2x2 averages with a 1x1 convolution down and by nearest-neighbour
-    doubling with a 3x3 convolution up. As in the authors' configuration these connections and the first convolution
-    have neither norm nor neuron, so the synapses behind them are fed by real numbers.
+    Each step has a current of its own, in and out. The output convolution, 1x1 without norm, reads all outputs of the
+    first level, on the way down and on the way up. Levels are connected by 2x2 averages with a 1x1 convolution down and
+    by nearest-neighbour doubling with a 3x3 convolution up. As in the authors' configuration these connections and the
+    first convolution have neither norm nor neuron, so the synapses behind them are fed by real numbers.
 
     Args:
-        image_shape: (C, H, W); H and W multiples of 2^(levels - 1).
-        T: number of spiking steps.
+        image_shape, T, width, multipliers, num_blocks, patch_size: see `SpikingUNet`; `multipliers` gives the levels'
+            output widths.
         neuron: builds the neuron layers.
-        threshold: of these neurons, to which the batch norms scale.
-        width, multipliers, num_blocks: channels of the first level; of each level's output; blocks a level, both ways.
-        num_classes: labels it is told; None for none.
-        styles: of each label, told with it.
-        patch_size: side of the square of pixels that is one position of the first level; as published, 1.
-
-    Raises:
-        InputError: sizes that do not fit.
+        threshold: firing threshold of these neurons, to which the batch norms scale.
+        num_classes: number of labels; None makes an unconditional network.
+        styles: number of styles of each label, a power of two.
 
     Reference: Watanabe et al., arXiv:2312.01742.
     """
@@ -91,10 +86,8 @@ class FSDDIMUNet(nn.Module):
         styles: int = 1,
         patch_size: int = 1,
     ) -> None:
-        super().__init__()
-        check_sizes(image_shape, T, width, multipliers, num_blocks, patch_size)
-        self.image_shape, self.T, self.width, self.patch_size = tuple(image_shape), T, width, patch_size
-        num_channels, num_features = image_shape[0] * patch_size**2, 4 * width
+        super().__init__(image_shape, T, width, multipliers, num_blocks, patch_size)
+        num_channels, num_features = self.num_channels, self.num_features
         widths = [width, *(width * factor for factor in multipliers)]
 
         def block(in_channels: int, out_channels: int) -> PostSumBlock:
@@ -128,9 +121,11 @@ class FSDDIMUNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, noisy: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Currents `[T, B, C, H, W]` of the noisy ones `[T, B, C, H, W]`, or `[1, ...]` if the same at every step."""
-        dtype = self.head.weight.dtype
-        time = self._time(t, labels, dtype)
+        """Predicted currents `[T, B, C, H, W]` at times `t` [B], with `labels` [B].
+
+        `noisy` are currents `[T, B, C, H, W]`, or `[1, B, C, H, W]` if they are the same at every step.
+        """
+        time, dtype = self._time(t, labels), self.head.weight.dtype
         x = at_each_step(self.stem, F.pixel_unshuffle(noisy.to(dtype), self.patch_size))
         x = x.expand(steps_of(self), *x.shape[1:])
         skips, of_first_level = [x], [x]
@@ -148,12 +143,12 @@ class FSDDIMUNet(nn.Module):
                 of_first_level += [x] if level == len(self.grow) else []
             x = at_each_step(self.grow[level], x) if level < len(self.grow) else self.top(x)
         x = self.last(torch.cat([x, skips.pop()], dim=2), time)
-        with torch.autocast(x.device.type, enabled=False):  # what is read out adds up from call to call
+        with torch.autocast(x.device.type, enabled=False):  # rounding errors here add up from call to call
             patches = at_each_step(self.head, torch.cat([x, *of_first_level], dim=2).to(dtype))
         return F.pixel_shuffle(patches, self.patch_size)
 
-    def _time(self, t: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """The time's currents `[T, B, E]`, and those of the labels."""
-        current = self.time_in(sinusoid(t, self.width).to(dtype)).unsqueeze(0)
+    def _time(self, t: Tensor, labels: Tensor | None) -> Tensor:
+        """The currents `[T, B, E]` of time and labels."""
+        current = self.time_in(self.time_features(t)).unsqueeze(0)
         time = self.time_out(self.time_neuron(direct_coding(current, steps_of(self))))
         return time if self.labels is None else time + self.labels(labels, len(t))

@@ -14,7 +14,7 @@ from spiking_vq.runtime.distributed import all_rows, sum_over_ranks
 
 
 class Quantized(NamedTuple):
-    """What the quantiser makes of `z`.
+    """Output of the quantiser for vectors `z` [B, D, h, w].
 
     Attributes:
         vectors: nearest code vectors [B, D, h, w]; their gradient goes straight through to `z`.
@@ -32,19 +32,20 @@ class VectorQuantizer(nn.Module):
 
     The codebook learns by gradient (`ema_decay = 0`), or each code as an exponential moving average of the vectors
     assigned to it, with restarts: a code whose average use has fallen below `restart_below` (vectors a batch) takes the
-    value of a vector of the present batch. Normalised, vectors and codes lie on the unit sphere, and the nearest code
-    is that of the smallest angle.
+    value of a vector of the present batch.
 
     Args:
         codebook_size: K, number of codes.
         embedding_dim: D.
         commitment_cost: weight of the term that ties the encoder to its code.
         ema_decay: decay per batch of the moving averages, in [0, 1); 0 learns by gradient.
-        restart_below: see above; 0 never restarts. Needs `ema_decay`.
-        normalise: see above.
+        restart_below: smallest average use of a code, in vectors a batch; 0 never restarts. Needs `ema_decay`.
+
+    Raises:
+        InputError: a size below 1, `ema_decay` outside [0, 1), or `restart_below` without it.
 
     Reference: van den Oord et al., arXiv:1711.00937 (loss, appendix A.1 for the averages); Dhariwal et al.,
-        arXiv:2005.00341 (restarts); Yu et al., arXiv:2110.04627 (the sphere).
+        arXiv:2005.00341 (restarts).
     """
 
     def __init__(
@@ -54,7 +55,6 @@ class VectorQuantizer(nn.Module):
         commitment_cost: float = 0.25,
         ema_decay: float = 0.0,
         restart_below: float = 0.0,
-        normalise: bool = False,
     ) -> None:
         super().__init__()
         require(codebook_size >= 1, "codebook_size", "at least 1", codebook_size)
@@ -65,7 +65,6 @@ class VectorQuantizer(nn.Module):
                 "restart_below needs an ema_decay greater than 0: codes that learn by gradient have no use count"
             )
         self.commitment_cost, self.ema_decay, self.restart_below = commitment_cost, ema_decay, restart_below
-        self.normalise = normalise
         codebook = torch.randn(codebook_size, embedding_dim)
         if ema_decay:
             self.register_buffer("codebook", codebook)
@@ -76,7 +75,7 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, z: Tensor) -> Quantized:
         """Quantise `z` [B, D, h, w]."""
-        z = self._placed(z)
+        z = z.to(self.codebook.dtype)
         tokens = self.nearest(z)
         codes = self.lookup(tokens)
         loss = self.commitment_cost * F.mse_loss(z, codes.detach())
@@ -86,33 +85,31 @@ class VectorQuantizer(nn.Module):
 
     def nearest(self, z: Tensor) -> Tensor:
         """Ids [B, h, w] of the codes nearest to `z` [B, D, h, w]; the lowest id where several tie."""
-        rows, codes = _rows(z.to(self.codebook.dtype)), self._placed(self.codebook)
-        with torch.autocast(z.device.type, enabled=False):  # in bf16 near codes could not be told apart
+        rows, codes = _rows(z.to(self.codebook.dtype)), self.codebook
+        with torch.autocast(z.device.type, enabled=False):  # bf16 does not distinguish near codes
             # |z - c|^2 without |z|^2, which is the same for every code
             distances = codes.square().sum(1) - 2 * rows @ codes.T
         return distances.argmin(1).view(z.shape[0], *z.shape[2:])
 
     def lookup(self, tokens: Tensor) -> Tensor:
         """Code vectors [B, D, h, w] of the ids `tokens` [B, h, w] in 0..K-1."""
-        return F.embedding(tokens, self._placed(self.codebook)).movedim(-1, 1)
-
-    def _placed(self, z: Tensor) -> Tensor:
-        """Vectors [n, D, ...] where codes can be: on the unit sphere, if they are normalised."""
-        z = z.to(self.codebook.dtype)
-        return F.normalize(z, dim=1) if self.normalise else z
+        return F.embedding(tokens, self.codebook).movedim(-1, 1)
 
     @torch.no_grad()
     def update(self, z: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> int:
-        """One step of the moving averages, then the restarts; returns how many codes were restarted.
+        """Take one step of the moving averages, then restart idle codes.
 
-        With several ranks the vectors are those of all together, and all come to the same codebook.
+        Several ranks average over the vectors of all of them, so that their codebooks stay the same.
 
         Args:
-            z: the vectors of this batch [B, D, h, w].
+            z: the encoder's vectors of this rank's batch [B, D, h, w].
             tokens: their codes [B, h, w].
-            generator: source of the choice of restart vectors, on CPU; the same on all ranks.
+            generator: draws the restart vectors, on CPU; in the same state on all ranks. None: torch's global one.
+
+        Returns:
+            Number of restarted codes.
         """
-        z = self._placed(z)
+        z = z.to(self.codebook.dtype)
         rows, ids = _rows(z), tokens.flatten()
         count = torch.zeros_like(self.use).index_add_(0, ids, torch.ones_like(ids, dtype=self.use.dtype))
         total = torch.zeros_like(self.total).index_add_(0, ids, rows)
@@ -122,7 +119,7 @@ class VectorQuantizer(nn.Module):
         if len(idle):
             rows = _rows(all_rows(z))
             idle = idle[: len(rows)]
-            # distinct places; rows of flat background are identical, so jitter keeps the restarted codes apart
+            # distinct positions; rows of flat background are identical, so jitter keeps the restarted codes apart
             chosen = permutation(len(rows), generator)[: len(idle)].to(rows.device)
             noise = normal_noise((len(idle), rows.shape[1]), generator).to(rows.device)
             self.total[idle] = rows[chosen] + 0.01 * rows.std(correction=0).clamp(min=0.1) * noise

@@ -1,4 +1,4 @@
-"""The spiking U-Net of SDDPM."""
+"""SDDPM: the spiking U-Net of spiking denoising diffusion probabilistic models."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from torch import Tensor, nn
 
 from spiking_vq.layers.labels import ClassEmbedding
 from spiking_vq.layers.synapses import BatchNorm, NeuronFactory, NormedSynapse, at_each_step, conv_norm, direct_coding
-from spiking_vq.models.unet_parts import check_sizes, sinusoid
-from spiking_vq.neurons.fused import Current, as_current
+from spiking_vq.models.unet_parts import SpikingUNet
+from spiking_vq.neurons.fused import LazyCurrent, as_current
 from spiking_vq.neurons.readouts import decayed_sum
 from spiking_vq.runtime.running import steps_of
 from spiking_vq.runtime.winograd import Conv3x3
-
-# SDDPM
 
 
 class PreSpikeBlock(nn.Module):
     """Pre-spike residual block with time: `shortcut(x) + norm(conv(neuron(norm(conv(neuron(x))) + time)))`.
 
-    Currents in, currents out: the sums are of real numbers before a neuron, so that no synapse sees the 0/1/2 that a
-    sum of spikes would give; but a shortcut that changes the width convolves the real-valued current.
+    The sums are of currents, before a neuron, so that no synapse sees the 0/1/2 that a sum of spikes would give; but a
+    shortcut that changes the width convolves the real-valued current.
 
     Args:
-        neuron: builds a neuron layer.
+        neuron: builds the neuron layers.
         in_channels, out_channels: C and C'.
-        num_features: E, of the time's embedding.
+        num_features: E, length of the time embedding.
 
     Reference: Cao et al., arXiv:2306.17046, section 4.1.
     """
+
+    num_sums = 2  # the time's current and the shortcut; see `spiking_vq.energy`
 
     def __init__(self, neuron: NeuronFactory, in_channels: int, out_channels: int, num_features: int) -> None:
         super().__init__()
@@ -41,39 +41,31 @@ class PreSpikeBlock(nn.Module):
         self.second_neuron, self.second = neuron(), conv_norm(out_channels, out_channels)
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor | Current, time: Tensor) -> Current:
-        """Currents `[T, B, C, H, W]` and the time's embedding [B, E] to currents `[T, B, C', H, W]`."""
+    def forward(self, x: Tensor | LazyCurrent, time: Tensor) -> LazyCurrent:
+        """Currents `[T, B, C, H, W]` and the time embedding [B, E] to currents `[T, B, C', H, W]`."""
         x = as_current(x)
         x.keep = True  # the first neuron computes it, and the sum below needs it
         current = self.first(self.first_neuron(x))
         steady = self.time(time)[None, :, :, None, None].to(current.x.dtype)
-        current = Current(current.x, current.norm, steady.expand(1, *current.x.shape[1:]))
+        current = LazyCurrent(current.x, current.norm, steady.expand(1, *current.x.shape[1:]))
         current = self.second(self.second_neuron(current))
-        return Current(current.x, current.norm, at_each_step(self.shortcut, x.value()))
+        return LazyCurrent(current.x, current.norm, at_each_step(self.shortcut, x.value()))
 
 
-class SDDPMUNet(nn.Module):
+class SDDPMUNet(SpikingUNet):
     """The spiking U-Net of SDDPM (66,568,413 parameters on 3x32x32 images).
 
     The image is presented unchanged at every step. Levels of pre-spike blocks are connected by strided convolutions
-    down and by nearest-neighbour doubling and convolution up, each fed by a neuron; one block more going up, and the
-    real-valued currents of the way down are concatenated to those of the way up. The time's embedding is real-valued
-    and added as a constant current. The head is not spiking: `h = conv(swish(norm(x)))` at each step, plus
+    down and by nearest-neighbour doubling and convolution up, each fed by a neuron; a level has one block more on the
+    way up, where the real-valued currents of the way down are concatenated. The time embedding is real-valued and added
+    as a constant current. The head does not spike: `h = conv(swish(norm(x)))` at each step, plus
     `swish(norm(conv(h)))`, then the sum over time with decay 0.8.
 
     Args:
-        image_shape: (C, H, W); H and W multiples of 2^(levels - 1).
-        T: number of spiking steps.
+        image_shape, T, width, multipliers, num_blocks, patch_size: see `SpikingUNet`.
         neuron: builds the neuron layers.
-        width: channels of the first level.
-        multipliers: of each level's width.
-        num_blocks: blocks a level going down.
-        num_classes: labels it is told; None for none.
-        styles: of each label, told with it.
-        patch_size: side of the square of pixels that is one position of the first level; as published, 1.
-
-    Raises:
-        InputError: sizes that do not fit.
+        num_classes: number of labels; None makes an unconditional network.
+        styles: number of styles of each label, a power of two.
 
     Reference: Cao et al., arXiv:2306.17046.
     """
@@ -90,10 +82,8 @@ class SDDPMUNet(nn.Module):
         styles: int = 1,
         patch_size: int = 1,
     ) -> None:
-        super().__init__()
-        check_sizes(image_shape, T, width, multipliers, num_blocks, patch_size)
-        self.image_shape, self.T, self.width, self.patch_size = tuple(image_shape), T, width, patch_size
-        num_channels, num_features = image_shape[0] * patch_size**2, 4 * width
+        super().__init__(image_shape, T, width, multipliers, num_blocks, patch_size)
+        num_channels, num_features = self.num_channels, self.num_features
         widths = [width * factor for factor in multipliers]
 
         def block(in_channels: int, out_channels: int) -> PreSpikeBlock:
@@ -126,13 +116,12 @@ class SDDPMUNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, noisy: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The prediction [B, C, H, W], fp32 at least; see the module."""
-        dtype = self.head.weight.dtype
-        time = self.time(sinusoid(t, self.width).to(dtype))
+        """The prediction [B, C, H, W], fp32 at least, for `noisy` [B, C, H, W] at times `t` [B], with `labels` [B]."""
+        time = self.time(self.time_features(t))
         if self.labels is not None:
             time = time + self.labels(labels, len(t))
         time = F.silu(time)
-        patches = F.pixel_unshuffle(noisy.to(dtype), self.patch_size)
+        patches = F.pixel_unshuffle(noisy.to(self.head.weight.dtype), self.patch_size)
         x = self.entry(direct_coding(self.stem(patches.unsqueeze(0)), steps_of(self)))
         skips = [x]
         for layer in self.down:
@@ -147,7 +136,7 @@ class SDDPMUNet(nn.Module):
                 x = layer(x)
         return F.pixel_shuffle(self._read_out(x), self.patch_size)
 
-    def _read_out(self, x: Current) -> Tensor:
+    def _read_out(self, x: LazyCurrent) -> Tensor:
         """The patches [B, C, H, W], fp32 at least, of currents `[T, B, C', H, W]`."""
         with torch.autocast(x.x.device.type, enabled=False):
             active = F.silu(self.head_norm(x.value().to(self.head.weight.dtype)).value())

@@ -1,4 +1,4 @@
-"""The published spiking image decoder of stage 2."""
+"""The published denoiser of stage 2, the spiking diffusion image decoder."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from spiking_vq.runtime.running import steps_of
 
 
 class SDID(nn.Module):
-    """The published spiking image decoder (3,101,504 parameters at K = 128).
+    """The published spiking diffusion image decoder (3,101,504 parameters at K = 128).
 
-    Two input planes, the token's index as one real number and the diffusion time, are presented unchanged at every step
+    Two input planes, the token's index as a real number and the diffusion time, are presented unchanged at every step
     to five blocks of 3x3 convolution, batch norm and neuron (widths 1, 2, 4, 8 and 4 times `width`). The first block's
     spikes are concatenated to the last's; a 3x3 convolution gives logits, averaged over time. Only the first
     convolution's input is real-valued.
 
     Args:
-        grid: (h, w), not used: the network is convolutional.
+        grid: (h, w); not used, as the network is convolutional.
         codebook_size: K.
         T: number of spiking steps.
         neuron: builds the neuron layers.
@@ -48,7 +48,7 @@ class SDID(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
-        """Logits [B, K, h, w] of `tokens` [B, h, w] at diffusion times `t` [B]."""
+        """Logits [B, K, h, w] of `tokens` [B, h, w] in 0..K, K the mask, at diffusion times `t` [B]."""
         planes = torch.stack([tokens, t.view(-1, 1, 1).expand(tokens.shape)], dim=1).to(self.readout.weight.dtype)
         num_steps = steps_of(self)
         first = self.first_neuron(direct_coding(self.stem(planes.unsqueeze(0)), num_steps))

@@ -9,11 +9,9 @@ from spiking_vq.layers.synapses import NeuronFactory, conv_norm, direct_coding
 from spiking_vq.randomness import uniform_noise
 from spiking_vq.runtime.distributed import num_ranks, own_rows
 
-# Spike generators: code vectors [B, D, h, w], number of steps T -> spike trains [T, B, D, h, w]
-
 
 class AdaptiveSpikeGenerator(nn.Module):
-    """Learnt: 1x1 convolution and batch norm of the constant code vector drive a neuron for T steps.
+    """Learnt spikes: 1x1 convolution and batch norm of the constant code vector drive a neuron for T steps.
 
     Reference: Liu et al., arXiv:2308.10187, adaptive spike generator.
     """
@@ -29,7 +27,7 @@ class AdaptiveSpikeGenerator(nn.Module):
 
 
 class PoissonSpikeGenerator(nn.Module):
-    """Random: a spike at each step with the probability that the vector's entry, clamped to [0, 1], gives.
+    """Random spikes: at each step with the vector's entry, clamped to [0, 1], as probability.
 
     The gradient goes straight through to the probability.
     """
@@ -38,9 +36,9 @@ class PoissonSpikeGenerator(nn.Module):
         super().__init__()
 
     def forward(self, vectors: Tensor, num_steps: int, generator: torch.Generator | None = None) -> Tensor:
-        """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w], drawn from `generator` (on CPU)."""
+        """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w], drawn from `generator` on the CPU."""
         rate = vectors.clamp(0, 1).expand(num_steps, *vectors.shape)
-        if self.training:  # all ranks draw for the whole batch, from the same source
+        if self.training:  # all ranks draw for the whole batch, from generators in the same state
             batch = uniform_noise((len(vectors) * num_ranks(), num_steps, *vectors.shape[1:]), generator)
             uniform = own_rows(batch).transpose(0, 1)
         else:
@@ -50,7 +48,7 @@ class PoissonSpikeGenerator(nn.Module):
 
 
 class RepeatGenerator(nn.Module):
-    """None: the real-valued vector itself at every step. An ablation: what follows it is not fed by spikes."""
+    """Ablation: the real-valued vector itself at every step, so that the decoder's first synapse is fed no spikes."""
 
     def __init__(self, embedding_dim: int, neuron: NeuronFactory) -> None:
         super().__init__()

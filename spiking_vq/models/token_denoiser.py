@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from spiking_vq.errors import require
+from spiking_vq.errors import require, require_one_of
 from spiking_vq.layers.labels import ClassEmbedding
 from spiking_vq.layers.mixing import GridMixer, SpikingSelfAttention
 from spiking_vq.layers.readout import read_out
@@ -17,17 +17,17 @@ MIXERS = {
     "grid": lambda grid, width, neuron: GridMixer(grid, width),
     "attention": lambda grid, width, neuron: SpikingSelfAttention(neuron, width),
 }
-"""How a place sees those that are far from it: name -> builds, for a grid, a width and neurons, a layer of spikes."""
+"""Mixing over positions: name -> function of grid, width and neuron factory that builds a layer fed by spikes."""
 
 
 class TokenDenoiser(nn.Module):
-    """Ours: token and position embeddings as input current, then pre-spike residual blocks; no time input.
+    """Token and position embeddings as input current, then pre-spike residual blocks.
 
     For absorbing diffusion the optimal prediction depends on the visible tokens only, so t is accepted and ignored.
-    Each block adds to the residual current what a neuron's spikes give through a map over all places (`GridMixer`, or
-    `SpikingSelfAttention`), then what they give through a 3x3 convolution. Twice as many neurons are read out as the
-    residual current has channels. Every synapse is fed by spikes; real-valued are the embedding, which is a look-up,
-    and the residual current, which is summed into the neurons' membranes and never crosses a synapse.
+    Each block has two residual branches, spikes through a map over all positions (`GridMixer` or
+    `SpikingSelfAttention`) and spikes through a 3x3 convolution. Twice as many neurons are read out as the residual
+    current has channels. Every synapse is fed by spikes; real-valued are the embedding, which is a look-up, and the
+    residual current, which is summed into the neurons' membranes and never crosses a synapse.
 
     Args:
         grid: (h, w).
@@ -37,8 +37,11 @@ class TokenDenoiser(nn.Module):
         width: channels of the residual current.
         num_blocks: number of blocks.
         mixer: `grid` or `attention`, a key of `MIXERS`.
-        num_classes: labels it is told; None for none.
-        styles: of each label, told with it.
+        num_classes: number of labels; None makes an unconditional network.
+        styles: number of styles of each label, a power of two.
+
+    Raises:
+        InputError: a size below 1, or an unknown mixer.
 
     Reference: pre-spike residuals, Cao et al., arXiv:2306.17046; no time input, Ou et al., arXiv:2406.03736.
     """
@@ -58,7 +61,7 @@ class TokenDenoiser(nn.Module):
         super().__init__()
         require(width >= 1, "width", "at least 1", width)
         require(num_blocks >= 1, "num_blocks", "at least 1", num_blocks)
-        require(mixer in MIXERS, "mixer", f"one of {', '.join(MIXERS)}", repr(mixer))
+        require_one_of("mixer", mixer, MIXERS)
         self.T = T
         self.token_embedding = nn.Embedding(codebook_size + 1, width)
         self.position_embedding = nn.Parameter(torch.randn(width, *grid))
@@ -80,7 +83,7 @@ class TokenDenoiser(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, tokens: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits [B, K, h, w] of `tokens` [B, h, w] and, where it knows labels, of these [B]; `t` is not used."""
+        """Logits [B, K, h, w] of `tokens` [B, h, w] in 0..K, K the mask, with `labels` [B]; `t` is not used."""
         current = self.token_embedding(tokens).movedim(-1, 1) + self.position_embedding
         if self.labels is not None:
             current = current + self.labels(labels, len(tokens))[..., None, None]

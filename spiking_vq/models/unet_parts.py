@@ -1,4 +1,4 @@
-"""What both spiking U-Nets share: the time embedding and the check of sizes."""
+"""Parts that both spiking U-Nets share: sizes and the time embedding's input."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spiking_vq.errors import InputError, require
 
@@ -21,23 +21,52 @@ def sinusoid(t: Tensor, num_features: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :num_features].float()
 
 
-def check_sizes(
-    image_shape: Sequence[int], T: int, width: int, multipliers: Sequence[int], num_blocks: int, patch_size: int
-) -> None:
-    """Raise `InputError` unless a U-Net of these sizes can be built."""
-    require(T >= 1, "T, the number of spiking steps,", "at least 1", T)
-    require(width >= 2 and width % 2 == 0, "width", "even, at least 2", width)
-    require(num_blocks >= 1, "num_blocks", "at least 1", num_blocks)
-    require(patch_size >= 1, "patch_size", "at least 1", patch_size)
-    require(
-        len(multipliers) >= 1 and min(multipliers) >= 1, "multipliers", "at least one, each at least 1", multipliers
-    )
-    _, height, width = image_shape
-    halvings = len(multipliers) - 1
-    divisor = patch_size * 2**halvings
-    if height % divisor or width % divisor:
-        raise InputError(
-            f"image height and width must be multiples of {divisor}, as patches are {patch_size}x{patch_size} pixels"
-            f" and {len(multipliers)} levels halve them {halvings} times; got {height}x{width}. Set image_size,"
-            " patch_size, or fewer multipliers."
-        )
+class SpikingUNet(nn.Module):
+    """Base of the spiking U-Nets. Their `forward` takes labels as `ClassEmbedding` does; None is unconditional.
+
+    Args:
+        image_shape: (C, H, W); H and W multiples of `patch_size * 2^(levels - 1)`.
+        T: number of spiking steps.
+        width: channels of the first level, even.
+        multipliers: the width of each level is this multiple of `width`.
+        num_blocks: blocks a level.
+        patch_size: side of the square of pixels that is one position of the first level; 1 as published.
+
+    Raises:
+        InputError: sizes that do not fit.
+
+    Attributes:
+        num_channels: of an image's patches.
+        num_features: length of the time embedding.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        T: int,
+        width: int,
+        multipliers: Sequence[int],
+        num_blocks: int,
+        patch_size: int,
+    ) -> None:
+        super().__init__()
+        require(T >= 1, "T, the number of spiking steps,", "at least 1", T)
+        require(width >= 2 and width % 2 == 0, "width", "even, at least 2", width)
+        require(num_blocks >= 1, "num_blocks", "at least 1", num_blocks)
+        require(patch_size >= 1, "patch_size", "at least 1", patch_size)
+        require(min(multipliers, default=0) >= 1, "multipliers", "at least one, each at least 1", multipliers)
+        channels, *size = image_shape
+        halvings = len(multipliers) - 1
+        divisor = patch_size * 2**halvings
+        if size[0] % divisor or size[1] % divisor:
+            raise InputError(
+                f"image height and width must be multiples of {divisor}, as patches are {patch_size}x{patch_size}"
+                f" pixels and {len(multipliers)} levels halve them {halvings} times; got {size[0]}x{size[1]}."
+                " Set image_size, patch_size, or fewer multipliers."
+            )
+        self.image_shape, self.T, self.width, self.patch_size = tuple(image_shape), T, width, patch_size
+        self.num_channels, self.num_features = channels * patch_size**2, 4 * width
+
+    def time_features(self, t: Tensor) -> Tensor:
+        """Input [B, width] of the time embedding, of the type of the weights, for diffusion times `t` [B]."""
+        return sinusoid(t, self.width).to(self.head.weight.dtype)

@@ -1,1 +1,1 @@
-"""Spiking neurons: dynamics, surrogate gradients, fused layers, read-outs."""
+"""Spiking neurons: dynamics, surrogate gradients, fused layers, read-outs, twins, exchange with snnTorch."""

@@ -1,6 +1,6 @@
-"""The leaky integrate-and-fire recurrence and its gradient, as plain functions of the steps' tensors.
+"""The leaky integrate-and-fire recurrence and its gradient: the one definition of the neuron.
 
-This is the one definition of the neuron. `scan.py` runs it over whole layers, compiled or as it is.
+Plain functions of one tensor a step; `spiking_vq.neurons.fused` runs them over whole layers, compiled or not.
 """
 
 from __future__ import annotations
@@ -20,21 +20,25 @@ RESETS = ("zero", "subtract", "delayed_subtract")
 
 @dataclass(frozen=True)
 class Dynamics:
-    """What a leaky integrate-and-fire neuron does at one step, apart from the values of beta and threshold.
+    """Rules of a leaky integrate-and-fire neuron; the values of beta and threshold are given separately.
 
     `h[t] = beta * mem[t-1] + gain * x[t]`, `gain = 1 - beta` if `scale_input` else 1;
     `spk[t] = 1 if h[t] > threshold else 0` (`>=` if `fire_at_threshold`);
     `mem[t] = h[t] * (1 - spk[t])` for reset `zero`, `h[t] - threshold * spk[t]` for `subtract`.
-    `delayed_subtract` is snnTorch's default: `mem[t] = h[t]`, and the threshold is taken off at the next step, after
-    the decay: `h[t] = beta * mem[t-1] + gain * x[t] - threshold * spk[t-1]`, `spk[t-1]` as `mem[t-1]` says.
+    `delayed_subtract`, snnTorch's default, subtracts the threshold at the next step, after the decay: `mem[t] = h[t]`,
+    `h[t] = beta * mem[t-1] + gain * x[t] - threshold * spk[t-1]`, where `spk[t-1]` is computed from `mem[t-1]`.
 
     Attributes:
-        reset: one of `zero`, `subtract`, `delayed_subtract`.
-        detach_reset: stop the gradient through the spike inside the reset.
-        scale_input: multiply the input by `1 - beta`, as a membrane with time constant `1 / (1 - beta)` does.
-        fire_at_threshold: a membrane exactly at threshold fires.
-        surrogate: one of `atan`, `fast_sigmoid`, `triangle`, `rectangle`.
-        surrogate_scale: its alpha, slope, width or width; None takes the default of `SURROGATES`.
+        reset: `zero` (default), `subtract` or `delayed_subtract`.
+        detach_reset: stop the gradient through the spike inside the reset; default False.
+        scale_input: multiply the input by `1 - beta`, as a membrane with time constant `1 / (1 - beta)` does; default
+            False.
+        fire_at_threshold: a membrane exactly at threshold fires; default False.
+        surrogate: `atan` (default), `fast_sigmoid`, `triangle` or `rectangle`.
+        surrogate_scale: alpha, slope, width or width of the surrogate; None (default) takes that of `SURROGATES`.
+
+    Raises:
+        InputError: an unknown reset or surrogate, or a scale that is not positive.
     """
 
     reset: str = "zero"
@@ -45,7 +49,7 @@ class Dynamics:
     surrogate_scale: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse names that do not exist and a surrogate without width."""
+        """Check the names and the scale."""
         if self.reset not in RESETS:
             raise InputError(f"reset must be one of {', '.join(RESETS)}; got {self.reset!r}")
         if self.surrogate not in SURROGATES:
@@ -55,20 +59,20 @@ class Dynamics:
 
     @property
     def scale(self) -> float:
-        """The surrogate's shape parameter in force."""
+        """Shape parameter of the surrogate."""
         return SURROGATES[self.surrogate][1] if self.surrogate_scale is None else self.surrogate_scale
 
     def spike(self, h: Tensor, threshold: Tensor) -> Tensor:
-        """1 where membranes `h` fire, else 0, of h's type."""
+        """Spikes in {0, 1} of the membranes `h`, in h's type."""
         return (h >= threshold if self.fire_at_threshold else h > threshold).to(h.dtype)
 
     def surrogate_derivative(self, h: Tensor, threshold: Tensor) -> Tensor:
-        """What stands for the derivative of the spike by the membrane, >= 0."""
+        """Surrogate of the derivative of the spike with respect to the membrane, >= 0."""
         return SURROGATES[self.surrogate][0](h - threshold, self.scale)
 
 
 class Step(NamedTuple):
-    """What a step leaves: membrane before its reset, spikes in {0, 1}, membrane after its reset; each `[...]`."""
+    """Result of one step: membrane before the reset, spikes in {0, 1}, membrane after the reset; each `[...]`."""
 
     charged: Tensor
     spk: Tensor
@@ -76,8 +80,8 @@ class Step(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of a scan, all `[...]`: of each step's current, of the first membrane, and, element by element, of beta
-    and threshold, where they are wanted."""
+    """Gradients of a scan, all `[...]`: of each step's current, of the first membrane, and of beta and threshold, which
+    are not yet summed to the shape of these, or None if not wanted."""
 
     currents: list[Tensor]
     mem: Tensor
@@ -88,13 +92,13 @@ class Gradients(NamedTuple):
 def scan_forward(
     currents: Sequence[Tensor], mem: Tensor | None, beta: Tensor, threshold: Tensor, dynamics: Dynamics
 ) -> list[Step]:
-    """The recurrence of `Dynamics` over all steps.
+    """Run the recurrence of `Dynamics` over all steps.
 
     Args:
         currents: input of each step, `[...]`, any real values.
         mem: membrane before the first step, `[...]`; None is rest (0).
-        beta, threshold: of a shape that broadcasts against `[...]`.
-        dynamics: reset, tie, scaling.
+        beta, threshold: tensors that broadcast against `[...]`.
+        dynamics: rules of the neuron.
     """
     steps = []
     for current in currents:
@@ -123,13 +127,13 @@ def scan_backward(
     grad_mem: Tensor | None,
     learnt: bool,
 ) -> Gradients:
-    """The gradient of `scan_forward`: one scan forward, to have the membranes again, and one in reverse.
+    """Gradient of `scan_forward`: one scan forward, which computes the membranes again, and one in reverse.
 
     Args:
-        currents, mem, beta, threshold, dynamics: as they were.
-        grad_spk: of each step's spikes, `[...]`.
-        grad_mem: of the membrane after the last step, `[...]`; None is 0.
-        learnt: the gradients of beta and threshold are wanted.
+        currents, mem, beta, threshold, dynamics: arguments of `scan_forward`.
+        grad_spk: gradient of each step's spikes, `[...]`.
+        grad_mem: gradient of the membrane after the last step, `[...]`; None is 0.
+        learnt: whether the gradients of beta and threshold are wanted.
     """
     steps = scan_forward(currents, mem, beta, threshold, dynamics)
     before = [mem, *(step.mem for step in steps[:-1])]

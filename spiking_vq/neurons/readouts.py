@@ -1,4 +1,4 @@
-"""Read-outs: spikes `[T, B, ...]` to real values `[B, ...]`, in fp32 at least; and the filter inside them."""
+"""Read-outs: spikes `[T, B, ...]` to real values `[B, ...]` in fp32 at least, and the filter inside them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 from spiking_vq.runtime.precision import state_type
-
-# Read-outs: `[T, B, ...] -> [B, ...]`, and the filter inside them; real values, so in fp32 at least
 
 
 def weighted_sum(x: Tensor, weights: Sequence[float]) -> Tensor:
@@ -23,7 +21,7 @@ def rate_weights(num_steps: int) -> list[float]:
 
 
 def decay_weights(num_steps: int, decay: float = 0.8) -> list[float]:
-    """Weights `decay^(T-1-t)` of the membrane potential of a neuron that never fires."""
+    """Weights `decay^(T-1-t)` of the membrane potential of a neuron that never fires; decay in [0, 1]."""
     return [decay ** (num_steps - 1 - t) for t in range(num_steps)]
 
 
@@ -48,7 +46,7 @@ def psp_trace(x: Tensor, tau: float = 2.0) -> Tensor:
 
 
 def _over_time(matrix: Tensor, x: Tensor) -> Tensor:
-    """`y[s] = sum_t matrix[s, t] x[t]`; a filter's memory does not fit into bf16."""
+    """`y[s] = sum_t matrix[s, t] x[t]`, in fp32 at least: the memory of a filter needs more digits than bf16 has."""
     matrix = matrix.to(x.device, state_type(x))
     with torch.autocast(x.device.type, enabled=False):
         return torch.tensordot(matrix, x.to(matrix.dtype), dims=1)

@@ -1,6 +1,6 @@
-"""Surrogate gradients: a step function forward, a bell curve backward.
+"""Surrogate gradients: the derivative that replaces that of the step function in the backward pass.
 
-`x` is the membrane minus the threshold throughout.
+`x` is the membrane minus the threshold, any shape.
 """
 
 from __future__ import annotations
@@ -36,4 +36,4 @@ SURROGATES = {
     "triangle": (triangle_derivative, 0.5),
     "rectangle": (rectangle_derivative, 1.0),
 }
-"""Name -> (derivative, the default of its one shape parameter: alpha, slope, width, width)."""
+"""Name -> (derivative, default of its one shape parameter: alpha, slope, width, width)."""

@@ -1,43 +1,45 @@
-"""What both pipelines have in common."""
+"""The sampling that both pipelines share."""
 
 from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from itertools import accumulate
-from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from spiking_vq.checkpoint.file import load_model
 from spiking_vq.config.schema import DenoiserConfig
-from spiking_vq.errors import InputError, require, require_integer, require_seed
-from spiking_vq.fields import FROM_FILE, value_of
-from spiking_vq.pipelines.zoo import shipped
-from spiking_vq.randomness import mix_seed
+from spiking_vq.data.levels import to_uint8
+from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
+from spiking_vq.diffusion.absorbing_sampler import AbsorbingSamplerOptions
+from spiking_vq.diffusion.gaussian import GaussianDiffusion
+from spiking_vq.diffusion.gaussian_sampler import GaussianSamplerOptions
+from spiking_vq.diffusion.sampling import Sampler, State
+from spiking_vq.errors import InputError, require, require_integer, require_one_of, require_seed
+from spiking_vq.randomness import ImageStream, mix_seed
 from spiking_vq.runtime.precision import PRECISIONS, autocast, parameter_type
 from spiking_vq.runtime.running import run_with
 
 CHUNK = 64
 """Images computed at once. Fixed, the last chunk padded: convolutions round differently at another batch size, and an
-image must be the same however many are asked for."""
-
+image must be the same whatever the number of images."""
 
 GROUP = 16 * CHUNK
-"""Images whose noise is held at once; in a group, a finished image leaves its place in the chunk to the next one."""
+"""Images whose noise is in memory at once."""
 
 MOST = 2**31 - 1
-"""Images that a call makes at most."""
+"""Largest number of images of a call."""
 
 
 class Samples(NamedTuple):
-    """What a generator makes.
+    """Generated images.
 
     Attributes:
         images: uint8 [n, C, H, W].
-        tokens: int64 [n, h, w] in 0..K-1; None where there are none.
+        tokens: int64 [n, h, w] in 0..K-1 of discrete models; None of continuous ones.
     """
 
     images: Tensor
@@ -45,18 +47,20 @@ class Samples(NamedTuple):
 
 
 class Pipeline:
-    """What the generators of both pipelines have in common.
+    """Trained networks that generate images; a subclass knows the diffusion and its sampler.
 
     Args:
-        model: the networks.
-        config: they were trained with.
+        model: the networks, of a file of stage `stage`.
+        config: its configuration.
         device: where to compute.
         precision: `fp32`, `bf16` (autocast; membranes stay fp32) or `fp64`.
-        compile: compile the neurons' kernels (`spiking_vq.compiling`): faster from some hundred images on.
+        compile: compile the neurons' kernels (see `spiking_vq.runtime.compiling`): faster from some hundred images on.
 
     Attributes:
-        kind, stage: of the model, and what training it is called.
-        network: the network that is called again and again.
+        kind, stage: class of the model, and stage of its files.
+        network: the network that every call of the sampler runs.
+        num_steps: part of the model -> its spiking steps T.
+        diffusion: the process that the network was trained on.
 
     Raises:
         InputError: another precision.
@@ -64,6 +68,9 @@ class Pipeline:
 
     kind: type[nn.Module]
     stage: str
+    network: nn.Module
+    num_steps: dict[str, int]
+    diffusion: AbsorbingDiffusion | GaussianDiffusion
 
     def __init__(
         self,
@@ -73,50 +80,47 @@ class Pipeline:
         precision: str = "fp32",
         compile: bool = False,
     ) -> None:
-        require(precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
+        require_one_of("precision", precision, PRECISIONS)
         self.model, self.config = model.to(device, parameter_type(precision)).eval(), config
         self.device, self.precision, self.compile = torch.device(device), precision, compile
-
-    @classmethod
-    def from_pretrained(
-        cls, path: str | Path, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
-    ) -> Pipeline:
-        """Read a `model.safetensors`, or the weights that ship for a data set; other arguments as in the constructor.
-
-        Args:
-            path: a file; or a data set, `mnist`, or with the preset, `mnist-base-relu`.
-
-        Raises:
-            InputError: not such a file, or one of another kind of model.
-        """
-        path = shipped(path, cls.stage)
-        model, config = load_model(path)
-        if not isinstance(model, cls.kind):
-            raise InputError(f"{path} is a {config.stage} model: a {cls.__name__} is made of one of stage {cls.stage}")
-        return cls(model, config, device, precision, compile)
-
-    @property
-    def network(self) -> nn.Module:
-        """The network that is called again and again."""
-        raise NotImplementedError
-
-    @property
-    def num_steps(self) -> dict[str, int]:
-        """Part of the model -> its spiking steps T."""
-        raise NotImplementedError
-
-    def sampling(self, **given: Any) -> dict[str, Any]:
-        """The sampler's settings in force: those given, else the file's own defaults.
-
-        Raises:
-            InputError: a setting that this sampler does not have, or a value out of range.
-        """
-        raise NotImplementedError
 
     def to(self, device: torch.device | str) -> Pipeline:
         """Move the networks to a device, and compute there from now on."""
         self.model, self.device = self.model.to(device), torch.device(device)
         return self
+
+    def sampler(self, options: AbsorbingSamplerOptions | GaussianSamplerOptions) -> Sampler:
+        """The sampler with these options.
+
+        Raises:
+            InputError: options that do not fit the networks.
+        """
+        raise NotImplementedError
+
+    def _states(
+        self, sampler: Sampler, seeds: Sequence[int], label: int | None, known: Tensor | None, batch_size: int | None
+    ) -> Iterator[State]:
+        """States of the sampler with guidance, as `states` yields them."""
+        raise NotImplementedError
+
+    def decode(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Images [n, C, H, W] in [0, 1] from `x` of the last state; the decoder's spikes are drawn by `generator`."""
+        raise NotImplementedError
+
+    def sampling(self, **given: Any) -> dict[str, Any]:
+        """The settings that `sample` would use: the options of the sampler and, if class-conditional, the `label`.
+
+        Args:
+            given: settings that replace the file's own; None, or left out, keeps these.
+
+        Raises:
+            InputError: a setting that this sampler does not have, or a value out of range.
+        """
+        sampler, label = self._chosen(given)
+        options = asdict(sampler.options)
+        if self.config.conditional:
+            return options | {"label": label}
+        return {name: value for name, value in options.items() if not name.startswith("guidance")}
 
     def sample(
         self,
@@ -130,11 +134,12 @@ class Pipeline:
         """Generate `n` images. Image i depends on (seed, i) alone, not on `n`.
 
         Args:
-            n: how many, at least 1.
+            n: number of images, at least 1.
             seed: of the whole set, in 0..2^32 - 1.
             first: number of the first image, a multiple of `GROUP`: a large set may be made in parts.
-            progress: called as `progress(images_done, n)` as they are made.
-            settings: of the sampler, see `sampling`; what is not given, or None, is the file's own.
+            progress: called as `progress(images_done, n)` along the way.
+            settings: of the sampler, see `sampling`; None, or left out, takes the file's own. Of class-conditional
+                models also `label`; without one, labels are drawn if `guidance` is above 0.
 
         Raises:
             InputError: a value out of range.
@@ -144,64 +149,98 @@ class Pipeline:
         require_seed(seed)
         require_integer("first", first, 0)
         require(first % GROUP == 0, "first", f"a multiple of {GROUP}", first)
-        settings = self.sampling(**settings)
-        with torch.no_grad(), run_with(compile=self.compile), autocast(self.precision, self.device):
-            return self._sample(n, seed, first, settings, progress or (lambda done, of: None))
+        return self._generate(n, seed, *self._chosen(settings), first, progress)
 
+    def states(self, seeds: Sequence[int], **settings: Any) -> Iterator[State]:
+        """Generate an image for each seed and yield the state at the start and after each call of the network.
+
+        For watching: all images are in each call; autocast and compilation are the caller's.
+
+        Args:
+            seeds: of the images; those of a set are `mix_seed(seed of the set, number of the image)`.
+            settings: as in `sample`.
+
+        Yields:
+            States of tokens int64 [n, h, w] in 0..K, K where masked; of continuous models, of images [n, C, H, W] in
+            [0, 1].
+        """
+        sampler, label = self._chosen(settings)
+        return self._states(sampler, seeds, label, None, None)
+
+    @torch.no_grad()
     def make_alone(self, seed: int, **settings: Any) -> Tensor:
-        """One image [1, C, H, W] in [0, 1], made by itself and not in a chunk, by settings in force; without autocast.
+        """One image [1, C, H, W] in [0, 1] of an image's seed, by itself and not in a chunk; without autocast.
 
-        For watching and counting what an image takes; rounding may differ from `sample`'s.
+        For counting the operations of an image; rounding may differ from `sample`'s.
         """
-        raise NotImplementedError
+        *_, last = self.states([seed], **settings)
+        return self.decode(last.x, torch.Generator().manual_seed(mix_seed(seed, ImageStream.SPIKES)))
 
-    def _sample(
-        self, n: int, seed: int, first: int, settings: dict[str, Any], progress: Callable[[int, int], None]
+    def _generate(
+        self,
+        n: int,
+        seed: int,
+        sampler: Sampler,
+        label: int | None,
+        first: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+        known: Tensor | None = None,
     ) -> Samples:
-        raise NotImplementedError
+        """Images in groups, and within them in chunks of one size; with `known`, their free positions alone."""
+        made, images = [], []
+        with torch.no_grad(), run_with(compile=self.compile), autocast(self.precision, self.device):
+            for start in range(0, n, GROUP):
+                numbers = range(first + start, first + min(start + GROUP, n))
+                seeds = [mix_seed(seed, number) for number in numbers]
+                given = None if known is None else known[start : start + GROUP]
+                for state in self._states(sampler, seeds, label, given, CHUNK):
+                    if progress and state.calls:
+                        progress(start + len(seeds) * state.calls // state.total, n)
+                made.append(state.x)
+                for rows, kept in chunks(len(seeds)):
+                    generator = torch.Generator().manual_seed(mix_seed(seed, numbers[rows[0]], ImageStream.SPIKES))
+                    decoded = self.decode(state.x[rows.to(self.device)], generator)
+                    images.append(to_uint8(decoded)[:kept].cpu())
+        tokens = None if made[0].is_floating_point() else torch.cat(made).cpu()
+        return Samples(torch.cat(images), tokens)
 
-    def _in_force(self, given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-        """The defaults, with what is given and not None in their place; of a network that knows labels, the label too.
-
-        Without a label, but with guidance above 0, the labels are drawn.
-        """
+    def _chosen(self, given: dict[str, Any]) -> tuple[Sampler, int | None]:
+        """Sampler and label of settings; with a label, guidance is 1 unless given or above 0 in the file."""
         given = {name: value for name, value in given.items() if value is not None}
-        known, kinds = [*defaults, "label"], get_type_hints(type(self.config.sample)) | {"label": int}
-        if foreign := given.keys() - known:
-            named = ", ".join(sorted(foreign))
+        own = asdict(self.config.sample)
+        if foreign := given.keys() - own - {"label"}:
             raise InputError(
-                f"the sampler of a {self.config.stage} model has no {named}: its settings are {', '.join(known)}"
+                f"the sampler of a {self.config.stage} model has no {', '.join(sorted(foreign))}: its settings are"
+                f" {', '.join([*own, 'label'])}"
             )
-        given = {name: value_of(name, value, kinds[name], FROM_FILE) for name, value in given.items()}
-        settings = defaults | {name: value for name, value in given.items() if name in defaults}
-        label, guidance = given.get("label"), settings.pop("guidance")
-        if not self.config.conditional:
-            settings.pop("guidance_T", None)
-            if given.keys() & {"label", "guidance", "guidance_T"}:
-                raise InputError("this model knows no labels: train one with conditional=true")
-            return settings
-        require(guidance >= 0, "guidance", "at least 0", guidance)
+        if not self.config.conditional and given.keys() & {"label", "guidance", "guidance_T"}:
+            raise InputError("this model is not class-conditional: train one with conditional=true")
+        label = given.pop("label", None)
         if label is not None:
-            known = self.config.labels
-            require(label in known, "label", f"a number it was trained on, one of {', '.join(map(str, known))}", label)
-            guidance = guidance if "guidance" in given else guidance or 1.0
-        return settings | {"label": label, "guidance": guidance}
+            require_integer("label", label, 0)
+            labels = self.config.labels
+            require(label in labels, "label", f"one of {', '.join(map(str, labels))}", label)
+            given.setdefault("guidance", own["guidance"] or 1.0)
+        options, most = self.config.sample.replaced(**given), self.diffusion.diffusion_steps
+        if "sample_steps" not in given:  # a preset's own may be more calls than a small grid has tokens
+            options = replace(options, sample_steps=min(options.sample_steps or most, most))
+        return self.sampler(options), label
 
-    def _split(self, settings: dict[str, Any], seeds: Sequence[int]) -> tuple[Tensor | None, float, dict[str, Any]]:
-        """Of settings in force: the labels int64 [n] of images of these seeds, the guidance, and the sampler's part.
+    def labels(self, seeds: Sequence[int], label: int | None = None) -> Tensor | None:
+        """Labels int64 [n] for images of these seeds, as class-conditional networks take them; None for any other.
 
-        A label that is not asked for is drawn from the image's seed, as probable as among the training images, and so
-        is a label's style, of which all are.
+        Without a `label` it is drawn from the image's seed, as probable as in the training data; so is its style, all
+        styles being equally probable.
         """
-        settings = dict(settings)
         if not self.config.conditional:
-            return None, 1.0, settings
-        label, guidance = settings.pop("label"), settings.pop("guidance")
+            return None
         styles, ends = self.config.styles, list(accumulate(self.config.counts))
-        drawn = [bisect(ends, mix_seed(seed, 2) % ends[-1]) for seed in seeds]
-        labels = drawn if label is None else [label] * len(seeds)
-        told = [label * styles + mix_seed(seed, 3) % styles for label, seed in zip(labels, seeds, strict=True)]
-        return torch.tensor(told, device=self.device), guidance, settings
+
+        def drawn(seed: int) -> int:
+            own = bisect(ends, mix_seed(seed, ImageStream.LABEL) % ends[-1]) if label is None else label
+            return own * styles + mix_seed(seed, ImageStream.STYLE) % styles
+
+        return torch.tensor([drawn(seed) for seed in seeds], device=self.device)
 
 
 def within(network: nn.Module, **settings: Any) -> Callable[..., Tensor]:
@@ -215,6 +254,6 @@ def within(network: nn.Module, **settings: Any) -> Callable[..., Tensor]:
 
 
 def chunks(n: int) -> Iterator[tuple[Tensor, int]]:
-    """Row numbers [CHUNK] of each chunk of `n` rows, the last row repeated as padding, and how many count."""
+    """Row numbers [CHUNK] of each chunk of `n` rows, the last row repeated as padding, and how many of them count."""
     for first in range(0, n, CHUNK):
         yield torch.arange(first, first + CHUNK, device="cpu").clamp(max=n - 1), min(CHUNK, n - first)

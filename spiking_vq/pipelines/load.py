@@ -1,9 +1,8 @@
-"""One way to a pipeline: `load`."""
+"""Loading a pipeline: `load`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,33 +12,38 @@ from spiking_vq.config.schema import DenoiserConfig
 from spiking_vq.errors import InputError
 from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.pixel import PixelPipeline
-from spiking_vq.pipelines.zoo import shipped
+from spiking_vq.pipelines.zoo import located
 
 PIPELINES = (LatentPipeline, PixelPipeline)
 
 
 def load(
-    path: str | Path, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
+    model: str | Path, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
 ) -> LatentPipeline | PixelPipeline:
-    """The generator of a `model.safetensors`, or of the weights that ship for a data set, whichever pipeline's it is.
+    """Load the pipeline of a trained model.
 
     Args:
-        path: a file; or a data set, `mnist`, or with preset or stage, `mnist-base-gaussian`.
+        model: a model that ships, by data set (`mnist`), or with preset and stage (`mnist-base-gaussian`); a run folder
+            (`runs/mnist/base`), of an unfinished run its best checkpoint so far; or a file (`model.safetensors`).
         device, precision, compile: see `Pipeline`.
 
     Raises:
-        InputError: not such a file, or of a model that cannot generate.
+        InputError: there is no such model, or one that cannot generate.
     """
-    path = shipped(path, *(generator.stage for generator in PIPELINES))
-    model, config = load_model(path)
-    if not isinstance(model, tuple(generator.kind for generator in PIPELINES)):
+    path = located(model, *(pipeline.stage for pipeline in PIPELINES))
+    networks, config = load_model(path)
+    if not isinstance(networks, tuple(pipeline.kind for pipeline in PIPELINES)):
         raise InputError(f"{path} is a {config.stage} model, which cannot generate: name a file of another stage")
-    return pipeline_of(model, config, device, precision, compile)
+    return pipeline_of(networks, config, device, precision, compile)
 
 
 def pipeline_of(
-    model: LatentModel | PixelModel, config: DenoiserConfig, *arguments: Any
+    model: LatentModel | PixelModel,
+    config: DenoiserConfig,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+    compile: bool = False,
 ) -> LatentPipeline | PixelPipeline:
-    """The generator of this kind of model; the arguments are its constructor's."""
-    (kind,) = (generator for generator in PIPELINES if isinstance(model, generator.kind))
-    return kind(model, config, *arguments)
+    """The pipeline of networks in memory; for the arguments see `Pipeline`."""
+    (kind,) = (pipeline for pipeline in PIPELINES if isinstance(model, pipeline.kind))
+    return kind(model, config, device, precision, compile)

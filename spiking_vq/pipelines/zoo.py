@@ -1,4 +1,4 @@
-"""Where trained weights lie: those that ship, and those of your own runs."""
+"""Files of trained models: those that ship, and those of your own runs."""
 
 from __future__ import annotations
 
@@ -9,57 +9,74 @@ from spiking_vq.files import read_path
 
 ZOO = Path(__file__).parents[1] / "zoo"
 
+STAGES = ("absorbing", "gaussian", "vq_svae")
+"""Stages of the models that one word may name, in the order of search."""
 
-def shipped(name: str | Path, *stages: str) -> Path:
-    """The file of this name if there is one, else that of the weights that ship: `mnist` or `mnist-base`.
+WEIGHTS = ("model.safetensors", "best.ckpt")
+"""Files of a stage's folder that hold a model: of a finished and of an unfinished run."""
+
+
+def located(word: str | Path, *stages: str) -> Path:
+    """The file of a model that one word names.
 
     Args:
-        name: a file, a data set, data set and preset, or data set, preset and stage.
-        stages: of the weights; the first that there is.
+        word: a file; a run folder, of a preset (`runs/mnist/base`) or of a stage (`runs/mnist/base/absorbing`); or a
+            model that ships, by data set, data set and preset, or data set, preset and stage (`mnist-base-gaussian`).
+        stages: of the model, in the order of search; `STAGES` if none are given.
 
     Raises:
-        InputError: neither; the message lists what ships.
+        InputError: there is none; the message lists the models that ship.
     """
-    named = [ZOO / f"{name}{preset}-{stage}.safetensors" for stage in stages for preset in ("", "-base")]
-    named += [ZOO / f"{name}.safetensors"] if str(name).endswith(stages) else []
-    for path in (read_path("path", name), *named):
-        if path.is_file():
-            return path
-    there = sorted(path.stem for path in ZOO.glob("*.safetensors") if path.stem.endswith(stages))
+    stages, path = stages or STAGES, read_path("model", word)
+    own = [path, *(folder / file for folder in (path, *(path / stage for stage in stages)) for file in WEIGHTS)]
+    names = [f"{word}{preset}-{stage}" for stage in stages for preset in ("", "-base")]
+    names += [str(word)] if str(word).endswith(stages) else []
+    for file in (*own, *(ZOO / f"{name}.safetensors" for name in names)):
+        if read_path("model", file).is_file():
+            return file
     raise InputError(
-        f"no model file at {name}, and no weights of this name ship: give the path of a model.safetensors, or one of"
-        f" {', '.join(there) or 'none'}"
+        f"no model file at {word}: give the path of a model.safetensors, a run folder such as runs/mnist/base, or the"
+        f" name of a model that ships, one of {_shipped(stages)}"
     )
 
 
 def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ckpt: str | Path | None = None) -> Path:
-    """The file to use: the one named, else that of your own run, else the one that ships.
+    """The file of a trained model: `ckpt` if given, else that of your own run, else the one that ships.
 
-    Of an unfinished run it is the best checkpoint so far; but a classifier, which judges others, must be finished.
+    Of an unfinished run it is the best checkpoint so far; a classifier, which evaluates others, must be finished.
 
     Args:
-        stage: `absorbing`; `vq_svae`, which a stage-2 file holds too; `gaussian`; or `classifier`.
-        data, preset: of the run or of the shipped weights.
+        stage: `absorbing`, `gaussian`, `classifier`, or `vq_svae`, which a stage-2 file holds too.
+        data, preset: of the run or of the shipped model.
         runs: folder of the run folders.
-        ckpt: a file that was named; it must exist.
+        ckpt: a file; None (default) searches.
 
     Raises:
-        InputError: there is none; the message names the places looked at.
+        InputError: there is none; the message names the paths that were searched.
     """
     holders = [stage, "absorbing"] if stage == "vq_svae" else [stage]
-    folder, file = read_path("runs", runs), read_path("ckpt", ckpt) if ckpt else None
-    names = ["model.safetensors"] if stage == "classifier" else ["model.safetensors", "best.ckpt"]
-    own = [folder / data / preset / holder / name for name in names for holder in holders]
-    shipped = [ZOO / f"{data}-{preset}-{holder}.safetensors" for holder in holders]
-    for path in [file] if file else [*own, *shipped]:
-        if read_path("the model's file", path).is_file():
-            return path
-    if file:
-        raise InputError(f"no model file at {file}")
-    there = ", ".join(sorted(path.name for path in ZOO.glob("*.safetensors"))) or "none"
-    train = {"classifier": "`make classifier`", "gaussian": "`make unet`"}.get(stage, "`make stage1` and `make stage2`")
-    name = "classifier=" if stage == "classifier" else "CKPT="
+    if ckpt:
+        files = [read_path("ckpt", ckpt)]
+    else:
+        run, names = read_path("runs", runs) / data / preset, WEIGHTS[:1] if stage == "classifier" else WEIGHTS
+        files = [run / holder / name for name in names for holder in holders]
+        files += [ZOO / f"{data}-{preset}-{holder}.safetensors" for holder in holders]
+    for file in files:
+        if read_path("model", file).is_file():
+            return file
+    if ckpt:
+        raise InputError(f"no model file at {files[0]}")
+    training = [
+        f"`spiking-vq train {part}`" for part in (("vq_svae", "absorbing") if stage == "absorbing" else (stage,))
+    ]
     raise InputError(
-        f"no trained {stage} model for DATA={data} PRESET={preset}: looked for {own[0]}, then among the shipped ones"
-        f" ({there}). Train it with {train}, or name a file with {name}."
+        f"no trained {stage} model for data={data} preset={preset}: neither {files[0]}, nor one that ships"
+        f" ({_shipped(holders)}). Train it with {' and '.join(training)}, or name a file with"
+        f" {'classifier' if stage == 'classifier' else 'ckpt'}="
     )
+
+
+def _shipped(stages: tuple[str, ...] | list[str]) -> str:
+    """The names of the models that ship of these stages."""
+    names = sorted(path.stem for path in ZOO.glob("*.safetensors") if path.stem.endswith(tuple(stages)))
+    return ", ".join(names) or "none"

@@ -1,7 +1,7 @@
-"""Kernels, plain functions of tensors, that are compiled or run as they are.
+"""Run kernels, which are plain functions of tensors, compiled or as they are.
 
 Inside `with run_with(compile=True):` they go through `torch.compile` (C++ on a CPU, Triton on a GPU), once for each
-plan and types, whatever the sizes; torch keeps them on disk.
+kind of layer and types, whatever the sizes; torch keeps the result on disk.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 
-def kernel(function: Callable, plan: Hashable | None, compile: bool) -> Callable:
-    """What to call for `function(plan, *tensors)`, or for `function(*tensors)` if there is no plan."""
+def kernel(function: Callable, kind: Hashable | None, compile: bool) -> Callable:
+    """Return `function` of tensors with its first argument `kind` bound (if not None), compiled or not."""
     if compile:
-        return _compiled_kernel(function, plan)
-    return function if plan is None else partial(function, plan)
+        return _compiled_kernel(function, kind)
+    return function if kind is None else partial(function, kind)
 
 
 @cache
-def _compiled_kernel(function: Callable, plan: Hashable | None) -> Callable:
-    bound = function if plan is None else partial(function, plan)
+def _compiled_kernel(function: Callable, kind: Hashable | None) -> Callable:
+    bound = function if kind is None else partial(function, kind)
 
     def run(*tensors: Tensor | None) -> Any:
         return bound(*tensors)
@@ -36,7 +36,7 @@ def _compiled_kernel(function: Callable, plan: Hashable | None) -> Callable:
     traced = torch.compile(own, dynamic=True, fullgraph=True)
 
     def call(*tensors: Tensor | None) -> Any:
-        # Detached: what a tensor is a view of, and whether it asks for a gradient, would be guarded, and traced anew.
+        # Detached: torch would guard the base of a view and requires_grad, and trace anew where they change.
         return traced(*(None if tensor is None else tensor.detach() for tensor in tensors))
 
     return call

@@ -1,7 +1,8 @@
-"""What several processes that train one network tell each other; a process by itself is the only rank.
+"""Exchange between the processes that train one network; a single process is the only rank.
 
-Every process, a rank, holds the same number of rows of the batch, of R ranks rank r the rows r, r + R, r + 2 R...: what
-is spread evenly over the batch, as diffusion times are, is spread evenly over each share of it.
+Each process is a rank and holds the same number of rows of the batch: of R ranks, rank r has the rows r, r + R, r + 2R
+and so on. So a quantity that is spread evenly over the batch, such as the diffusion time, is spread evenly over each
+rank's rows.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ def num_ranks() -> int:
 
 
 def rank() -> int:
-    """Which of them this is."""
+    """Number of this process, in 0..ranks-1."""
     return distributed.get_rank() if num_ranks() > 1 else 0
 
 
 def own_rows(x: Tensor) -> Tensor:
-    """This rank's rows of `x` [N, ...], `[N / ranks, ...]`; N divides."""
+    """This rank's rows `[N / ranks, ...]` of `x` [N, ...]; N is a multiple of the number of ranks."""
     return x[rank() :: num_ranks()]
 
 
 def stacked(x: Tensor) -> Tensor:
-    """All ranks' `x` [...], as `[ranks, ...]`."""
+    """Stack all ranks' `x` [...] to `[ranks, ...]`."""
     if num_ranks() == 1:
         return x.unsqueeze(0)
     every = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(num_ranks())]

@@ -1,4 +1,4 @@
-"""Keeping freed memory in the process."""
+"""Keep freed memory in the process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library not to hand freed memory back to the system; returns whether it did as told.
+    """Tell the C library to keep freed memory; returns whether it does.
 
-    glibc maps every tensor beyond 32 MB anew and unmaps it when freed, and the kernel clears each page again at its
-    first use: a large part of a training step at T = 16. The process stays as large as it ever was. Without glibc this
-    does nothing.
+    glibc maps every tensor above 32 MB anew and unmaps it when freed, and the kernel clears each page at its first use,
+    a large part of a training step at T = 16. In exchange the process never shrinks. Without glibc this does nothing.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""Which numbers a network computes with."""
+"""Number formats that a network computes with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def parameter_type(precision: str) -> torch.dtype:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """What synapses compute with: bf16 for `bf16`, else the parameters' type; membranes are never in bf16."""
+    """Autocast block in which synapses compute in bf16 for `bf16`, else in the parameters' type; membranes never do."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -25,7 +25,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 def usual_defaults() -> Iterator[None]:
     """Inside the block torch makes float32 tensors on the CPU, whatever defaults other code has set.
 
-    For building networks to train, whose initial weights depend on both. The default type is the whole process's.
+    For building networks to train, whose initial weights depend on both. The default type belongs to the whole process.
     """
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
@@ -36,9 +36,6 @@ def usual_defaults() -> Iterator[None]:
         torch.set_default_dtype(dtype)
 
 
-# Kernels
-
-
 def state_type(x: Tensor) -> torch.dtype:
-    """What accumulates over time does so in fp32 at least: spikes are exact in bf16, membranes are not."""
+    """Type of sums over time of `x`, such as membranes: x's own, but fp32 at least. Spikes alone are exact in bf16."""
     return torch.promote_types(x.dtype, torch.float32)

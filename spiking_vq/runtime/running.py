@@ -1,7 +1,7 @@
-"""How networks run inside a block: settings that reach every layer of a call, and no other call.
+"""Settings of a block of code that reach every layer called inside, and no other call.
 
-They belong to the thread (or task) that set them. No module is written to, so that threads may share a network, and
-nothing is left behind.
+They belong to the thread (or task) that set them and end with the block. No module is changed, so threads may share a
+network.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ SpikeObserver = Callable[[Tensor], None]
 """Called with the spikes `[T, B, ...]` of a neuron layer's call."""
 
 SpikeCounter = Callable[[Tensor, int], None]
-"""Called with the number of spikes of a neuron layer's call, a float32 scalar with its gradient, and the number of
-slots for one."""
+"""Called with the number of spikes of a neuron layer's call, a float32 scalar with gradient, and the largest possible
+number."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,14 @@ class Run:
     """The settings in force.
 
     Attributes:
-        compile: kernels go through `torch.compile` (see `spiking_vq.compiling`); the backward pass of a layer does as
-            its forward did.
-        num_steps: spiking steps T that networks take; None leaves each network its own.
-        threshold_shift: added to the firing threshold of every `LIF` layer.
-        unfolded: read-outs apply their synapse at every step, as a neuromorphic chip does; the results are the same.
-        observers: neuron layer -> its observer, block by block.
-        counters: neuron layer -> its counter, block by block.
+        compile: kernels go through `torch.compile` (see `runtime.compiling`), in the backward pass of a layer as in its
+            forward pass; default False.
+        num_steps: number of spiking steps T of all networks; None (default) leaves each network its own.
+        threshold_shift: added to the firing threshold of every `LIF` layer; default 0.
+        unfolded: read-outs apply their synapse at every step, as a neuromorphic chip does, with the same result;
+            default False.
+        observers: for each block around, neuron layer -> observer.
+        counters: for each block around, neuron layer -> counter.
     """
 
     compile: bool = False
@@ -48,15 +49,15 @@ _run: ContextVar[Run] = ContextVar("run", default=Run())  # noqa: B039 (frozen)
 
 
 def running() -> Run:
-    """The settings in force here."""
+    """Return the settings in force."""
     return _run.get()
 
 
 @contextmanager
 def run_with(**settings: Any) -> Iterator[None]:
-    """Inside the block these fields of `Run` are in force; those not given stay as they are.
+    """Set fields of `Run` inside the block; the others keep their values.
 
-    Observers and counters are added to those of the blocks around.
+    Observers and counters, given as one mapping, are added to those of the blocks around.
     """
     outer = _run.get()
     for name in ("observers", "counters"):
@@ -70,5 +71,5 @@ def run_with(**settings: Any) -> Iterator[None]:
 
 
 def steps_of(network: nn.Module) -> int:
-    """Spiking steps that a network takes here: `num_steps` of the block, else the network's own T."""
+    """Number of spiking steps that a network takes: `num_steps` of the block, else the network's own T."""
     return running().num_steps or network.T

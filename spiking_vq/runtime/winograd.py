@@ -1,12 +1,12 @@
 """3x3 convolutions with fewer products, by Winograd's minimal filtering F(4x4, 3x3).
 
-Four by four outputs are computed from six by six inputs: both the inputs and the weights are transformed, multiplied
-place by place (36 products instead of 144), and transformed back: `y = A^T [(G w G^T) * (B^T x B)] A`, where the
-product over channels is a matrix product for each of the 36 places. On a grid of 7x7, filled up to 8x8, that is a third
-of the products. The transforms cost a pass over memory each, so this pays where the channels are many.
+Four by four outputs are computed from six by six inputs: inputs and weights are transformed, multiplied element by
+element (36 products instead of 144), and transformed back: `y = A^T [(G w G^T) * (B^T x B)] A`, where the product over
+channels is a matrix product for each of the 36 elements. A grid of 7x7, padded to 8x8, takes a third of the products.
+Each transform takes a pass over memory, so this pays where the channels are many.
 
-It is the same function up to rounding. In bf16 that is several times the convolution's own, though spikes stay exact
-when transformed.
+The result is the same up to rounding. In bf16 that is several times the convolution's own, though transformed spikes
+stay exact.
 
 Reference: Lavin and Gray, arXiv:1509.09308.
 """
@@ -26,11 +26,10 @@ from spiking_vq.runtime.compiling import kernel
 from spiking_vq.runtime.running import running
 
 OUT, TAPS = 4, 3
-
 TILE = OUT + TAPS - 1
 
 MIN_CHANNEL_PAIRS = 128 * 256
-"""Input times output channels from which on it is faster than the convolution."""
+"""Smallest product of input and output channels for which the filtering is faster than the convolution."""
 
 POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-2))  # and infinity
 
@@ -40,8 +39,8 @@ Matrix = list[list[float]]
 def cook_toom(points: Sequence[Fraction], num_taps: int) -> tuple[Matrix, Matrix, Matrix]:
     """The transforms `A^T` [m, n], `G` [n, r] and `B^T` [n, n] of F(m, r), m = n - r + 1.
 
-    m outputs of a filter with r taps are the coefficients of a product of polynomials, found from its values at n - 1
-    points and at infinity.
+    m outputs of a filter with r taps are coefficients of a product of polynomials, which its values at n - 1 points and
+    at infinity determine.
 
     Args:
         points: n - 1 distinct numbers.
@@ -73,7 +72,6 @@ def cook_toom(points: Sequence[Fraction], num_taps: int) -> tuple[Matrix, Matrix
 
 
 OUTPUTS, WEIGHTS, INPUTS = cook_toom(POINTS, TAPS)
-
 GRADIENTS = [list(column) for column in zip(*OUTPUTS, strict=True)]
 
 
@@ -81,7 +79,7 @@ GRADIENTS = [list(column) for column in zip(*OUTPUTS, strict=True)]
 
 
 def both_sides(matrix: Matrix, tile: list[list[Tensor]]) -> Tensor:
-    """`matrix tile matrix^T`, the entries of the tile being tensors [...]; its entries row by row, `[n * n, ...]`."""
+    """`matrix tile matrix^T` of a tile whose entries are tensors [...]; entries row by row, `[n * n, ...]`."""
     rows = [[_combination(row, column) for column in zip(*tile, strict=True)] for row in matrix]
     dtype = tile[0][0].dtype
     return torch.stack([_combination(other, row).to(dtype) for row in rows for other in matrix])
@@ -103,12 +101,12 @@ def input_kernel(padded: Tensor) -> Tensor:
 
 
 def output_kernel(*products: Tensor) -> Tensor:
-    """Products, 36 of [P, C], transformed back, the outputs of each tile: [16, P, C]."""
+    """36 products [P, C], transformed back to the outputs of each tile: [16, P, C]."""
     return both_sides(OUTPUTS, [list(products[TILE * i : TILE * (i + 1)]) for i in range(TILE)])
 
 
 def gradient_kernel(padded: Tensor) -> Tensor:
-    """Tiles of the gradient of the outputs, `padded` [N, 4 a, 4 b, C], as the gradient of the products: [36, P, C]."""
+    """Tiles of the outputs' gradient, `padded` [N, 4 a, 4 b, C], transformed to the products' gradient: [36, P, C]."""
     tiles = padded.unfold(1, OUT, OUT).unfold(2, OUT, OUT)
     return both_sides(GRADIENTS, [[tiles[..., i, j] for j in range(OUT)] for i in range(OUT)]).flatten(1, 3)
 
@@ -117,7 +115,7 @@ def gradient_kernel(padded: Tensor) -> Tensor:
 
 
 def convolve(x: Tensor, weight: Tensor, compile: bool) -> tuple[Tensor, Tensor]:
-    """`[N, H, W, C']`, the convolution of `x` with zeros around it; and `x` transformed, [36, P, C]."""
+    """Convolution `[N, H, W, C']` of `x` with zeros around it; and the transformed x, [36, P, C]."""
     size = x.shape[1:3]
     inputs = kernel(input_kernel, None, compile)(_padded(x, border=1))
     tiles = kernel(output_kernel, None, compile)(*_products(inputs, weight))
@@ -126,13 +124,13 @@ def convolve(x: Tensor, weight: Tensor, compile: bool) -> tuple[Tensor, Tensor]:
     y = x.new_empty(len(x), *size, weight.shape[0])
     for i in range(OUT):
         for j in range(OUT):
-            places = y[:, i::OUT, j::OUT]
-            places.copy_(tiles[i, j, :, : places.shape[1], : places.shape[2]])
+            pixels = y[:, i::OUT, j::OUT]
+            pixels.copy_(tiles[i, j, :, : pixels.shape[1], : pixels.shape[2]])
     return y, inputs
 
 
 def weight_gradient(inputs: Tensor, grad: Tensor, compile: bool) -> Tensor:
-    """`[C', C, 3, 3]`, in fp32 at least, of transformed inputs [36, P, C] and the outputs' gradient [N, H, W, C']."""
+    """Gradient `[C', C, 3, 3]`, fp32 at least, from transformed inputs [36, P, C] and the outputs' [N, H, W, C']."""
     products = kernel(gradient_kernel, None, compile)(_padded(grad, border=0))
     transformed = torch.bmm(inputs.mT, products)  # [36, C, C']
     transformed = transformed.to(torch.promote_types(grad.dtype, torch.float32))
@@ -145,7 +143,7 @@ def _num_tiles(size: Sequence[int]) -> tuple[int, int]:
 
 
 def _padded(x: Tensor, border: int) -> Tensor:
-    """`x` [N, H, W, C] with zeros: `border` before, as much after as makes whole tiles."""
+    """`x` [N, H, W, C] with `border` zeros before, and zeros after up to whole tiles and a border."""
     height, width = x.shape[1:3]
     rows, columns = _num_tiles((height, width))
     padded = x.new_empty(len(x), OUT * rows + 2 * border, OUT * columns + 2 * border, x.shape[-1])
@@ -157,7 +155,7 @@ def _padded(x: Tensor, border: int) -> Tensor:
 
 def _products(inputs: Tensor, weight: Tensor) -> Sequence[Tensor]:
     """Matrix products of transformed inputs [36, P, C] with the transformed weights [C', C, 3, 3]: 36 of [P, C']."""
-    if inputs.dtype == torch.float32:  # as 1x1 convolutions, at which oneDNN is faster than MKL at products
+    if inputs.dtype == torch.float32:  # as 1x1 convolutions: oneDNN is faster at these than MKL at products
         images = inputs.unsqueeze(1).unsqueeze(3).permute(0, 1, 4, 2, 3)  # 36 of [1, C, P, 1], channels-last
         filters = _transformed(weight.permute(2, 3, 0, 1))[..., None, None]
         return [F.conv2d(x, w)[0, :, :, 0].mT for x, w in zip(images, filters, strict=True)]
@@ -171,7 +169,7 @@ def _weight_matrix(like: Tensor) -> Tensor:
 
 
 def _transformed(taps: Tensor) -> Tensor:
-    """`G w G^T` of `taps` [3, 3, ...], the weights with their place in the filter first: [36, ...]."""
+    """`G w G^T` of weights [3, 3, ...], the filter's dimensions first: [36, ...]."""
     return (_weight_matrix(taps) @ taps.reshape(TAPS * TAPS, -1)).view(TILE * TILE, *taps.shape[2:])
 
 
@@ -179,10 +177,10 @@ def _transformed(taps: Tensor) -> Tensor:
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution with zeros around the image and without bias, by Winograd's filtering where that is faster.
+    """3x3 convolution with zeros around the image and without bias, by Winograd's filtering where that is faster.
 
-    That is on a CPU, among compiled kernels (`running.run_with`) and with many channels; and while training only, as
-    what a trained network gives must not depend on how it is run.
+    That is on a CPU, inside `run_with(compile=True)` and with many channels; and in training mode only, as the outputs
+    of a trained network must not depend on how it runs.
 
     Args:
         in_channels, out_channels: C and C'.
@@ -217,7 +215,7 @@ class _Convolution(torch.autograd.Function):
         grad = grad.contiguous()
         grad_x = grad_weight = None
         with torch.autocast(grad.device.type, enabled=False):
-            if ctx.needs_input_grad[0]:  # again a convolution, with the weights turned round
+            if ctx.needs_input_grad[0]:  # a convolution too, with the flipped weights
                 grad_x, _ = convolve(grad, weight.flip(2, 3).transpose(0, 1), ctx.compile)
             if ctx.needs_input_grad[1]:
                 grad_weight = weight_gradient(inputs, grad, ctx.compile).to(weight.dtype)

@@ -1,10 +1,9 @@
-"""The paper's two networks the plain way, on SpikingJelly: what the package is measured against.
+"""The paper's two networks written the plain way on SpikingJelly: the reference of the benchmark.
 
-Neurons step one by one, or by SpikingJelly 2's own scan.
-
-The image is repeated T times through every layer, every layer is a module of its own, the read-out is applied at every
-step, and sampling calls the denoiser once for each of the 49 times, whether or not anything is unmasked. This is the
-shape of the authors' program, written anew from the paper; the arithmetic is that of `PRESET=paper`.
+The neurons step one by one, or by SpikingJelly 2's own scan. The image is repeated T times through every layer, every
+layer is a module of its own, the read-out is applied at every step, and sampling calls the denoiser once for each of
+the 49 diffusion times, whether or not it unmasks anything. This is the structure of the authors' program, written anew
+from the paper; the arithmetic is that of the preset `paper`.
 
 Reference: Liu et al., arXiv:2308.10187.
 """
@@ -28,7 +27,7 @@ def fused_lif() -> nn.Module:
 
 
 def stepwise_lif() -> nn.Module:
-    """The same neuron step by step, as in the SpikingJelly releases of the authors' time."""
+    """The same neuron step by step, as in SpikingJelly releases of the time of the paper."""
     return layer.MultiStepContainer(
         neuron.LIFNode(tau=2.0, surrogate_function=surrogate.ATan(alpha=2.0), step_mode="s")
     )
@@ -72,7 +71,7 @@ class PlainVQSVAE(nn.Module):
         )
         self.mix = nn.Parameter(torch.tensor(0.5))
         self.codebook = nn.Embedding(K, D)
-        self.generator = nn.Sequential(*spiking(nn.Conv2d(D, D, 1), D, lif))
+        self.spike_generator = nn.Sequential(*spiking(nn.Conv2d(D, D, 1), D, lif))
         self.decoder = nn.Sequential(
             *spiking(nn.ConvTranspose2d(D, 64, 3, 2, 1, 1), 64, lif),
             *spiking(nn.ConvTranspose2d(64, 32, 3, 2, 1, 1), 32, lif),
@@ -90,7 +89,7 @@ class PlainVQSVAE(nn.Module):
         codes = self.codebook(ids).view(len(z), *GRID, D).permute(0, 3, 1, 2)
         quantizer = F.mse_loss(codes, z.detach()) + 0.25 * F.mse_loss(z, codes.detach())
         codes = z + (codes - z).detach()
-        q_spk = self.generator(codes.unsqueeze(0).repeat(T, 1, 1, 1, 1))
+        q_spk = self.spike_generator(codes.unsqueeze(0).repeat(T, 1, 1, 1, 1))
         image = torch.tanh(decayed_sum(self.decoder(q_spk)))
         psp_q, psp_z = psp(q_spk), psp(z_spk)
         spikes = F.mse_loss(psp_q, psp_z.detach()) + 0.25 * F.mse_loss(psp_q.detach(), psp_z)
@@ -126,7 +125,7 @@ class PlainSDID(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
-        """N grids of tokens in 49 calls."""
+        """Token grids [n, 7, 7] from 49 calls."""
         tokens = torch.full((n, *GRID), K, device=self.readout[0].weight.device)
         for t in range(GRID[0] * GRID[1], 0, -1):
             chosen = (tokens == K) & (torch.rand(tokens.shape, device=tokens.device) < 1 / t)

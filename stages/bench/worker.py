@@ -1,6 +1,6 @@
 """One variant in a process of its own: `python -m stages.bench.worker CASE VARIANT DEVICE [peak]`; prints `Measured`.
 
-With `peak`, the most memory that tensors held at once during a run is measured too.
+With `peak`, it also measures the most memory that tensors held at once during a run.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from torch.profiler import ProfilerActivity, profile
 
 from spiking_vq.runtime.memory import keep_freed_memory
 from spiking_vq.runtime.running import run_with
-from stages.bench.cases import CASES, Run, Variant
+from stages.bench.cases import CASES, Variant
+from stages.bench.work import Run
 
 TURN = 3.0
-"""Seconds of one turn at least."""
+"""Least seconds of a turn."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a process tells of its variant.
+    """Times and memory of one variant in one process.
 
     Attributes:
         first_s: seconds of the first run, in which kernels are compiled or loaded.
-        median_s: of the runs after it.
-        peak_mb: the most that tensors held at once during a run beyond what they held before, in MB; without
-            libraries' own. None unless asked for.
+        median_s: median seconds of the later runs.
+        peak_mb: the most memory in MB that tensors held at once during a run, without what they held before it and
+            without memory of libraries; None unless asked for.
     """
 
     first_s: float
@@ -40,14 +41,8 @@ class Measured:
     peak_mb: float | None = None
 
 
-def find(case: str, variant: str) -> Variant:
-    """The variant of these names."""
-    (found,) = (known.variants[variant] for known in CASES if known.name == case)
-    return found
-
-
 def times(run: Run, device: torch.device, turn: float = 0.0) -> list[float]:
-    """How long each run takes, of as many as fill a turn of so many seconds, at least one."""
+    """Seconds of each run; there are as many runs as fill a turn of so many seconds, at least one."""
     taken: list[float] = []
     while sum(taken) <= turn:
         started = time.perf_counter()
@@ -59,7 +54,7 @@ def times(run: Run, device: torch.device, turn: float = 0.0) -> list[float]:
 
 
 def peak_mb(run: Run, device: torch.device) -> float:
-    """See `Measured`."""
+    """`Measured.peak_mb` of a run."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -78,7 +73,7 @@ def peak_mb(run: Run, device: torch.device) -> float:
 
 
 def measure(variant: Variant, device: torch.device, peak: bool) -> Measured:
-    """Build, run once, run for a turn."""
+    """Build the variant, run it once, then run it for a turn."""
     torch.manual_seed(0)
     if variant.ours:
         keep_freed_memory()
@@ -90,8 +85,8 @@ def measure(variant: Variant, device: torch.device, peak: bool) -> Measured:
 
 
 def main(case: str, variant: str, device: str, *peak: str) -> None:
-    """Measure and print."""
-    print(json.dumps(asdict(measure(find(case, variant), torch.device(device), peak == ("peak",)))))
+    """Measure a variant and print `Measured` as JSON."""
+    print(json.dumps(asdict(measure(CASES[case][variant], torch.device(device), peak == ("peak",)))))
 
 
 if __name__ == "__main__":

@@ -13,27 +13,29 @@ import torch
 
 from spiking_vq.errors import InputError, require
 
+MOST_PROCESSES = max(64, os.cpu_count() or 1)
+"""Processes that may share a CPU at most; each takes its own memory."""
+
 
 def check_device(name: str, devices: int = 1) -> None:
     """Raise `InputError` unless torch can compute on the device of this name, or on so many of this kind."""
     require(devices >= 1, "devices", "at least 1", devices)
     try:
-        place = torch.device(name)
-        if devices > 1 and place.index is not None:
-            raise InputError(f"device={name} is one device: with devices={devices} it is device={place.type}")
-        if place.type == "cpu" and place.index is not None:
+        device = torch.device(name)
+        if devices > 1 and device.index is not None:
+            raise InputError(f"device={name} is one device: with devices={devices} it is device={device.type}")
+        if device.type == "cpu" and device.index is not None:
             raise InputError(f"device={name} is no device of its own: use device=cpu")
-        if place.type == "cuda" and devices > torch.cuda.device_count() > 0:
-            found = torch.cuda.device_count()
-            raise InputError(f"devices must be at most {found}, as many as there are of device=cuda; got {devices}")
         torch.zeros(1, device=name).cpu()  # `meta` computes nothing
+        most = torch.cuda.device_count() if device.type == "cuda" else MOST_PROCESSES
+        require(devices <= most, "devices", f"at most {most} of device={device.type}", devices)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device={name} cannot be used here ({reason}): try device=cpu") from error
 
 
 def can_compile() -> bool:
-    """Whether `torch.compile` works here, found out by trying; if not, say so."""
+    """Whether `torch.compile` works here; tries it, and prints a line if it does not."""
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8))
     except Exception as error:  # whatever a missing compiler or header surfaces as

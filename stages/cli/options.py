@@ -6,28 +6,33 @@ import difflib
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from spiking_vq.checkpoint.file import checkpoint_step, is_checkpoint
+from spiking_vq.config.schema import STAGES
 from spiking_vq.config.text import FROM_TEXT, read_number
 from spiking_vq.diffusion.absorbing_sampler import AbsorbingSamplerOptions
 from spiking_vq.diffusion.gaussian_sampler import GaussianSamplerOptions
 from spiking_vq.errors import InputError
-from spiking_vq.fields import OneOf, check_fields, value_of
+from spiking_vq.fields import Natural, OneOf, value_of
 from spiking_vq.pipelines import zoo
 from spiking_vq.pipelines.base import Pipeline
-from spiking_vq.pipelines.zoo import find_model
+from stages.cli.help import explanations
 
 CONFIGS = next(
-    folder for folder in (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
+    folder
+    for folder in (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
     if folder.is_dir()
 )
 """Folder of the presets. A wheel holds it inside the package; in the repository it lies next to it."""
 
 RUNS = Path("runs")
+"""Default folder of the run folders."""
+
 LOADABLE = ("vq_svae", "absorbing", "gaussian")
+"""Stages of the models that commands take."""
 
 Options = TypeVar("Options")
 
@@ -37,12 +42,13 @@ class ModelOptions:
     """Options that name a trained model.
 
     Attributes:
-        model: a model that ships (`mnist`), a run folder (`runs/mnist/base`) or a file (`model.safetensors`); the one
-            word without `=`. Given, it replaces the other four.
-        stage: `vq_svae`, `absorbing` or `gaussian`.
-        data: name of the data set.
-        preset: name of the preset.
-        ckpt: a `model.safetensors`, or a checkpoint in its run folder.
+        model: a model that ships (`mnist`, `mnist-base-gaussian`), a run folder (`runs/mnist/base`) or a file
+            (`model.safetensors`, `best.ckpt`), written without `model=`; None (default) takes `ckpt`, or else the model
+            of this stage, data and preset, your own run before the one that ships.
+        stage: stage of the model.
+        data: data set of the model.
+        preset: preset of the model.
+        ckpt: file of the model, a `model.safetensors` or a checkpoint in its run folder.
         runs: folder of the run folders.
     """
 
@@ -54,43 +60,52 @@ class ModelOptions:
     runs: Path = RUNS
 
     def find(self) -> Path:
-        """The model's file: the one named, else that of your own run, else the one that ships.
+        """Return the model's file; see `model`.
 
         Raises:
             InputError: there is none, or `runs` names a folder that does not exist.
         """
         if self.model:
-            return zoo.located(self.model)
+            path = zoo.located(self.model)
+            if path.parent != zoo.ZOO:
+                say_which_weights(path, self.runs)
+            return path
         if not self.ckpt and self.runs != RUNS and not self.runs.is_dir():
-            raise InputError(f"no folder {self.runs}: runs= names the one you trained in. Leave it out to use what ships.")
-        path = find_model(self.stage, self.data, self.preset, self.runs, self.ckpt)
+            raise InputError(f"no folder {self.runs}: runs= names the one you trained in; without it, take what ships")
+        path = zoo.find_model(self.stage, self.data, self.preset, self.runs, self.ckpt)
         if not self.ckpt:
             say_which_weights(path, self.runs)
         return path
 
 
-def _sampler_fields() -> list[tuple[str, Any, Any]]:
-    """Name, type and default of each option of the samplers; None stands for the model's own."""
-    hints: dict[str, Any] = {"label": int}
-    for options in (AbsorbingSamplerOptions, GaussianSamplerOptions):
-        hints = get_type_hints(options, include_extras=True) | hints
-    return [(name, hint | None, field(default=None)) for name, hint in hints.items()]
+def _sampler_arguments() -> type:
+    """Dataclass of all options of the samplers and the label; each may be None, which is the model's own."""
+    hints, texts = {}, {"label": "class of the images, for class-conditional models"}
+    for options in (GaussianSamplerOptions, AbsorbingSamplerOptions):
+        hints |= get_type_hints(options, include_extras=True)
+        texts |= explanations(options)
+    hints["label"] = Natural
+    given = [(name, hint | None, field(default=None)) for name, hint in hints.items()]
+    cls = make_dataclass("SamplerArguments", given, frozen=True, kw_only=True)
+    explained = "".join(f"    {name}: {text}\n" for name, text in texts.items())
+    cls.__doc__ = f"Options of the samplers; None (default) is the model's own.\n\nAttributes:\n{explained}"
+    return cls
 
 
-SamplerArguments = make_dataclass("SamplerArguments", _sampler_fields(), frozen=True, kw_only=True)
-SamplerArguments.__doc__ = """Options of the samplers; one that is not given is the model's own."""
+SamplerArguments = _sampler_arguments()
+"""Mixin for the options of commands that sample."""
 
-SAMPLER = tuple(name for name, *_ in _sampler_fields())
+SAMPLER = tuple(SamplerArguments.__dataclass_fields__)
 """Names of the samplers' options."""
 
 
-def sampler_settings(pipeline: Pipeline, options: Any) -> Any:
-    """The sampler settings in force; see `Pipeline.sampling`."""
+def sampler_settings(pipeline: Pipeline, options: Any) -> dict[str, Any]:
+    """Return the settings of the sampler that the options and the model give; see `Pipeline.sampling`."""
     return pipeline.sampling(**{name: getattr(options, name, None) for name in SAMPLER})
 
 
 def read_options(cls: type[Options], arguments: Sequence[str]) -> Options:
-    """The options that arguments give; an empty value keeps the default, the last of several counts.
+    """Return the options that arguments give; an empty value is ignored, the last of several counts.
 
     Args:
         cls: dataclass of the command's options.
@@ -105,16 +120,34 @@ def read_options(cls: type[Options], arguments: Sequence[str]) -> Options:
         if not separator and "model" in hints and "model" not in given:
             key, value = "model", text
         elif not separator or key not in hints:
-            near = difflib.get_close_matches(key, hints, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near and separator else f"the options are {', '.join(hints)}"
-            raise InputError(f"unknown argument {text!r}: expected key=value; {hint}")
+            raise InputError(f"unknown argument {text!r}: expected key=value; {nearest(key, list(hints), 'options')}")
         if value:
             given[key] = value_of(key, value, hints[key], FROM_TEXT)
     return cls(**given)
 
 
+def nearest(word: str, names: Sequence[str], kind: str) -> str:
+    """Return the end of a message about an unknown word: the most similar names, or else all names of this kind."""
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"the {kind} are {', '.join(names)}"
+
+
+def preset_file(stage: str, preset: str) -> Path:
+    """Return the YAML file of a preset of a stage.
+
+    Raises:
+        InputError: there is none; the message names the nearest stage or preset.
+    """
+    if stage not in STAGES:
+        raise InputError(f"unknown stage {stage!r}: {nearest(stage, list(STAGES), 'stages')}")
+    files = {file.stem: file for file in sorted((CONFIGS / stage).glob("*.yaml"))}
+    if preset not in files:
+        raise InputError(f"no preset {preset!r} for stage {stage}: {nearest(preset, list(files), 'presets')}")
+    return files[preset]
+
+
 def say_which_weights(path: Path, runs: Path) -> None:
-    """Tell a person who named no file if the model that was found is not a finished run's."""
+    """Print a line on stderr if a model that was searched for is not that of a finished run."""
     if path.parent == zoo.ZOO:
         print(f"no such model in {runs}: using the weights that ship, {path}", file=sys.stderr)
     elif is_checkpoint(path):
@@ -124,7 +157,7 @@ def say_which_weights(path: Path, runs: Path) -> None:
 
 
 def read_numbers(name: str, text: str, example: str) -> list[float]:
-    """The numbers of an option that takes several, such as `"1 1.5"`.
+    """Return the numbers of an option that takes several, such as `"1 1.5"`.
 
     Raises:
         InputError: not numbers; the message shows the example.
@@ -136,7 +169,7 @@ def read_numbers(name: str, text: str, example: str) -> list[float]:
 
 
 def recorded_command(command: str, arguments: Sequence[str]) -> str:
-    """The command line as a report tells it; of an absolute path, or one in a home folder, only the last part.
+    """Return the command line for a report, with the last part only of paths that are absolute or in a home folder.
 
     Args:
         command: such as `train` or `study labels`.

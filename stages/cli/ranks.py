@@ -1,4 +1,4 @@
-"""Several processes that share the work of a command which does not train: the command line runs once in each."""
+"""Several processes that share the work of a command which does not train: each runs the same command line."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from spiking_vq.runtime.distributed import num_ranks
 
 
 def launch(device: str, devices: int) -> torch.device:
-    """Start the other processes, if there are to be several, and say where this one computes.
+    """Start the other processes, if there are to be several, and return this one's device.
 
-    What can be wrong is to be found before: the others run the whole command line, up to here, once more.
+    Mistakes must be reported before: the other processes run the whole command line again, up to this call.
     """
-    place = torch.device(device)
     if devices == 1:
-        return place
-    from lightning.fabric import Fabric  # here, as it takes seconds and one process needs none of it
+        return torch.device(device)
+    from lightning.fabric import Fabric  # takes seconds to import, and a single process does not need it
 
-    fabric = Fabric(accelerator=place.type, devices=devices, strategy="ddp")
+    fabric = Fabric(accelerator=torch.device(device).type, devices=devices, strategy="ddp")
     fabric.launch()
     return fabric.device
 
@@ -31,4 +30,4 @@ def gathered(parts: dict[int, Any]) -> dict[int, Any]:
     if num_ranks() > 1:
         every = [None] * num_ranks()
         distributed.all_gather_object(every, parts)
-    return dict(sorted(item for found in every for item in found.items()))
+    return dict(sorted(item for entries in every for item in entries.items()))

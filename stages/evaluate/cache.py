@@ -13,8 +13,7 @@ from spiking_vq.files import atomic_write
 class ArrayCache:
     """Arrays kept in a folder, which may be deleted at any time.
 
-    Where the folder cannot be written to nothing is kept, which is said once: whatever was to be kept is computed again
-    the next time.
+    If the folder cannot be written to, nothing is kept, and a message is printed once.
 
     Args:
         folder: of the files.
@@ -25,14 +24,14 @@ class ArrayCache:
         self._writable = True
 
     def load(self, name: str) -> np.ndarray | None:
-        """The array of a name; None if there is none, or its file is damaged."""
+        """The array of a name; None if there is none or its file is damaged."""
         try:
             return np.load(self.folder / f"{name}.npy")
         except (OSError, ValueError, EOFError):
             return None
 
     def save(self, name: str, array: np.ndarray) -> None:
-        """Keep an array under a name, if that is possible."""
+        """Keep an array under a name, where possible."""
         if not self._writable:
             return
         try:

@@ -1,17 +1,16 @@
-"""Measures of generated and reconstructed images."""
+"""Metrics of generated and reconstructed images."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from tqdm import tqdm
+from torch import Tensor, nn
 
+from spiking_vq.activity import LayerActivity, record_activity
 from spiking_vq.checkpoint.file import load_model
 from spiking_vq.data.datasets import ImageData
 from spiking_vq.data.levels import resize_images, to_unit
@@ -27,12 +26,22 @@ from spiking_vq.models.classifier import Classifier
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.zoo import find_model
+from stages.cli.progress import progress
 from stages.evaluate.features import CachedFeatures
 from stages.evaluate.protocols import Protocol
+from stages.reporting.report import identity
+
+if TYPE_CHECKING:
+    from stages.evaluate.report import Options
 
 CLASSIFIER_BATCH = 256
 
+LIKELIHOOD_IMAGES = 1000
+
+MEMORISATION_IMAGES = 1000
+
 NETWORKS = ("all", "classifier")
+"""Values of the option `features`: Inception and the classifier, or the classifier alone."""
 
 
 class InceptionMeasures:
@@ -41,17 +50,21 @@ class InceptionMeasures:
     Args:
         weights: its file.
         cache: folder of the features, which are kept.
-        resize: how its input is made.
-        precision: what the network computes with.
-        device: where to compute.
+        resize: resize of its input, one of `RESIZES`.
+        precision: of its computation, `fp32` or `bf16`.
+        device: to compute on.
+
+    Attributes:
+        described: the network as a report tells it.
     """
 
     def __init__(self, weights: Path, cache: Path, resize: str, precision: str, device: str) -> None:
         network = Inception(weights, resize, precision).to(device)
         self.classifier = network.classifier
-        self.described = {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest(), "precision": precision}
-        identity = f"{self.described['sha256']} {resize} {precision}"
-        self.features = CachedFeatures(network, identity, BATCH, cache, device)
+        self.described = {"sha256": identity(weights)["sha256"], "precision": precision}
+        self.features = CachedFeatures(
+            network, f"{self.described['sha256']} {resize} {precision}", BATCH, cache, device
+        )
 
     def __call__(self, images: Tensor, reference: Tensor, title: str) -> dict[str, float | None]:
         """FID, KID, precision, recall, density, coverage and Inception score of uint8 images [N, C, H, W]."""
@@ -71,12 +84,15 @@ class InceptionMeasures:
 
 
 class ClassifierMeasures:
-    """What a classifier of the real images makes of them: offline, and in a minute.
+    """Metrics in the features of a classifier of the real images: offline, and in a minute.
 
     Args:
         path: its `model.safetensors`.
         data: the data it has to be trained on.
-        device: where to compute.
+        device: to compute on.
+
+    Attributes:
+        described: the network as a report tells it.
 
     Raises:
         InputError: another model, or one of other data.
@@ -85,22 +101,26 @@ class ClassifierMeasures:
     def __init__(self, path: Path, data: ImageData, device: str) -> None:
         model, config = load_model(path)
         if not isinstance(model, Classifier):
-            raise InputError(f"{path} is a {config.stage} model: a classifier is what `make classifier` writes")
+            raise InputError(f"{path} is a {config.stage} model: name what `spiking-vq train classifier` wrote")
         if config.data != data.name:
-            raise InputError(f"{path} was trained on {config.data}: make one with `make classifier DATA={data.name}`")
+            ways = f"train one with `spiking-vq train classifier data={data.name}`"
+            raise InputError(f"{path} was trained on {config.data}: {ways}")
         self.model, self.device = model.to(device), device
-        self.described = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        self.described = {"sha256": identity(path)["sha256"]}
 
     @classmethod
-    def of(cls, data: ImageData, options: dict[str, Any]) -> ClassifierMeasures:
-        """By the classifier that the options `classifier` and `runs` name for this data, else the one that ships."""
-        path = find_model("classifier", data.name, "base", options["runs"], options["classifier"])
-        return cls(path, data, options["device"])
+    def of(cls, data: ImageData, options: Any) -> ClassifierMeasures:
+        """The classifier that `options.classifier` names, else that of `options.runs`, else the one that ships."""
+        path = find_model("classifier", data.name, "base", options.runs, options.classifier)
+        return cls(path, data, options.device)
 
     def __call__(self, images: Tensor, reference: Tensor, title: str) -> dict[str, float]:
-        """Of uint8 images [N, C, H, W]: `classifier_distance`, the Frechet distance of its features; `confidence`, the
-        mean probability of the most probable class; `class_imbalance`, the total variation distance between the shares
-        of the classes among the images and the reference, 0 for the same shares.
+        """Metrics of uint8 images [N, C, H, W].
+
+        Returns:
+            `classifier_distance`, the Frechet distance of the features; `confidence`, the mean probability of the most
+            probable class; `class_imbalance`, the total variation distance between the shares of the classes among the
+            images and the reference, 0 for equal shares.
         """
         (ours, ours_p), (real, real_p) = self.read(images), self.read(reference)
         shares = [F.one_hot(p.argmax(1), p.shape[1]).double().mean(0) for p in (ours_p, real_p)]
@@ -112,7 +132,7 @@ class ClassifierMeasures:
 
     @torch.no_grad()
     def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [N, D] and probabilities [N, num_classes], on the CPU."""
+        """Features [N, D] and probabilities [N, num_classes] of uint8 images [N, C, H, W], on the CPU."""
         rows = []
         for batch in images.split(CLASSIFIER_BATCH):
             features = self.model.features(to_unit(resize_images(batch, self.model.image_shape[1:])).to(self.device))
@@ -122,54 +142,53 @@ class ClassifierMeasures:
 
 
 def inception_file(named: Path | None, data_dir: str | Path) -> Path:
-    """The file of Inception's weights: the one that was named, else see `fetch_weights`.
+    """The file of Inception's weights: the named one, else see `fetch_weights`.
 
     Raises:
         InputError: there is none.
     """
     try:
-        return Path(named) if named else fetch_weights(Path(data_dir))
+        return named or fetch_weights(Path(data_dir))
     except InputError as error:
         ways = "Or name a file with inception=; features=classifier does without, and measures by a small classifier."
         raise InputError(f"{error}. {ways}") from error
 
 
 def check_inception(data_dir: str | Path) -> None:
-    """See that the Inception can be had, in seconds, before hours of work that it is to measure.
+    """Load the Inception, in seconds, before hours of work that it is to measure.
 
     Raises:
-        InputError: it cannot.
+        InputError: it cannot be had.
     """
     Inception(inception_file(None, data_dir))
 
 
 class Examiner:
-    """Measures sets of images against the reference of a protocol.
+    """Metrics of sets of images against the reference of a protocol.
 
     Args:
-        protocol: which names the reference.
-        data: where it is from.
+        protocol: names the reference.
+        data: holds it.
         options: of the command.
 
     Attributes:
         reference: uint8 images [N, C, H, W].
-        networks: name -> what measures by its features.
+        networks: name -> network whose features are compared.
     """
 
-    def __init__(self, protocol: Protocol, data: ImageData, options: dict[str, Any]) -> None:
+    def __init__(self, protocol: Protocol, data: ImageData, options: Options) -> None:
         self.protocol = protocol
         self.reference = self.prepared(getattr(data, protocol.reference).images[: protocol.first])
-        device = options["device"]
         self.networks: dict[str, InceptionMeasures | ClassifierMeasures] = {}
         classifier = ClassifierMeasures.of(data, options)  # first, as the Inception may be a download
-        if options["features"] == "all":
-            weights, cache = inception_file(options["inception"], data.root), Path(options["runs"]) / "features"
-            precision = options["precision"]
-            self.networks["inception"] = InceptionMeasures(weights, cache, protocol.resize, precision, device)
+        if options.features == "all":
+            weights, cache = inception_file(options.inception, data.root), options.runs / "features"
+            settings = protocol.resize, options.precision, options.device
+            self.networks["inception"] = InceptionMeasures(weights, cache, *settings)
         self.networks["classifier"] = classifier
 
     def __call__(self, images: Tensor, title: str) -> dict[str, float | None]:
-        """All figures of uint8 images [N, C, H, W]."""
+        """All metrics of uint8 images [N, C, H, W]; `title` is the progress bars'."""
         images = self.prepared(images)
         return {
             name: value
@@ -178,25 +197,19 @@ class Examiner:
         }
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Images as the protocol wants them."""
+        """Images at the size of the protocol."""
         size = self.protocol.image_size
         return images if size is None else resize_images(images, (size, size))
 
 
-BATCH = 256
-LIKELIHOOD_IMAGES = 1000
-
-MEMORISATION_IMAGES = 1000
-
-
 @torch.no_grad()
 def reconstruct(vq_svae: VQSVAE, images: Tensor, seed: int, title: str) -> tuple[Tensor, Tensor]:
-    """Through the bottleneck and back.
+    """Encode, quantise and decode.
 
     Args:
         vq_svae: in evaluation mode.
         images: uint8 [N, C, H, W].
-        seed: of what is random in the decoder, if anything is.
+        seed: of the noise in the decoder, where it draws any.
         title: of the progress bar.
 
     Returns:
@@ -212,10 +225,10 @@ def reconstruct(vq_svae: VQSVAE, images: Tensor, seed: int, title: str) -> tuple
     return torch.cat(reconstructions), torch.cat(tokens)
 
 
-def stage1_figures(reconstructions: Tensor, tokens: Tensor, images: Tensor, codebook_size: int) -> dict[str, float]:
-    """How far reconstructions [N, C, H, W] in [0, 1] are from uint8 images, and how the codebook is used."""
+def stage1_metrics(reconstructions: Tensor, tokens: Tensor, images: Tensor, codebook_size: int) -> dict[str, float]:
+    """Errors of reconstructions [N, C, H, W] in [0, 1] of uint8 images, and use of the codebook by tokens [N, h, w]."""
     return reconstruction_error(reconstructions, to_unit(images)) | {
-        "images": len(images),
+        "num_images": len(images),
         "codebook_size": codebook_size,
         "codes_used": len(tokens.unique()),
         "perplexity": perplexity(tokens, codebook_size).item(),
@@ -223,17 +236,17 @@ def stage1_figures(reconstructions: Tensor, tokens: Tensor, images: Tensor, code
 
 
 @torch.no_grad()
-def likelihood(generator: LatentPipeline, images: Tensor, seed: int) -> dict[str, float]:
+def likelihood(pipeline: LatentPipeline, images: Tensor, seed: int) -> dict[str, float]:
     """Bound on the tokens' negative log-likelihood under the paper's process; see `AbsorbingDiffusion.elbo_bits`."""
-    model, diffusion = generator.model, generator.diffusion
-    randomness = torch.Generator(generator.device).manual_seed(seed)
+    model, diffusion = pipeline.model, pipeline.diffusion
+    randomness = torch.Generator(pipeline.device).manual_seed(seed)
     bits = []
     for batch in _batches(images, "likelihood of held-out tokens"):
-        tokens = model.vq_svae.tokenize(to_unit(batch.to(generator.device)))
+        tokens = model.vq_svae.tokenize(to_unit(batch.to(pipeline.device)))
         bits.append(diffusion.elbo_bits(model.denoiser, tokens, randomness).cpu())
     bits = torch.cat(bits).double()
     return {
-        "images": len(bits),
+        "num_images": len(bits),
         "bits_per_image": bits.mean().item(),
         "standard_error": (bits.std() / len(bits) ** 0.5).item(),
         "bits_per_token": bits.mean().item() / diffusion.diffusion_steps,
@@ -244,17 +257,25 @@ def memorisation(images: Tensor, held_out: Tensor, training: Tensor) -> dict[str
     """Authenticity, by pixels, of generated and of held-out real images; see `metrics.manifold.authenticity`.
 
     Args:
-        images, held_out, training: uint8 [N, C, H, W]; of the first two, `MEMORISATION_IMAGES`.
+        images, held_out, training: uint8 [N, C, H, W]; of the first two, `MEMORISATION_IMAGES` are taken.
     """
     images = resize_images(images, training.shape[2:])
     rows = [part[:MEMORISATION_IMAGES].flatten(1).float() for part in (images, held_out)]
     authentic = [authenticity(training.flatten(1).float(), part) for part in rows]
-    return {"images": len(rows[0]), "authenticity": authentic[0], "authenticity_held_out": authentic[1]}
+    return {"num_images": len(rows[0]), "authenticity": authentic[0], "authenticity_held_out": authentic[1]}
+
+
+def firing_rates(network: nn.Module, work: Callable[[], Any]) -> dict[str, float]:
+    """Layer -> firing rate while `work` calls the network; `all` is the mean weighted by the number of neurons."""
+    with torch.no_grad(), record_activity(network) as activity:
+        work()
+    total = LayerActivity(sum(a.spikes for a in activity.values()), sum(a.slots for a in activity.values()))
+    return {name: layer.firing_rate for name, layer in activity.items()} | {"all": total.firing_rate}
 
 
 def _batches(images: Tensor, title: str) -> Iterator[Tensor]:
     """Cut images into batches, under a progress bar."""
-    with tqdm(total=len(images), desc=title, unit="image") as bar:
+    with progress(total=len(images), title=title) as bar:
         for batch in images.split(CLASSIFIER_BATCH):
             yield batch
             bar.update(len(batch))

@@ -1,4 +1,4 @@
-"""Pictures beside the figures."""
+"""Pictures that stand next to the metrics."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def write_picture(path: Path, images: Tensor, columns: int) -> None:
         save_image(to_unit(images), temporary, nrow=columns, format="png")
 
 
-def completions(generator: LatentPipeline, images: Tensor, seed: int) -> Tensor:
-    """Each uint8 image [N, C, H, W] and seven ways to go on from the upper half of its tokens: [8 N, C, H, W]."""
-    height, width = generator.diffusion.grid
+def completions(pipeline: LatentPipeline, images: Tensor, seed: int) -> Tensor:
+    """Each uint8 image [N, C, H, W] and seven completions of the upper half of its tokens: [8 N, C, H, W]."""
+    height, width = pipeline.diffusion.grid
     keep = (torch.arange(height) < height / 2).unsqueeze(1).expand(height, width)
-    completed = generator.inpaint(images.repeat_interleave(7, 0), keep, seed).images
+    completed = pipeline.inpaint(images.repeat_interleave(7, 0), keep, seed).images
     return torch.cat([images.unsqueeze(1), completed.unflatten(0, (-1, 7))], dim=1).flatten(0, 1)
 
 
@@ -36,7 +36,7 @@ def neighbours(images: Tensor, training: Tensor) -> Tensor:
     return torch.cat([images.unsqueeze(1), training[near]], dim=1).flatten(0, 1)
 
 
-def beside(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Rows of sixteen uint8 images, each above its reconstructions in [0, 1]."""
+def above_reconstructions(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Rows of sixteen uint8 images [N, C, H, W], each above its reconstructions in [0, 1]: uint8 [2 N, C, H, W]."""
     rows = zip(images.split(16), to_uint8(reconstructions).split(16), strict=True)
     return torch.cat(list(chain.from_iterable(rows)))

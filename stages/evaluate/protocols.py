@@ -1,4 +1,4 @@
-"""What is compared with what: a figure means nothing without it."""
+"""Protocols: which images are compared with which, without which a metric means nothing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class Protocol:
     Attributes:
         generated: number of generated images.
         reference: the split they are compared with: `test`, `train` or `val`.
-        about: the protocol in a sentence, printed with every figure.
-        first: compare with so many of the split only, from its beginning; None takes them all.
-        image_size: resize all images to this square first; None leaves them as they are.
-        resize: how Inception's input is made, one of `RESIZES`.
-        num_seeds: how many sets are generated and measured. Of sets of 10,000 one is enough: over three of the same
-            model FID has a standard deviation of 0.2 to 0.3.
+        about: the protocol in a sentence, printed with the metrics.
+        first: number of images of the split that are compared, from its beginning; None (default) takes all.
+        image_size: side of the square that all images are resized to first; None (default) leaves them as they are.
+        resize: resize of Inception's input, one of `RESIZES`.
+        num_seeds: number of sets that are generated and measured. One is enough for sets of 10,000: over three of the
+            same model FID has a standard deviation of 0.2 to 0.3.
     """
 
     generated: int

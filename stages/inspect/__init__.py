@@ -1,1 +1,1 @@
-"""What a network does while it generates: spikes, energy, purity, pictures."""
+"""Inspection of a network at work: firing rates, purity, energy, pictures."""

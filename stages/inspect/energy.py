@@ -1,185 +1,184 @@
-"""What an image costs in operations and picojoules: `spiking-vq inspect energy data=mnist`.
+"""Energy of an image: operations counted while a model generates, and those of its twins without spikes.
 
-Counts over the generation of `n` images, one by one: every call of the denoiser, and the decoder; see
-`spiking_vq.energy`. Beside it stands the same network without spikes (`neuron=relu`, T = 1), and with activations of as
-few bits as T spikes need (`neuron=quantised`): what they multiply does not depend on their weights, so none are needed.
-Writes `<results>/<data>/<preset>/energy.json`.
+The twins are the same networks with `neuron=relu`, T = 1, and with activations of as few bits as T spikes need
+(`neuron=quantised`). Their operations do not depend on their weights, so that untrained ones do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from spiking_vq.activity import observed
 from spiking_vq.checkpoint.build import PixelModel, build_model
 from spiking_vq.config.load import twin_bits
+from spiking_vq.config.options import RateOptions
 from spiking_vq.config.schema import AbsorbingConfig, DenoiserConfig, SpikingConfig
 from spiking_vq.energy import PICOJOULES, LayerCost, count_operations, total
-from spiking_vq.errors import require
 from spiking_vq.pipelines.base import Pipeline
-from spiking_vq.pipelines.load import pipeline_of, load
-from spiking_vq.randomness import mix_seed
-from stages.cli.machine import check_device
-from stages.cli.options import MODEL, SAMPLER, model_file, parse_options, sampler_settings
-from stages.reporting.report import claim_model_report, heading, write_report
-
-OPTIONS = {
-    **MODEL,
-    **SAMPLER,
-    "n": 8,
-    "seed": 0,
-    "device": "cpu",
-    "results": Path("results"),
-}
+from spiking_vq.pipelines.load import pipeline_of
+from spiking_vq.randomness import ImageStream, mix_seed
+from stages.reporting.report import STAGES
 
 TWINS = {"relu": "twin without spikes", "quantised": "quantised twin"}
 
+SPIKING_SETTINGS = {"guidance_T": None, "threshold_shift": 0.0}
+"""Settings of the samplers that a twin does not have -> the value that changes nothing."""
 
-def main(arguments: list[str]) -> None:
-    """Count, print, write."""
-    options = parse_options(arguments, OPTIONS)
-    check_device(options["device"])
-    require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
-    path = model_file(options)
-    generator = load(path, options["device"])
-    config = generator.config
-    require(config.neuron == "lif", "the model's neuron", "lif: its twin is counted beside it", config.neuron)
-    out = claim_model_report(options["results"], "energy.json", config)
-    settings = sampler_settings(generator, options)
-    own_steps = {"guidance_T": None} if "guidance_T" in settings else {}  # a twin has no fewer
-    n, seed = options["n"], options["seed"]
-    report = heading("inspect energy", arguments, config, path) | {
-        "images": n,
-        "sampler": settings,
-        "T": generator.num_steps,
-        "picojoules": PICOJOULES,
-        "spiking": generation_cost(generator, settings, n, seed),
-    }
-    for neuron in TWINS:
-        report[neuron] = generation_cost(twin_of(generator, neuron), settings | own_steps, 1, seed)
-    report["verdict"] = {neuron: verdict(report["spiking"], report[neuron], name) for neuron, name in TWINS.items()}
-    print_report(report)
-    write_report(out, report)
+NEURONS = 24
+"""Neurons of each layer in the raster."""
 
 
-def twin_of(generator: Pipeline, neuron: str) -> Pipeline:
-    """The same networks without spikes, untrained, which costs the same; what the sampler was told it keeps."""
-    config = twin_config(generator.config, neuron)
-    model = build_model(config)
-    if isinstance(model, PixelModel):
-        model.image_error.copy_(generator.model.image_error)
-    return pipeline_of(model, config, generator.device)
+class Generation(NamedTuple):
+    """Observations while images are generated.
 
+    Attributes:
+        num_calls: calls of the generating network for all images.
+        costs: layer -> its operations for all images, of the layers that computed, in the order of the modules.
+        spikes: neuron layer -> spikes [NEURONS, steps] of some of its neurons over all calls for the first image.
+        states: of each image, after each call: tokens [1, h, w], or images [1, C, H, W] in [0, 1].
+    """
 
-def twin_config(config: DenoiserConfig, neuron: str) -> DenoiserConfig:
-    """The configuration of the same networks without spikes; activations of as many bits as T spikes have levels."""
-
-    def plain(stage: SpikingConfig) -> dict[str, Any]:
-        return {
-            "neuron": neuron,
-            "T": 1,
-            "tsm": False,
-            "activation_bits": twin_bits(stage.T) if neuron == "quantised" else None,
-        }
-
-    twin = replace(config, **plain(config))
-    if isinstance(config, AbsorbingConfig):
-        sample = replace(config.sample, guidance_T=None)
-        twin = replace(twin, early_T=None, sample=sample, vq_svae=replace(config.vq_svae, **plain(config.vq_svae)))
-    return twin
+    num_calls: int
+    costs: dict[str, LayerCost]
+    spikes: dict[str, Tensor]
+    states: list[list[Tensor]]
 
 
 @torch.no_grad()
-def generation_cost(generator: Pipeline, settings: dict[str, Any], n: int, seed: int) -> dict[str, Any]:
-    """Costs of an image, in the mean over `n`, of a call of the generating network, and of what decodes.
+def observe(pipeline: Pipeline, settings: dict[str, Any], seeds: Sequence[int]) -> Generation:
+    """Generate an image for each seed, one at a time, so that no call works on an image that is finished."""
+    num_calls, states = 0, []
+    spikes: dict[str, list[Tensor]] = {}
 
-    One image at a time, so that no call works on one that is finished.
-    """
-    calls = 0
+    def count_call(module: nn.Module, inputs: Any) -> None:
+        nonlocal num_calls
+        num_calls += 1
 
-    def count(module: nn.Module, inputs: Any) -> None:
-        nonlocal calls
-        calls += 1
+    def keep_spikes(name: str, spk: Tensor) -> None:
+        if len(states) <= 1:
+            neurons = spk.flatten(1).T
+            chosen = torch.linspace(0, len(neurons) - 1, NEURONS).long()
+            spikes.setdefault(name, []).append(neurons[chosen].cpu())
 
-    counter = generator.network.register_forward_pre_hook(count)
-    with count_operations(generator.model) as costs:
-        for index in range(n):
-            generator.make_alone(mix_seed(seed, index), **settings)
+    counter = pipeline.network.register_forward_pre_hook(count_call)
+    with count_operations(pipeline.model) as costs, observed(pipeline.model, keep_spikes):
+        for seed in seeds:
+            states.append([])
+            states[-1] += [state.x.clone() for state in pipeline.states([seed], **settings)]
+            pipeline.decode(states[-1][-1], torch.Generator().manual_seed(mix_seed(seed, ImageStream.SPIKES)))
     counter.remove()
-    costs = {name: cost for name, cost in costs.items() if cost.state_bits}  # the encoder has not run
+    named = {name: f"{STAGES[part]}.{layer}" for name in costs for part, _, layer in [name.partition(".")]}
+    return Generation(
+        num_calls,
+        {named[name]: cost for name, cost in costs.items() if cost.state_bits},  # the encoder has not run
+        {named[name]: torch.cat(spikes[name], dim=1) for name in costs if name in spikes},
+        states,
+    )
+
+
+def energy_report(pipeline: Pipeline, settings: dict[str, Any], generation: Generation, seed: int) -> dict[str, Any]:
+    """Costs of an image by spikes and by the twins, which generate one image of this seed, and the verdict."""
+    report = {"picojoules": PICOJOULES, "spiking": image_costs(generation, pipeline.num_steps)}
+    kept = {name: value for name, value in settings.items() if name not in SPIKING_SETTINGS}
+    for neuron in TWINS:
+        twin = twin_of(pipeline, neuron)
+        report[neuron] = image_costs(observe(twin, kept, [seed]), twin.num_steps)
+    report["verdict"] = {neuron: verdict(report["spiking"], report[neuron], name) for neuron, name in TWINS.items()}
+    return report
+
+
+def twin_of(pipeline: Pipeline, neuron: str) -> Pipeline:
+    """The same networks without spikes, untrained; measurements that the sampler needs are kept."""
+    config = twin_config(pipeline.config, neuron)
+    model = build_model(config)
+    if isinstance(model, PixelModel):
+        model.image_error.copy_(pipeline.model.image_error)
+    return pipeline_of(model, config, pipeline.device)
+
+
+def twin_config(config: DenoiserConfig, neuron: str) -> DenoiserConfig:
+    """The configuration of the same networks without spikes; quantised activations have as many levels as T spikes."""
+
+    def plain(stage: SpikingConfig) -> dict[str, Any]:
+        bits = twin_bits(stage.T) if neuron == "quantised" else None
+        rate = RateOptions(weight=0.0)
+        return {"neuron": neuron, "T": 1, "early_T": None, "tsm": False, "activation_bits": bits, "rate": rate}
+
+    neutral = {name: value for name, value in SPIKING_SETTINGS.items() if hasattr(config.sample, name)}
+    changes = plain(config) | {"sample": replace(config.sample, **neutral)}
+    if isinstance(config, AbsorbingConfig):
+        changes["vq_svae"] = replace(config.vq_svae, **plain(config.vq_svae))
+    return replace(config, **changes)
+
+
+def image_costs(generation: Generation, num_steps: Mapping[str, int]) -> dict[str, Any]:
+    """Mean costs of an image, of a call of the generating network and of the decoder, and of each layer in an image.
+
+    Args:
+        generation: the counts.
+        num_steps: part of the model -> its spiking steps T.
+    """
+    costs, num_calls, num_images = generation.costs, generation.num_calls, len(generation.states)
+    steps = {STAGES[part]: T for part, T in num_steps.items()}
     decoder = {name: cost for name, cost in costs.items() if name.startswith("vq_svae.")}
-    network = {name: cost for name, cost in costs.items() if name not in decoder}
+    network = [cost for name, cost in costs.items() if name not in decoder]
+
+    def layer(name: str, cost: LayerCost) -> dict[str, Any]:
+        row = metrics(cost, num_images) | {"kind": cost.kind, "input_bits": cost.input_bits}
+        if cost.connections:  # spikes that a connection carries in the T steps of a call
+            row["spikes_per_synapse"] = cost.accumulates / cost.connections * steps[name.partition(".")[0]]
+        return row
+
     return {
-        "calls": calls / n,
-        "call": figures(total(network.values()), calls),
-        "decoder": figures(total(decoder.values()), n),
-        "image": figures(total(costs.values()), n),
-        "by_spikes": figures(total(cost for cost in costs.values() if cost.is_fed_by_spikes), n),
-        "layers": {
-            name: figures(cost, n)
-            | {"kind": cost.kind, "input_bits": cost.input_bits}
-            | spikes_per_synapse(cost, generator.num_steps[name.partition(".")[0]])
-            for name, cost in costs.items()
-        },
+        "calls": num_calls / num_images,
+        "call": metrics(total(network), num_calls),
+        "decoder": metrics(total(decoder.values()), num_images),
+        "image": metrics(total(costs.values()), num_images),
+        "by_spikes": metrics(total(cost for cost in costs.values() if cost.is_fed_by_spikes), num_images),
+        "layers": {name: layer(name, cost) for name, cost in costs.items()},
     }
 
 
-def figures(cost: LayerCost, share: float) -> dict[str, float]:
-    """A cost as the files tell it, divided by `share`."""
-    counted = {name: value / share for name, value in asdict(cost).items() if isinstance(value, float)}
-    return counted | {"firing_rate": cost.firing_rate if cost.slots else None}
-
-
-def spikes_per_synapse(cost: LayerCost, steps: int) -> dict[str, float]:
-    """Spikes that a connection carries in the T steps of a call."""
-    return {"spikes_per_synapse": cost.accumulates / cost.connections * steps} if cost.connections else {}
+def metrics(cost: LayerCost, share: float) -> dict[str, float | None]:
+    """The counts of a cost divided by `share`, and its firing rate."""
+    counts = {name: value / share for name, value in asdict(cost).items() if isinstance(value, float)}
+    return counts | {"firing_rate": cost.firing_rate}
 
 
 def verdict(spiking: dict[str, Any], twin: dict[str, Any], name: str) -> str:
-    """Who wins, and at what firing rate it would turn: what spikes cause grows with the rate, the rest does not."""
+    """Which of two networks needs less energy, and at which firing rate that would change."""
     rate, sentences = spiking["image"]["firing_rate"], []
-    for what, kinds in {"arithmetic": ["arithmetic_pj"], "memory accesses too": ["arithmetic_pj", "memory_pj"]}.items():
+    for title, kinds in {"arithmetic": ["arithmetic"], "memory accesses too": ["arithmetic", "memory"]}.items():
         ours, by_spikes, theirs = (
-            sum(part[kind] for kind in kinds) for part in (spiking["image"], spiking["by_spikes"], twin["image"])
+            sum(part[f"{kind}_pj"] for kind in kinds)
+            for part in (spiking["image"], spiking["by_spikes"], twin["image"])
         )
         winner = "the spiking network" if ours < theirs else f"the {name}"
         turn = turning_point(rate, ours, by_spikes, theirs)
         sentences.append(
-            f"Counting {what}, {winner} wins: {ours / 1e6:,.0f} uJ an image with spikes at a firing rate of {rate:.2f},"
-            f" {theirs / 1e6:,.0f} uJ for the {name}; {turn}."
+            f"Counting {title}, {winner} wins: {ours / 1e6:,.0f} uJ an image with spikes at a firing rate of"
+            f" {rate:.2f}, {theirs / 1e6:,.0f} uJ for the {name}; {turn}."
         )
     return " ".join(sentences)
 
 
 def turning_point(rate: float, ours: float, by_spikes: float, theirs: float) -> str:
-    """At which firing rate the twin's energy would be reached, as a sentence.
+    """The firing rate at which both networks need the same energy, as the end of a sentence.
+
+    It is `rate (theirs - ours + by_spikes) / by_spikes`: energy caused by spikes grows with the rate, the rest does
+    not.
 
     Args:
-        rate: firing rate that was measured.
-        ours, by_spikes: energy of the spiking network at that rate, and the part of it that grows with the rate.
+        rate: measured firing rate.
+        ours, by_spikes: energy of the spiking network at that rate, and the part of it that spikes cause.
         theirs: energy of the twin.
     """
     if not by_spikes:
         return "no turning point, as no synapse saw a spike"
     turns = rate * (theirs - ours + by_spikes) / by_spikes
     return f"it would turn at {turns:.2f}" if 0 < turns < 1 else "it would do so at any firing rate"
-
-
-def print_report(report: dict[str, Any]) -> None:
-    """Layers, totals and the verdict."""
-    for side in ("spiking", *TWINS):
-        part = report[side]
-        print(f"\n{TWINS.get(side, 'spiking network')}: {part['calls']:.1f} calls an image")
-        print(f"  {'':44}{'rate':>6}{'accumulates':>15}{'multiplies':>15}{'arithmetic nJ':>15}{'memory nJ':>15}")
-        rows = part["layers"] | {name: part[name] for name in ("call", "decoder", "image")}
-        for name, row in rows.items():
-            print(
-                f"  {name:44}{'' if row['firing_rate'] is None else format(row['firing_rate'], '.2f'):>6}"
-                f"{row['accumulates']:15,.0f}{row['multiplies']:15,.0f}"
-                f"{row['arithmetic_pj'] / 1e3:15,.1f}{row['memory_pj'] / 1e3:15,.1f}"
-            )
-    print("", *report["verdict"].values(), sep="\n")

@@ -1,139 +1,105 @@
-"""Watch a generator at work: `spiking-vq inspect portrait data=mnist preset=base` (or `ckpt=FILE`).
-
-Writes into `<results>/<data>/<preset>`: `filmstrip.png`, how images emerge call by call, what is still masked in grey,
-or the noise as it goes; and, of a network that spikes, `raster.png`, the spikes of some neurons of every layer while
-one image is made.
-"""
+"""Pictures of a network at work: a film strip of images emerging, and a raster of its spikes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import torch
-from matplotlib import pyplot as plt
 from torch import Tensor
 
-from spiking_vq.activity import observed
 from spiking_vq.data.levels import to_uint8
-from spiking_vq.errors import require
-from spiking_vq.files import atomic_write, require_writable
-from spiking_vq.neurons.lif import LIF
+from spiking_vq.errors import InputError
+from spiking_vq.files import atomic_write
 from spiking_vq.pipelines.base import Pipeline
-from spiking_vq.pipelines.latent import LatentPipeline
-from spiking_vq.pipelines.load import load
-from spiking_vq.pipelines.pixel import PixelPipeline, as_images
-from spiking_vq.randomness import mix_seed
-from stages.cli.machine import check_device
-from stages.cli.options import MODEL, SAMPLER, model_file, parse_options, sampler_settings
-from stages.evaluate.pictures import write_picture
-from stages.reporting.report import report_folder
-
-OPTIONS = {
-    **MODEL,
-    **SAMPLER,
-    "n": 8,
-    "seed": 0,
-    "device": "cpu",
-    "results": Path("results"),
-}
 
 FRAMES = 12
+"""Frames of a film strip."""
 
-NEURONS = 24
+ABOVE = 9
+"""Frames above a raster."""
 
 GREY = 0.5
+"""Masked tokens, in [0, 1]."""
 
-PARTS = {"denoiser": "denoiser", "unet": "U-Net", "vq_svae": "decoder"}
-"""Part of a model -> its title; the one that is called again and again first."""
+TITLES = {"absorbing": "denoiser", "gaussian": "U-Net", "vq_svae": "decoder"}
+"""Stage -> title of its part of the raster; the network that is called again and again stands first."""
 
 
-def main(arguments: list[str]) -> None:
-    """Find the model, watch it, write."""
-    options = parse_options(arguments, OPTIONS)
-    check_device(options["device"])
-    require(options["n"] >= 1, "n, the number of images,", "at least 1", options["n"])
-    generator = load(model_file(options), options["device"])
-    settings = sampler_settings(generator, options)
-    config = generator.config
-    folder = report_folder(options["results"], config.stage, config.data, config.preset)
-    require_writable(folder)
-    film = token_film if isinstance(generator, LatentPipeline) else pixel_film
-    films = [film(generator, mix_seed(options["seed"], index), settings) for index in range(options["n"])]
-    write_picture(folder / "filmstrip.png", torch.cat(films), FRAMES)
-    print(f"wrote {folder / 'filmstrip.png'}")
-    if generator.config.neuron == "lif":
-        spikes = raster(generator, mix_seed(options["seed"], 0), settings)
-        draw_raster(folder / "raster.png", spikes)
-        print(f"wrote {folder / 'raster.png'}")
+def require_matplotlib() -> None:
+    """Raise `InputError` unless matplotlib is installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        ways = "install the extra `metrics` (pip install 'spiking_vq[metrics]'), or give only=report"
+        raise InputError(f"the raster needs matplotlib: {ways}") from error
 
 
 @torch.no_grad()
-def pixel_film(generator: PixelPipeline, seed: int, settings: dict[str, Any]) -> Tensor:
-    """One image being made: uint8 [FRAMES, C, H, W], from noise to the end."""
-    start = generator.diffusion.prior([torch.Generator().manual_seed(seed)], generator.model.image_shape)
-    states = [as_images(start), *(images.cpu() for images in generator.trajectory([seed], **settings))]
-    return to_uint8(torch.cat(evenly(states)))
+def film(pipeline: Pipeline, states: Sequence[Tensor], num_frames: int = FRAMES) -> Tensor:
+    """Frames of one image emerging, uint8 [num_frames, C, H, W]; masked tokens are grey.
 
-
-@torch.no_grad()
-def token_film(generator: LatentPipeline, seed: int, settings: dict[str, Any]) -> Tensor:
-    """One image being made: uint8 [FRAMES, C, H, W], from nothing to the end."""
-    states: list[Tensor] = []
-    final = generator.tokens([seed], watch=lambda tokens: states.append(tokens.clone()), **settings)
-    grids = torch.cat(evenly([*states, final]))
-    masked = grids == generator.diffusion.mask_id
-    images = generator.model.vq_svae.decode(torch.where(masked, final, grids), torch.Generator().manual_seed(seed))
-    size = [side // cells for side, cells in zip(images.shape[2:], masked.shape[1:], strict=True)]
-    hidden = masked.repeat_interleave(size[0], 1).repeat_interleave(size[1], 2).unsqueeze(1)
+    Args:
+        pipeline: that generated it.
+        states: after each call, see `Pipeline.states`: tokens [1, h, w], or images [1, C, H, W] in [0, 1].
+        num_frames: spread evenly from the first state to the last.
+    """
+    chosen = torch.linspace(0, len(states) - 1, num_frames).round().long().tolist()
+    frames = torch.cat([states[index] for index in chosen])
+    if frames.is_floating_point():
+        return to_uint8(frames.cpu())
+    masked = frames == pipeline.diffusion.mask_id
+    images = pipeline.decode(torch.where(masked, states[-1], frames), torch.Generator().manual_seed(0))
+    height, width = (side // cells for side, cells in zip(images.shape[2:], masked.shape[1:], strict=True))
+    hidden = masked.repeat_interleave(height, 1).repeat_interleave(width, 2).unsqueeze(1)
     return to_uint8(images.masked_fill(hidden, GREY).cpu())
 
 
-def evenly(states: list[Tensor]) -> list[Tensor]:
-    """`FRAMES` of them, from the first to the last."""
-    return [states[round(position)] for position in torch.linspace(0, len(states) - 1, FRAMES).tolist()]
+def draw_raster(path: Path, frames: Tensor, spikes: dict[str, Tensor]) -> None:
+    """Draw an image emerging, and below it the spikes that make it.
 
+    A dash is a spike; a row is a neuron, a column a spiking step. The first layer stands at the top. The last frame
+    stands above the decoder, where there is one.
 
-def raster(generator: Pipeline, seed: int, settings: dict[str, Any]) -> dict[str, Tensor]:
-    """Layer -> spikes [neurons, steps] of some of its neurons while an image is made, steps counted over all calls."""
-    names = [name for name, module in generator.model.named_modules() if isinstance(module, LIF)]
-    spikes: dict[str, list[Tensor]] = {name: [] for name in names}
-    with observed(generator.model, lambda name, spk: spikes[name].append(some_neurons(spk))):
-        generator.make_alone(seed, **settings)
-    return {name: torch.cat(parts, dim=1) for name, parts in spikes.items() if parts}
+    Args:
+        path: the PNG file to write.
+        frames: uint8 [n, C, H, W], see `film`.
+        spikes: layer, named by its stage -> spikes [neurons, steps], of equally many neurons.
+    """
+    import matplotlib as mpl  # here, as it is an extra
+    from matplotlib import pyplot as plt
 
-
-def some_neurons(spk: Tensor) -> Tensor:
-    """Spikes [NEURONS, T] of neurons spread evenly over a layer's `[T, 1, ...]`."""
-    neurons = spk.flatten(1).T
-    return neurons[torch.linspace(0, len(neurons) - 1, NEURONS).long()].cpu()
-
-
-def draw_raster(path: Path, spikes: dict[str, Tensor]) -> None:
-    """One row a neuron, one column a step, a dot a spike; layers from the first at the top."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, spk in spikes.items():
-        part, _, layer = name.partition(".")
-        parts.setdefault(part, {})[layer] = spk
-    parts = {name: parts[name] for name in PARTS if name in parts}
-    with mpl.rc_context({"font.size": 8}):
-        figure, axes = plt.subplots(
-            1,
-            len(parts),
-            figsize=(12, 0.55 * max(map(len, parts.values())) + 1),
-            width_ratios=[4, 1][: len(parts)],
-            layout="constrained",
-            squeeze=False,
-        )
-        for axis, (name, part) in zip(axes[0], parts.items(), strict=True):
-            width = next(iter(part.values())).shape[1]
-            rows, steps = torch.cat(list(part.values())).nonzero().T.tolist()
-            axis.scatter(steps, rows, s=2, marker="|" if width > 16 else "s", color="black", linewidths=0.6)
-            edges = [NEURONS * layer - 0.5 for layer in range(len(part) + 1)]
-            axis.hlines(edges, -0.5, width - 0.5, color="0.8", linewidth=0.5)
-            axis.set_yticks([edge + NEURONS / 2 for edge in edges[:-1]], list(part))
-            axis.set(title=PARTS[name], xlabel="spiking step", xlim=(-0.5, width - 0.5), ylim=(edges[-1], edges[0]))
+    parts = {title: [spk for name, spk in spikes.items() if name.startswith(f"{s}.")] for s, title in TITLES.items()}
+    parts = {title: layers for title, layers in parts.items() if layers}
+    with mpl.rc_context({"font.size": 8, "axes.spines.left": False, "axes.spines.bottom": False}):
+        mpl.rcParams |= {"axes.spines.top": False, "axes.spines.right": False}
+        shape = {"figsize": (11, 4.6), "width_ratios": [4.6, 1][: len(parts)], "layout": "constrained"}
+        figure, axes = plt.subplots(1, len(parts), **shape, squeeze=False)
+        above = [frames] if len(parts) == 1 else [frames[:-1], frames[-1:]]
+        for axis, colors, shown, (title, layers) in zip(axes[0], ("viridis", "plasma"), above, parts.items()):  # noqa: B905
+            _draw_frames(axis, shown)
+            height = 1.2 * len(layers[0])
+            for index, spk in enumerate(layers):
+                rows, steps = spk.nonzero().T.tolist()
+                color = plt.get_cmap(colors)(0.8 * index / len(layers))
+                axis.scatter(
+                    steps, [index * height + row for row in rows], s=5, marker="|", color=color, linewidths=1.2
+                )
+            axis.set_yticks([(index + 0.4) * height for index in range(len(layers))], range(1, len(layers) + 1))
+            axis.set(xlabel=f"spiking step of the {title}", xlim=(-0.5, layers[0].shape[1] - 0.5))
+            axis.set_ylim(len(layers) * height, -1)
+            axis.tick_params(length=0, labelcolor="0.4")
+        axes[0, 0].set_ylabel("layer", color="0.4")
         with atomic_write(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=110)
+            figure.savefig(temporary, format="png", dpi=110, facecolor="white")
         plt.close(figure)
+
+
+def _draw_frames(axis: Any, frames: Tensor) -> None:
+    """A row of frames above an axis, evenly over its width."""
+    width = 1 / len(frames)
+    for index, frame in enumerate(frames):
+        inset = axis.inset_axes((index * width, 1.02, 0.92 * width, 0.34))
+        inset.imshow(frame.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
+        inset.axis("off")

@@ -1,29 +1,25 @@
-"""Model cards of the weights that ship: `spiking-vq publish cards`.
-
-Takes up into each `spiking_vq/zoo/*.json` what was measured of that very file, told by its hash, in `results=`: the
-figures of every protocol beside their floors, firing rates, energy. Renders each as a Markdown file beside it.
-"""
+"""Model cards of the weights that ship: training, metrics next to their floors, firing rates, energy."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from spiking_vq.checkpoint.file import load_model
-from spiking_vq.config.schema import Config, SpikingConfig
+from spiking_vq.config.compare import differences
+from spiking_vq.config.load import load_config
+from spiking_vq.config.schema import AbsorbingConfig, Config, SpikingConfig
 from spiking_vq.config.yaml_files import to_yaml
 from spiking_vq.errors import require
-from spiking_vq.files import atomic_write, json_text
-from spiking_vq.pipelines.zoo import ZOO
-from stages.cli.options import parse_options
+from stages.cli.options import CONFIGS
 from stages.compare.tables import TITLES
 from stages.evaluate.protocols import PROTOCOLS
 from stages.reporting.markdown import table
-from stages.reporting.report import checked_contents, read_report, report_folder
-from stages.reporting.spread import told
-
-OPTIONS = {"zoo": ZOO, "results": Path("results")}
+from stages.reporting.report import Report, inspected, report_folder, write_report, write_text
+from stages.reporting.spread import Spread
 
 SHOWN = {
     "fid": ("FID", 1),
@@ -32,141 +28,178 @@ SHOWN = {
     "precision": ("precision", 1),
     "recall": ("recall", 1),
 }
-"""Name of a figure -> its title, and a factor."""
+"""Name of a metric -> its title, and a factor."""
 
 KINDS = {
     "absorbing": "A VQ-SVAE and the spiking denoiser of absorbing diffusion on its tokens",
     "gaussian": "A spiking U-Net of Gaussian diffusion",
     "classifier": "The classifier that evaluation uses; it does not spike",
 }
+PLACES = ("stage", "data", "preset", "ckpt", "stage1", "runs", "data_dir", "tokens_dir", "results", "device")
+"""Arguments of recorded commands that name the model, or folders of one machine."""
 
 
-def main(arguments: list[str]) -> None:
-    """Gather, write, render."""
-    options = parse_options(arguments, OPTIONS)
-    zoo = Path(options["zoo"])
+def update_cards(zoo: Path, results: Path) -> None:
+    """Update the descriptions and cards of all models in a folder.
+
+    Raises:
+        InputError: there are none, or a report cannot be read.
+    """
     descriptions = sorted(zoo.glob("*.json"))
-    require(len(descriptions) >= 1, f"the models in {zoo}", "at least one: `make publish` puts them there", 0)
+    require(descriptions != [], f"the models in {zoo}", "at least one: `spiking-vq publish` puts them there", 0)
     for path in descriptions:
-        _, config = load_model(path.with_suffix(".safetensors"))
-        with checked_contents(options["results"]):
-            description = read_report(path)
-            *_, trained = description["training"].values()
-            folder = report_folder(options["results"], *(trained[name] for name in ("stage", "data", "preset")))
-            description |= {"measured": measured(folder, description["sha256"])}
-            texts = {path: json_text(description), path.with_suffix(".md"): card(description, config)}
-        for target, text in texts.items():
-            with atomic_write(target) as temporary:
-                temporary.write_text(text)
-        print(f"wrote {path.with_suffix('.md')}")
+        update_card(path, results)
+
+
+def update_card(path: Path, results: Path) -> None:
+    """Take the reports in `results` on a model, known by its hash, into its description, and write its card.
+
+    Args:
+        path: the description, a JSON file next to the weights and the card.
+        results: folder of the reports.
+
+    Raises:
+        InputError: the description or a report cannot be read.
+    """
+    _, config = load_model(path.with_suffix(".safetensors"))
+    description = Report.read(path)
+    folder = report_folder(results, config.stage, config.data, config.preset)
+    description.contents["measured"] = measured(folder, description.get(str, "sha256"))
+    text = card(description, config)
+    write_report(path, description.contents)
+    write_text(path.with_suffix(".md"), text)
 
 
 def measured(folder: Path, sha256: str) -> dict[str, Any]:
-    """What the reports in a folder say of the file with this hash; the others are passed over.
+    """The measurements of the file with this hash, from the reports in a folder.
 
     Returns:
-        Protocol -> its figures, and `energy`, where it was measured; `firing_rate` of each part that fires.
+        Protocol -> its metrics, and `energy`, where measured; `firing_rate` of each stage that fires.
     """
-    reports = {path.stem: read_report(path) for path in sorted(folder.glob("*.json"))}
-    own = {name: report for name, report in reports.items() if report.get("checkpoint", {}).get("sha256") == sha256}
-    found: dict[str, Any] = {
-        protocol: {
-            "command": own[protocol]["command"],
-            "about": own[protocol]["about"],
-            "counts": own[protocol]["counts"],
-            "sampler": own[protocol]["sampler"],
-            "metrics": {name: own[protocol]["metrics"][name] for name in SHOWN},
-            "floor": {name: own[protocol]["floor"][name] for name in SHOWN},
-            "floor_std": {name: own[protocol].get("floor_std", {}).get(name) for name in SHOWN},
-            "memorisation": own[protocol]["memorisation"],
-        }
-        for protocol in PROTOCOLS
-        if protocol in own
+    files = {name: folder / f"{name}.json" for name in PROTOCOLS}
+    reports = {
+        name: report for name, path in files.items() if path.is_file() and (report := Report.read(path)).is_on(sha256)
     }
-    fires = next((report["firing_rate"] for report in own.values() if report.get("firing_rate")), {})
-    found["firing_rate"] = {part: rates["all"] for part, rates in fires.items()}
-    if "energy" in own:
-        image = own["energy"]["spiking"]["image"]
-        found["energy"] = {f"{name}_uj": image[f"{name}_pj"] / 1e6 for name in ("arithmetic", "memory")}
-    return found
+    measurements: dict[str, Any] = {
+        name: {
+            "command": report.get(str, "command"),
+            "about": report.get(str, "about"),
+            "counts": report.get(dict, "counts"),
+            "sampler": report.get(dict, "sampler"),
+            "metrics": {metric: report.get(object, "metrics", metric) for metric in SHOWN},
+            "floor": {metric: report.get(object, "floor", metric, default=None) for metric in SHOWN},
+            "floor_std": {metric: report.get(float, "floor_std", metric, default=None) for metric in SHOWN},
+            "memorisation": report.get(dict, "memorisation"),
+        }
+        for name, report in reports.items()
+    }
+    parts = (report.part("firing_rate", default={}) for report in reports.values())
+    rates = inspected(folder, "firing_rate", sha256) or next((part for part in parts if part.contents), None)
+    measurements["firing_rate"] = {stage: rates.get(float, stage, "all") for stage in rates.contents} if rates else {}
+    if energy := inspected(folder, "energy", sha256):
+        image = energy.part("spiking", "image")
+        measurements["energy"] = {
+            f"{name}_uj": image.get(float, f"{name}_pj") / 1e6 for name in ("arithmetic", "memory")
+        }
+    return measurements
 
 
-def card(description: dict[str, Any], config: Config) -> str:
-    """A model's card, in Markdown.
+def card(description: Report, config: Config) -> str:
+    """The model card in Markdown.
 
     Args:
-        description: of the file, with what was measured of it.
-        config: it was trained with.
+        description: of the file, with its measurements.
+        config: of the file.
     """
-    found, title, kind = description["measured"], TITLES.get(config.data, config.data), KINDS[config.stage]
-    lines = [f"# `{description['file']}`", "", f"{kind}, trained on {title}."]
-    if description["stand_in"]:
-        lines += [f"What it was trained on and is compared with: {description['stand_in']}."]
-    lines += ["", f"{description['dtype']}, SHA-256 `{description['sha256']}`.", "", "## Training", ""]
-    lines += table([training_row(name, run) for name, run in description["training"].items()])
-    lines += ["", *(f"    {run['command']}" for run in description["training"].values()), ""]
-    for protocol in (name for name in PROTOCOLS if name in found):
-        lines += ["## " + protocol, "", *figures(protocol, found[protocol]), ""]
+    file, stand_in = description.get(str, "file"), description.get(str, "stand_in", default="")
+    lines = [f"# `{file}`", "", f"{KINDS[config.stage]}, trained on {TITLES.get(config.data, config.data)}."]
+    lines += [f"The data are {stand_in}."] if stand_in else []
+    lines += ["", f"{description.get(str, 'dtype')}, SHA-256 `{description.get(str, 'sha256')}`.", ""]
+    lines += ["## Training", "", *training(description.part("training"), config), ""]
+    results = description.part("measured")
+    for protocol in (name for name in PROTOCOLS if name in results.contents):
+        lines += [f"## {protocol}", "", *metrics(protocol, results.part(protocol), Path(file).stem), ""]
     if isinstance(config, SpikingConfig) and config.neuron == "lif":
-        lines += ["## Spikes", "", *spikes(found), ""]
+        lines += ["## Spikes", "", *spikes(results), ""]
     lines += ["## Configuration", "", "```yaml", to_yaml(asdict(config)).rstrip(), "```"]
     return "\n".join(lines) + "\n"
 
 
-def training_row(name: str, run: dict[str, Any]) -> dict[str, str]:
-    """How one part was trained."""
-    machine = run["machine"]
-    return {
-        "part": name,
-        "parameters": f"{run['parameters']:,}",
-        "steps": f"{run['steps']:,}",
-        "minutes": f"{run['seconds'] / 60:.1f}",
-        "machine": f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores, {machine['device']},"
-        f" torch {machine['torch']}",
-    }
+def training(runs: Report, config: Config) -> Iterator[str]:
+    """How each network in the file was trained, and the commands that train it from a clean clone."""
+    configs = {"vq_svae": config.vq_svae} if isinstance(config, AbsorbingConfig) else {}
+    presets = {stage: preset_of(part) for stage, part in (configs | {config.stage: config}).items()}
+    rows, commands = [], []
+    for stage in runs.contents:
+        run, preset = runs.part(stage), presets[stage]
+        machine = run.part("machine")
+        where = [machine.get(str, "cpu"), "{threads} of {cores} cores".format(**machine.contents)]
+        where += [machine.get(str, "device"), f"torch {machine.get(str, 'torch')}"]
+        start = preset.train.start_from if preset else None
+        rows.append(
+            {
+                "network": stage,
+                "parameters": f"{run.get(int, 'parameters'):,}",
+                "steps": f"{run.get(int, 'steps'):,}",
+                "minutes": f"{run.get(float, 'seconds') / 60:.1f}",
+                "starts from": f"`{start}`" if start else "random weights",
+                "machine": ", ".join(where),
+            }
+        )
+        recorded = shown_command(run.get(str, "command"), "train", stage, f"data={config.data}")
+        commands.append(f"spiking-vq train {stage} data={config.data} preset={preset.preset}" if preset else recorded)
+    yield from table(rows)
+    yield ""
+    if isinstance(config, AbsorbingConfig):
+        yield from ("The denoiser was trained on its own stage 1, which is inside this file.", "")
+    yield from ("Commands that train the same configuration from a clean clone:", "")
+    yield from (f"    {command}" for command in commands)
 
 
-def figures(protocol: str, report: dict[str, Any]) -> list[str]:
-    """A protocol's figures, each beside its floor."""
+def preset_of(config: Config) -> Config | None:
+    """The configuration of the preset that trains a network of this configuration; None if there is no such preset.
+
+    Where there are several, the data set's own comes first.
+    """
+    files = sorted((CONFIGS / config.stage).glob("*.yaml"), key=lambda file: (file.stem != config.data, file.stem))
+    for preset in (load_config(config.stage, file, [f"data={config.data}"]) for file in files):
+        changes = [line for line in differences(config, preset, incomplete=True) if not line.startswith("preset:")]
+        if not changes and (preset.train.start_from is None) == (config.train.start_from_sha256 is None):
+            return preset
+    return None
+
+
+def shown_command(recorded: str, *words: str) -> str:
+    """A recorded command as it is given today, without the arguments in `PLACES`, empty ones, and the usual seed."""
+    given = [text for text in shlex.split(recorded) if text.partition("=")[2] and text != "seed=0"]
+    return shlex.join(["spiking-vq", *words, *(text for text in given if text.partition("=")[0] not in PLACES)])
+
+
+def metrics(protocol: str, report: Report, model: str) -> list[str]:
+    """The metrics of a protocol, next to their floors, and the command that measures them."""
     rows = []
     for name, (title, factor) in SHOWN.items():
-        made = report["metrics"][name]
-        if isinstance(made, dict):
-            real = {"mean": report["floor"][name], "std": report["floor_std"][name]}
-            rows.append(
-                {
-                    "figure": title,
-                    "of what it makes": told(scaled(made, factor)),
-                    "floor: of real images": told(scaled(real, factor)),
-                }
-            )
-    copied = report["memorisation"]
-    rows.append(
-        {
-            "figure": "no nearer to a training image than that one's nearest fellow",
-            "of what it makes": f"{copied['authenticity']:.2f}",
-            "floor: of real images": f"{copied['authenticity_held_out']:.2f}",
-        }
-    )
-    sampler = ", ".join(f"{name} {value}" for name, value in report["sampler"].items())
-    counts = report["counts"]
+        generated, floor = report.spread("metrics", name), report.spread("floor", name)
+        if generated.mean is not None:
+            std = report.get(float, "floor_std", name, default=None)
+            shown = [spread.scaled(factor).text() for spread in (generated, Spread(floor.mean, std))]
+            rows.append(dict(zip(("metric", "generated images", "floor: real images"), (title, *shown), strict=True)))
+    copied = [report.get(float, "memorisation", name) for name in ("authenticity", "authenticity_held_out")]
+    rows.append(dict(zip(rows[0], ("authenticity", *(f"{value:.2f}" for value in copied)), strict=True)))
+    sampler = ", ".join(f"{name} {value}" for name, value in report.get(dict, "sampler").items())
+    counts = report.get(dict, "counts")
     why = ", all there are," if counts["generated"] < PROTOCOLS[protocol].generated else ""
     compared = "{generated:,} generated and {floor:,} real training images{why} with {reference:,}"
-    about = f"{report['about']}. Compared were {compared.format(**counts, why=why)}. Sampler: {sampler}."
-    return [about, "", *table(rows), "", f"    {report['command']}"]
+    about = f"{report.get(str, 'about')}. Compared were {compared.format(**counts, why=why)}. Sampler: {sampler}."
+    return [about, "", *table(rows), "", f"    {shown_command(report.get(str, 'command'), 'evaluate', model)}"]
 
 
-def scaled(figure: dict[str, Any], factor: float) -> dict[str, float | None]:
-    """Mean and deviation in other units."""
-    return {key: None if figure[key] is None else factor * figure[key] for key in ("mean", "std")}
-
-
-def spikes(found: dict[str, Any]) -> list[str]:
-    """How much it fires, and what an image costs."""
-    rates = [f"{part} {rate:.3f}" for part, rate in found["firing_rate"].items()]
-    energy = found.get("energy")
-    cost = energy and (
-        f"{energy['arithmetic_uj']:,.0f} uJ an image of arithmetic, {energy['memory_uj']:,.0f} uJ of memory accesses"
-        " (45 nm figures, nothing reused)"
+def spikes(results: Report) -> list[str]:
+    """Firing rates, and energy of an image."""
+    rates = [f"{stage} {rate:.3f}" for stage, rate in results.get(dict, "firing_rate", default={}).items()]
+    energy = results.part("energy", default={})
+    cost = energy.contents and (
+        f"{energy.get(float, 'arithmetic_uj'):,.0f} uJ of arithmetic for an image,"
+        f" {energy.get(float, 'memory_uj'):,.0f} uJ of memory accesses (45 nm, nothing reused)"
     )
     return [f"Mean firing rate: {', '.join(rates) or 'not measured'}.", "", f"Energy: {cost or 'not measured'}."]

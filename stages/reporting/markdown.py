@@ -1,10 +1,11 @@
-"""Tables as text."""
+"""Tables as Markdown."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 
-def table(rows: list[dict[str, str]]) -> list[str]:
-    """Lines of a Markdown table; the rows have one set of columns."""
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-    told = ["| " + " | ".join(line) + " |" for line in lines]
-    return [told[0], "|---" * len(rows[0]) + "|", *told[1:]]
+
+def table(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Lines of a Markdown table; all rows, at least one, have the same columns."""
+    head, *lines = ["| " + " | ".join(cells) + " |" for cells in (rows[0], *(row.values() for row in rows))]
+    return [head, "|---" * len(rows[0]) + "|", *lines]

@@ -1,31 +1,40 @@
-"""What comparisons of several trainings have in common: figures of their reports, mean and spread over the seeds."""
+"""Mean and deviation of a metric over seeds or sets of images, and the one formatter of them."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
-from typing import Any
-
-from stages.reporting.report import read_report
 
 
-def figure(path: Path, keys: tuple[str, ...], factor: float = 1.0) -> float | None:
-    """One figure of a report; None where it was not measured."""
-    value = read_report(path)
-    for key in keys:
-        value = value[key]
-    return None if value is None else factor * value
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation of a metric; `asdict` of it is the JSON form.
 
+    Attributes:
+        mean: None where the metric was not measured.
+        std: standard deviation (or any other error of the mean); None for a single value.
+        per_seed: the values, in the order of the seeds.
+    """
 
-def spread(values: list[float | None]) -> dict[str, Any]:
-    """Mean and standard deviation over the seeds; None if one of them was not measured."""
-    if None in values:
-        return {"mean": None, "std": None, "per_seed": values}
-    return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None, "per_seed": values}
+    mean: float | None = None
+    std: float | None = None
+    per_seed: list[float | None] = field(default_factory=list)
 
+    @classmethod
+    def over(cls, values: Sequence[float | None]) -> Spread:
+        """Spread of at least one value; the mean is None if any value is."""
+        values = list(values)
+        if None in values:
+            return cls(per_seed=values)
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None, values)
 
-def told(found: dict[str, Any]) -> str:
-    """What `spread` gave, as text."""
-    if found["mean"] is None:
-        return "not measured"
-    return f"{found['mean']:.3g}" + ("" if found["std"] is None else f" ± {found['std']:.2g}")
+    def scaled(self, factor: float) -> Spread:
+        """The same metric in other units, without the single values."""
+        return Spread(*(None if value is None else factor * value for value in (self.mean, self.std)))
+
+    def text(self, mean: str = ".3g", std: str = ".2g") -> str:
+        """`mean ± std`, by these format specifications; `not measured` without a mean."""
+        if self.mean is None:
+            return "not measured"
+        return f"{self.mean:{mean}}" + ("" if self.std is None else f" ± {self.std:{std}}")

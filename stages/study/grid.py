@@ -1,83 +1,90 @@
-"""Train, sample and measure everything asked for: `spiking-vq study grid data="mnist fmnist" presets="base"`.
+"""Train, sample and measure all models of some data sets and presets.
 
-One command after another, as a person would give them; each resumes where it was, and what is done is skipped. A preset
-of the continuous stage is named with it, as in `gaussian-base`.
-`precision=` is that of the measurements; presets say what they train with.
+Runs one command after another, as a person would give them; each resumes where it was, and finished ones are skipped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated
 
-from spiking_vq.config.load import load_config
 from spiking_vq.data.datasets import DATASETS
-from spiking_vq.errors import require
-from spiking_vq.runtime.precision import PRECISIONS
+from spiking_vq.fields import Range, Seed
 from stages.cli.machine import check_device
-from stages.cli.options import parse_options
+from stages.cli.options import read_options
 from stages.evaluate.measures import check_inception
 from stages.evaluate.protocols import PROTOCOLS
-from stages.reporting.report import claim_report, evaluation_name, report_folder
-from stages.study.steps import Step, check_trainings, classifier_step, places_of, run_steps
-from stages.train import preset_file
+from stages.reporting.report import claim_report
+from stages.study.options import Precision, Shared
+from stages.study.steps import (
+    Step,
+    as_arguments,
+    check_trainings,
+    classifier_steps,
+    common,
+    evaluation,
+    run_steps,
+    training,
+)
 
-OPTIONS = {
-    "data": "mnist fmnist",
-    "presets": "base",
-    "protocols": "test-10k n1280-test",
-    "seed": 0,
-    "device": "cpu",
-    "precision": "fp32",
-    "data_dir": Path("data"),
-    "runs": Path("runs"),
-    "results": Path("results"),
-}
+EXAMPLE = 'spiking-vq study grid data="mnist fmnist" presets="base gaussian-base"'
+
+
+def _several(names: Iterable[str]) -> Range:
+    return Range(f"of {', '.join(names)}", lambda text: set(text.split()) <= {*names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Shared):
+    """Options of the grid.
+
+    Attributes:
+        data: names of data sets.
+        presets: names of presets; those of the continuous stage begin with its name, as in `gaussian-base`.
+        protocols: of the evaluations.
+        seed: of trainings and measurements.
+        precision: of the measurements; `bf16` is autocast, with membranes in fp32. Presets say how they train.
+    """
+
+    data: Annotated[str, _several(DATASETS)] = "mnist fmnist"
+    presets: str = "base"
+    protocols: Annotated[str, _several(PROTOCOLS)] = "test-10k n1280-test"
+    seed: Seed = 0
+    precision: Precision = "fp32"
 
 
 def main(arguments: list[str]) -> None:
     """Run all steps that are not done."""
-    options = parse_options(arguments, OPTIONS)
-    for data in options["data"].split():
-        require(data in DATASETS, "data", f"of {', '.join(DATASETS)}", repr(data))
-    for protocol in options["protocols"].split():
-        require(protocol in PROTOCOLS, "protocols", f"of {', '.join(PROTOCOLS)}", repr(protocol))
-    require(options["precision"] in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", options["precision"])
-    check_device(options["device"])
-    todo = [step for data in options["data"].split() for step in steps(data, options)]
+    options = read_options(Options, arguments)
+    check_device(options.device)
+    todo = [step for data in options.data.split() for step in steps(data, options)]
     check_trainings(todo)
-    if options["protocols"].split():
-        check_inception(options["data_dir"])
-    run_steps(todo)
+    if options.protocols.split():
+        check_inception(options.data_dir)
+    run_steps([todo])
 
 
-def steps(data: str, options: dict[str, Any]) -> Iterator[Step]:
-    """What one data set takes, in order: the classifier, then each preset's two stages and measurements.
+def steps(data: str, options: Options) -> Iterator[Step]:
+    """The steps of one data set: the classifier, then of each preset the trainings and measurements.
 
     Raises:
-        InputError: no such preset, or a report on something else lies where one of these would.
+        InputError: another report lies where one of these would.
     """
-    places = places_of(options)
-    yield from classifier_step(data, places)
-    runs, seed = Path(options["runs"]) / data, f"seed={options['seed']}"
-    training = [f"{name}={place}" for name, place in places.items()]
-    for name in options["presets"].split():
+    yield from classifier_steps(data, options)
+    for name in options.presets.split():
         stages = ("gaussian",) if name.startswith("gaussian-") else ("vq_svae", "absorbing")
-        preset, last = name.removeprefix("gaussian-"), stages[-1]
-        subject = [f"data={data}", f"preset={preset}", seed]
-        for stage in stages:
-            model = runs / preset / stage / "model.safetensors"
-            yield Step("train", [stage, *subject, *training], model)
-        subject += [f"stage={last}", f"results={options['results']}"]
-        reports = report_folder(options["results"], last, data, preset)
-        for protocol in options["protocols"].split():
-            arguments = [*subject, *training, f"protocol={protocol}", f"precision={options['precision']}"]
-            name = evaluation_name({"protocol": protocol, "seed": options["seed"]})
-            claim_report(reports / name, stage=last, data=data, preset=preset)
-            yield Step("evaluate", arguments, reports / name, model)
-        watching = [*subject, *(f"{name}={places[name]}" for name in ("runs", "device"))]
-        if load_config(last, preset_file(last, preset)).neuron == "lif":  # its twins stand beside it
-            claim_report(reports / "energy.json", stage=last, data=data, preset=preset)
-            yield Step("inspect energy", watching, reports / "energy.json", model)
-        yield Step("inspect portrait", watching, None)
+        subject = {"data": data, "preset": name.removeprefix("gaussian-"), "seed": options.seed} | common(options)
+        trainings = [training(stage, **subject) for stage in stages]
+        yield from trainings
+        model, subject = trainings[-1].leaves, subject | {"stage": stages[-1], "results": options.results}
+        measured = [
+            evaluation(model, **subject, protocol=protocol, precision=options.precision)
+            for protocol in options.protocols.split()
+        ]
+        measured.append(
+            Step("inspect", as_arguments(subject), options.results / data / name / "inspection.json", model)
+        )
+        for step in measured:
+            claim_report(step.leaves, **{key: subject[key] for key in ("stage", "data", "preset")})
+            yield step

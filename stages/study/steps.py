@@ -1,10 +1,8 @@
-"""Commands one after another, as a person would give them; what is done is skipped, what was stopped goes on."""
+"""Steps of a study: commands that run one after another; finished steps are skipped, interrupted ones resume."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -18,10 +16,12 @@ from spiking_vq.checkpoint.build import build_model
 from spiking_vq.config.load import load_config
 from spiking_vq.config.schema import AbsorbingConfig, ClassifierConfig, Config, DenoiserConfig, VQSVAEConfig
 from spiking_vq.data.datasets import load_dataset
-from spiking_vq.errors import InputError, require
+from spiking_vq.errors import InputError
+from spiking_vq.files import sha256_of
 from spiking_vq.pipelines.load import pipeline_of
 from spiking_vq.pipelines.zoo import ZOO
-from stages.cli.options import recorded_command
+from stages.cli.options import preset_file, recorded_command
+from stages.reporting.report import Report, evaluation_name, report_folder
 
 
 class Step(NamedTuple):
@@ -29,10 +29,9 @@ class Step(NamedTuple):
 
     Attributes:
         command: such as `train` or `study labels`.
-        arguments: its own.
-        leaves: the file, after which the command need not be run again; None runs it every time.
-        of: the model that the file is a report on, of which it has to tell the hash, and this very command; None if it
-            is no report.
+        arguments: of the command.
+        leaves: the file that marks the step as done; None runs it every time.
+        of: the model of a report, which must name this model's hash and this very command; None if it is no report.
     """
 
     command: str
@@ -41,56 +40,64 @@ class Step(NamedTuple):
     of: Path | None = None
 
     def is_done(self) -> bool:
-        """Whether the file is there, by this command, and of the model that is there now."""
+        """Whether the file is there, and was made by this command from the present model."""
         if self.leaves is None or not self.leaves.is_file():
             return False
         if self.of is None:
             return True
         try:
-            report = json.loads(self.leaves.read_text())
-            told = report["command"], report["checkpoint"]["sha256"]
-        except (ValueError, TypeError, KeyError):  # damaged, or of something else
+            report = Report.read(self.leaves)
+            made_by = report.get(str, "command", default="")
+            sha256 = report.get(str, "checkpoint", "sha256", default="")
+        except InputError:  # damaged, or another kind of file
             return False
-        if told[0] != recorded_command(self.command, self.arguments):
+        if made_by != recorded_command(self.command, self.arguments):
             return False
-        return self.of.is_file() and told[1] == hashlib.sha256(self.of.read_bytes()).hexdigest()
+        return self.of.is_file() and sha256 == sha256_of(self.of)
 
 
-def places_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Where all steps of a command have the data and the runs, and what computes them."""
-    return {name: options[name] for name in ("runs", "data_dir", "device")}
+def training(stage: str, *changes: str, data: str, preset: str, runs: Path, **others: Any) -> Step:
+    """Training of a stage in the folder `runs`, with `others` and `changes` as overrides."""
+    model = Path(runs) / data / preset / stage / "model.safetensors"
+    given = {"data": data, "preset": preset, "runs": runs} | others
+    return Step("train", [stage, *as_arguments(given), *changes], model)
 
 
-def classifier_step(data: str, places: dict[str, str]) -> list[Step]:
-    """Training of the classifier that evaluation uses, where none ships.
-
-    Args:
-        data: name of the data set.
-        places: options `runs`, `data_dir` and `device`.
-    """
-    return [] if (ZOO / f"{data}-base-classifier.safetensors").is_file() else [_training(data, "base", places)]
+def evaluation(model: Path, *, stage: str, data: str, preset: str, results: Path, **others: Any) -> Step:
+    """Evaluation of a model; `others` are further options of `evaluate`."""
+    given = {"stage": stage, "data": data, "preset": preset, "ckpt": model, "results": results} | others
+    leaves = report_folder(results, stage, data, preset) / evaluation_name(given)
+    return Step("evaluate", as_arguments(given), leaves, model)
 
 
-def perceptual_step(data: str, places: dict[str, str]) -> Step:
-    """Training of the classifier by whose features stage 1 is trained; arguments as above."""
-    return _training(data, "perceptual", places)
+def as_arguments(options: dict[str, Any]) -> list[str]:
+    """Options as `key=value` arguments."""
+    return [f"{name}={value}" for name, value in options.items()]
 
 
-def _training(data: str, preset: str, places: dict[str, str]) -> Step:
-    subject = [f"data={data}", f"preset={preset}", *(f"{name}={place}" for name, place in places.items())]
-    model = Path(places["runs"]) / data / preset / "classifier" / "model.safetensors"
-    return Step("train", ["classifier", *subject], model)
+def common(options: Any) -> dict[str, Any]:
+    """The options that a study passes on to all of its steps."""
+    return {name: getattr(options, name) for name in ("runs", "data_dir", "device")}
 
 
-def check_trainings(todo: Iterable[Step]) -> None:
-    """Read the configuration of each training among steps, so that a mistake in any is found before the first starts.
+def classifier_steps(data: str, options: Any) -> list[Step]:
+    """Training of the classifier that evaluation uses; none where it ships."""
+    shipped = (ZOO / f"{data}-base-classifier.safetensors").is_file()
+    return [] if shipped else [training("classifier", data=data, preset="base", **common(options))]
+
+
+def perceptual_step(data: str, options: Any) -> Step:
+    """Training of the classifier of stage 1's perceptual loss."""
+    return training("classifier", data=data, preset="perceptual", **common(options))
+
+
+def check_trainings(steps: Iterable[Step]) -> None:
+    """Read the configuration and build the networks of each training, so that mistakes are found before the first.
 
     Raises:
-        InputError: as `stages.train` would; but for what depends on files that are not there yet.
+        InputError: as `train` would, except for errors that depend on files that are not there yet.
     """
-    from stages.train import preset_file  # here, as it takes seconds and measuring needs none of it
-
-    for step in todo:
+    for step in steps:
         if step.command == "train":
             stage, *overrides = step.arguments
             (preset,) = (text.removeprefix("preset=") for text in overrides if text.startswith("preset="))
@@ -98,7 +105,7 @@ def check_trainings(todo: Iterable[Step]) -> None:
 
 
 def check_networks(config: Config) -> None:
-    """Build the networks of a configuration, for the official images and where it has to be on any stage 1.
+    """Build the networks of a configuration, for the official images and, in stage 2, on any stage 1.
 
     Raises:
         InputError: they cannot be built.
@@ -115,41 +122,31 @@ def check_networks(config: Config) -> None:
         _ = pipeline_of(model, config).diffusion
 
 
-def run_steps(todo: Sequence[Step]) -> None:
-    """Run all that have not left their files, one after another, as `run_chains` runs one chain."""
-    run_chains([todo])
-
-
-def run_chains(chains: Sequence[Sequence[Step]], jobs: int = 1, logs: Path | None = None) -> None:
-    """Run chains of steps: those of a chain one after another, all that have not left their files.
+def run_steps(chains: Sequence[Sequence[Step]], jobs: int = 1, logs: Path | None = None) -> None:
+    """Run chains of steps, except for steps that are done; the steps of a chain run one after another.
 
     Args:
         chains: independent of each other.
-        jobs: how many run side by side, each on its share of the cores. A small network leaves much of a second core
-            idle: two trainings side by side, on a core each, take little longer than one on both.
-        logs: folder of what the commands print, with more than one job; with one it goes to the terminal.
+        jobs: number of chains that run at the same time, each on its share of the cores. A small network leaves much of
+            a second core idle: two trainings on a core each take little longer than one on both.
+        logs: folder of the commands' output with more than one job; with one it goes to the terminal.
 
     Raises:
-        InputError: a command ended with an error, which it has told. What runs beside it is finished first.
-        KeyboardInterrupt: one was stopped.
+        InputError: a command ended with an error, which it has printed. The commands next to it are finished first.
+        KeyboardInterrupt: a command was stopped.
     """
-    require(jobs >= 1, "jobs", "at least 1", jobs)
-    share = str(max(1, os.cpu_count() // jobs))
     numbers, total = itertools.count(1), sum(map(len, chains))
     numbered = [[(next(numbers), step) for step in chain] for chain in chains]
 
     def run_chain(chain: list[tuple[int, Step]]) -> None:
         for number, step in chain:
-            told = f"[{number}/{total}] {step.command} {' '.join(step.arguments)}"
+            text = f"[{number}/{total}] {step.command} {' '.join(step.arguments)}"
             if step.is_done():
-                print(f"{told}: done before, {step.leaves}")
-            elif jobs == 1:
-                print(told, flush=True)
-                run(step)
-            else:
-                log = logs / f"{number:03}.log"
-                print(f"{told} > {log}", flush=True)
-                run_aside(step, share, log)
+                print(f"{text}: done before, {step.leaves}")
+                continue
+            log = logs / f"{number:03}.log" if jobs > 1 else None
+            print(text + (f" > {log}" if log else ""), flush=True)
+            _run(step, jobs, log)
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -160,22 +157,18 @@ def run_chains(chains: Sequence[Sequence[Step]], jobs: int = 1, logs: Path | Non
             raise
 
 
-def run_aside(step: Step, threads: str, log: Path) -> None:
-    """Run one step on this many threads, writing to a file what it prints."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
-        try:
-            run(step, env=os.environ | {"OMP_NUM_THREADS": threads}, stdout=file, stderr=subprocess.STDOUT)
-        except InputError as error:
-            raise InputError(f"{error}. It printed {log}") from error
-
-
-def run(step: Step, **settings: Any) -> None:
-    """Run one step, with settings of `subprocess.run`; raise what `run_chains` says unless its exit code is 0."""
-    code = subprocess.run(
-        [sys.executable, "-m", "stages", *step.command.split(), *step.arguments], **settings
-    ).returncode
+def _run(step: Step, jobs: int, log: Path | None) -> None:
+    """Run one step; with a log, on one of `jobs` shares of the cores."""
+    command = [sys.executable, "-m", "stages", *step.command.split(), *step.arguments]
+    if log is None:
+        code = subprocess.run(command).returncode
+    else:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        threads = {"OMP_NUM_THREADS": str(max(1, os.cpu_count() // jobs))}
+        with log.open("w") as file:
+            code = subprocess.run(command, env=os.environ | threads, stdout=file, stderr=subprocess.STDOUT).returncode
     if code == 130:
         raise KeyboardInterrupt
     if code:
-        raise InputError(f"{step.command} ended with exit code {code}: mend it, and give the same command again")
+        output = f". Its output is in {log}" if log else ""
+        raise InputError(f"{step.command} ended with exit code {code}: fix it, and give the same command again{output}")

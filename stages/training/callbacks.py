@@ -1,31 +1,40 @@
-"""The callback that keeps a run: validation, metrics, pictures and checkpoints to resume from."""
+"""Callbacks of a run: validation, metrics, pictures and checkpoints to resume from; its progress bar."""
 
 from __future__ import annotations
 
 import csv
 import math
+import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torchvision.utils import save_image
+from tqdm import tqdm
 
 from spiking_vq.checkpoint.file import not_finite, some_of
+from spiking_vq.config.schema import TrainOptions
 from spiking_vq.errors import InputError
 from spiking_vq.files import atomic_write
 from spiking_vq.runtime.distributed import rank
+from stages.cli.progress import progress
 from stages.training.run_folder import RunFolder
+from stages.training.stage import Stage
+
+LOG_EVERY = 10
+"""Steps between logged losses; shorter runs log more often."""
+
+LOGGED = 20
+"""Losses of a run at least, where it has as many steps, and about as many in its `training.json`."""
 
 
 class MetricsTable(Logger):
-    """`metrics.csv`, one row a logged step. Rows are kept in memory and written together with `last.ckpt`.
+    """`metrics.csv`, one row per logged step. Rows are kept in memory and written together with `last.ckpt`.
 
-    Lightning's own CSV logger deletes the rows of the run that is being resumed.
+    Lightning's own CSV logger deletes the rows of the run that is resumed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,25 +43,25 @@ class MetricsTable(Logger):
 
     @property
     def name(self) -> None:
-        """None: the run folder has its name already."""
+        """None: the run folder has the name."""
         return None
 
     @property
     def version(self) -> None:
-        """None, likewise."""
+        """None: a run has one version."""
         return None
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: `config.yaml` has them."""
+        """Nothing: `config.yaml` holds them."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add to the row of `step`, counted from 1: steps done."""
+        """Add to the row of `step`, the number of steps done."""
         self.rows.setdefault(step, {}).update(metrics)
 
     def read(self, up_to: int) -> None:
-        """Take over the rows of the run so far, up to step `up_to`; later ones will be made again.
+        """Take over the rows of the run so far, up to step `up_to`; the resumed run makes later ones again.
 
-        A table that is missing or damaged is begun anew, and a line printed.
+        A missing or damaged table is begun anew, and a line printed.
         """
         try:
             with self.path.open(newline="") as file:
@@ -75,31 +84,30 @@ class MetricsTable(Logger):
 
 
 class KeepRun(Callback):
-    """Logs, validates, and writes the checkpoints, the metrics and the pictures of a run; stops one that has diverged.
+    """Logs, validates, and writes the checkpoints, metrics and pictures of a run; stops a run that diverges.
 
-    It does so by itself, not through Lightning's loop, so that each `last.ckpt` is written after the logging and the
-    validation that are due at its step, and a resumed run has the same rows and best step as an unbroken one.
+    It does not use Lightning's own loop for this: each `last.ckpt` is written after the logging and validation that are
+    due at its step, so that a resumed run has the same rows and best step as an unbroken one.
 
     Args:
-        folder: where.
-        table: the metrics.
+        folder: of the run.
+        table: its metrics.
+        bar: its progress bar.
         total_steps: length of the run.
-        log_every: steps between rows of training figures.
-        val_every: steps between validations.
-        save_every: steps between writes of `last.ckpt`.
+        train: says how often to validate and to write `last.ckpt`.
     """
 
     def __init__(
-        self, folder: RunFolder, table: MetricsTable, total_steps: int, log_every: int, val_every: int, save_every: int
+        self, folder: RunFolder, table: MetricsTable, bar: RunBar, total_steps: int, train: TrainOptions
     ) -> None:
-        self.folder, self.table, self.total_steps = folder, table, total_steps
-        self.log_every, self.val_every, self.save_every = log_every, val_every, save_every
+        self.folder, self.table, self.bar, self.total_steps, self.train = folder, table, bar, total_steps, train
+        self.log_every = max(1, min(LOG_EVERY, total_steps // LOGGED))
         self.best, self.best_step, self.validation = math.inf, 0, {}
         self.step, self.saved_step, self.seconds, self.started = 0, 0, 0.0, time.monotonic()
         self.validation_seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know: the step, the best validation so far, and the time spent."""
+        """The state to resume from: the step, the best validation so far, and the time spent."""
         return {
             "step": self.step,
             "total_steps": self.total_steps,
@@ -115,29 +123,26 @@ class KeepRun(Callback):
         self.step = self.saved_step = state["step"]
         self.best, self.best_step, self.seconds = state["best"], state["best_step"], state["seconds"]
         self.validation_seconds = state["validation_seconds"]
-        if rank() == 0:  # which writes them
+        if rank() == 0:  # only rank 0 writes them
             self.table.read(up_to=state["step"])
-        row = self.table.rows.get(self.best_step, {})
-        older = {key: value for key, value in row.items() if key.startswith("val/")}
-        self.validation = state.get("validation", older)
+        row = self.table.rows.get(self.best_step, {})  # older checkpoints do not hold the validation
+        self.validation = state.get("validation", {key: row[key] for key in row if key.startswith("val/")})
 
-    def on_before_backward(self, trainer: Trainer, stage: LightningModule, loss: Tensor) -> None:
+    def on_before_backward(self, trainer: Trainer, stage: Stage, loss: Tensor) -> None:
         """Stop at a loss that is not finite. It is the mean over the ranks, so that all of them stop."""
-        if not stage.figures["loss"].isfinite():
-            terms = {name: float(value) for name, value in stage.figures.items()}
-            not_finite = [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]
-            raise self._diverged(f"{', '.join(not_finite)} at step {trainer.global_step + 1}")
+        if not stage.metrics["loss"].isfinite():
+            terms = {name: float(value) for name, value in stage.metrics.items()}
+            reasons = [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]
+            raise self._diverged(f"{', '.join(reasons)} at step {trainer.global_step + 1}")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
         """Log, validate and save when due."""
         step = self.step = trainer.global_step
         finished = step == self.total_steps
-        validates = step % self.val_every == 0 or finished
-        saves = step % self.save_every == 0 or finished
+        validates = step % self.train.val_every == 0 or finished
+        saves = step % self.train.save_every == 0 or finished
         if step % self.log_every == 0:
-            _log(trainer, stage.figures, step)
+            _log(trainer, stage.metrics, step)
         if validates or saves:
             self._check_weights(stage, step)
         if validates:
@@ -154,61 +159,74 @@ class KeepRun(Callback):
         """Seconds of training so far, over all its sessions."""
         return self.seconds + time.monotonic() - self.started
 
-    def _check_weights(self, stage: LightningModule, step: int) -> None:
+    def _check_weights(self, stage: Stage, step: int) -> None:
         """Stop if a weight is not finite: a gradient may overflow though the loss did not, and validation hide it."""
         if names := not_finite(stage.state_dict()):
             raise self._diverged(f"weights are NaN or infinite after step {step}, {some_of(names)} among them")
 
     def _diverged(self, reason: str) -> InputError:
         last, saved = self.folder.last, self.saved_step
-        go_on = "Do so in another RUNS=, or after deleting this run."
+        go_on = "Do so in another folder with runs=FOLDER, or after deleting this run."
         if saved:
-            go_on = f"{last} holds step {saved}: go on from it with another RUNS= and train.start_from={last}."
+            go_on = f"{last} holds step {saved}: go on from it with train.start_from={last} runs=FOLDER."
         return InputError(f"training has diverged: {reason}. Lower train.lr, or set train.grad_clip=1. {go_on}")
 
-    def _validate(self, trainer: Trainer, stage: LightningModule, step: int) -> None:
-        # one rank validates and writes; all know the figures, as a checkpoint is written by all together
+    def _validate(self, trainer: Trainer, stage: Stage, step: int) -> None:
+        # rank 0 validates; all ranks know the metrics, as all take part in writing a checkpoint
         metrics = trainer.strategy.broadcast(stage.validate() if trainer.is_global_zero else None)
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise self._diverged(f"{name} = {value} in the validation of step {step}")
-        shown = {f"val/{key}": value for key, value in metrics.items()}
-        _log(trainer, shown, step)
-        trainer.progress_bar_callback.validated = metrics
+        logged = {f"val/{key}": value for key, value in metrics.items()}
+        _log(trainer, logged, step)
         if trainer.is_global_zero:
+            self.bar.show(step, stage.metrics["loss"].item(), metrics)
             self.folder.images.mkdir(exist_ok=True)
             images = stage.picture()
             with atomic_write(self.folder.images / f"step{step:07d}.png") as temporary:
                 save_image(images, temporary, nrow=16, format="png")
         if metrics[stage.monitor] < self.best:
-            self.best, self.best_step, self.validation = metrics[stage.monitor], step, shown
+            self.best, self.best_step, self.validation = metrics[stage.monitor], step, logged
             trainer.save_checkpoint(self.folder.best)
 
 
-def _log(trainer: Trainer, figures: dict[str, Any], step: int) -> None:
+def _log(trainer: Trainer, metrics: dict[str, Any], step: int) -> None:
     for logger in trainer.loggers:
-        logger.log_metrics({name: float(value) for name, value in figures.items()}, step)
+        logger.log_metrics({name: float(value) for name, value in metrics.items()}, step)
 
 
-class RunBar(TQDMProgressBar):
-    """One bar for the whole run: steps done and to do, and the numbers that matter, the last validation among them."""
+class RunBar(Callback):
+    """One progress bar for the whole run, with the loss and the last validation; without a terminal, a line for each.
 
-    def __init__(self, title: str, refresh_rate: int) -> None:
-        super().__init__(refresh_rate)
-        self.title, self.validated = title, {}
+    Args:
+        title: of the run.
+        total_steps: its length.
+    """
 
-    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Name the run instead of the epoch."""
-        super().on_train_epoch_start(trainer)
-        self.train_progress_bar.set_description(self.title)
+    def __init__(self, title: str, total_steps: int) -> None:
+        self.title, self.total_steps, self.validated = title, total_steps, {}
+        self.bar: tqdm | None = None
 
-    def on_exception(self, trainer: Trainer, stage: LightningModule, exception: BaseException) -> None:
-        """Leave the bar's line, so that an error stands on a line of its own."""
-        with suppress(TypeError):  # there is no bar yet
-            self.train_progress_bar.close()
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
+        """Begin at the step that the run resumes from."""
+        self.bar = progress(title=self.title, total=self.total_steps, unit="step")
+        self.bar.n = self.bar.initial = self.bar.last_print_n = trainer.global_step
 
-    def get_metrics(self, trainer: Trainer, stage: LightningModule) -> dict[str, Any]:
-        """The running training numbers, then the last validation's."""
-        shown = super().get_metrics(trainer, stage)
-        shown.pop("v_num", None)
-        return shown | {f"val_{key}": f"{value:.4g}" for key, value in self.validated.items()}
+    def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
+        """Count the step and show its loss."""
+        self.bar.set_postfix({"loss": stage.metrics["loss"].item()} | self.validated, refresh=False)
+        self.bar.update()
+
+    def show(self, step: int, loss: float, metrics: dict[str, float]) -> None:
+        """Show the metrics of a validation: in the bar, or where it is hidden, as a line on stderr."""
+        self.validated = {f"val_{name}": value for name, value in metrics.items()}
+        if self.bar.disable:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in ({"loss": loss} | self.validated).items())
+            print(f"{self.title}: step {step} of {self.total_steps}, {shown}", file=sys.stderr)
+
+    def on_train_end(self, *_: Any) -> None:
+        """Leave the bar's line."""
+        if self.bar is not None:
+            self.bar.close()
+
+    on_exception = on_train_end

@@ -1,8 +1,9 @@
-"""What training the two diffusions has in common: labels, validation."""
+"""Training a diffusion's network, common to both diffusions: labels, validation, pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 
 import torch
@@ -10,18 +11,24 @@ from torch import Tensor, nn
 
 from spiking_vq.config.schema import DenoiserConfig
 from spiking_vq.data.datasets import ImageData
+from spiking_vq.data.levels import to_unit
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
-from spiking_vq.diffusion.guidance import told
-from spiking_vq.randomness import uniform_noise
+from spiking_vq.diffusion.guidance import Denoiser, with_labels
+from spiking_vq.pipelines.base import Pipeline
+from spiking_vq.pipelines.load import pipeline_of
+from spiking_vq.randomness import Stream, uniform_noise
 from spiking_vq.runtime.distributed import own_rows
 from stages.training.stage import Stage
 
 VALIDATION_BATCH = 128
+PICTURED = 64
+PICTURE_CALLS = 64
+"""Calls of the network for a picture at most; published samplers take up to 1000."""
 
 
-def knowing_labels(config: DenoiserConfig, data: ImageData) -> DenoiserConfig:
-    """With the number of labels and of the images of each, if the network is told them; without, if not."""
+def with_label_counts(config: DenoiserConfig, data: ImageData) -> DenoiserConfig:
+    """The configuration with the number of labels and of training images of each; unconditional, without."""
     if not config.conditional:
         return replace(config, num_classes=None, label_counts=None)
     counts = data.train.labels.bincount(minlength=data.num_classes).tolist()
@@ -29,13 +36,16 @@ def knowing_labels(config: DenoiserConfig, data: ImageData) -> DenoiserConfig:
 
 
 class DenoiserStage(Stage):
-    """The network of a diffusion being trained; validated by its figures, with the same times and noise each time.
+    """The network of a diffusion in training; validated by its loss, with the same times and noise each time.
 
     Args:
         config: of the run, complete.
-        model: the network to train.
-        diffusion: what it is trained for.
-        train, val: examples and their labels, as `with_styles` gives them; validation takes all that are given.
+        model: network to train.
+        diffusion: its objective.
+        train, val: examples and their labels, as `with_styles` gives them; validation takes all of `val`.
+
+    Raises:
+        InputError: as `Stage`, or the sampler's options in the configuration do not fit.
     """
 
     def __init__(
@@ -48,43 +58,54 @@ class DenoiserStage(Stage):
     ) -> None:
         super().__init__(config, model, train)
         self.diffusion, self.val = diffusion, val
+        self.pipeline().sampling()  # so that a sampler that does not fit is found before training
 
     def prepared(self, examples: Tensor) -> Tensor:
         """Examples as the diffusion takes them."""
         return examples
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """The diffusion's objective: drawn for the whole batch, computed for this rank's share."""
+        """The diffusion's objective: drawn for the whole batch, computed for this rank's rows."""
         examples, labels = batch
-        generator = self.on_device(generator)
+        generator = self._on_device(generator)
         drawn = self.diffusion.draw(self.prepared(examples), generator)
         drawn = type(drawn)(*map(own_rows, drawn))
-        labels = own_rows(self._some(labels, generator))
-        return self.diffusion.loss_of(self._told(self.model, labels), drawn)
+        labels = own_rows(self._with_dropout(labels, generator))
+        return self.diffusion.loss_of(self._denoiser(self.model, labels), drawn)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The diffusion's figures in the mean over the validation examples."""
-        network, generator, figures = self.trained.eval(), self.on_device(self.generator(3)), []
-        batches = zip(*(rows.split(VALIDATION_BATCH) for rows in self.val), strict=True)
+        """The metrics of the diffusion's loss, mean over the validation examples."""
+        network, generator, sums = self.trained.eval(), self._on_device(self.generator(Stream.VALIDATION)), {}
         with self.autocast():
-            for examples, labels in batches:
-                denoiser = self._told(network, labels.to(self.device))
-                found = self.diffusion.loss(denoiser, self.prepared(examples.to(self.device)), generator)
-                figures.append({name: len(labels) * value.item() for name, value in found.items()})
-        return {name: sum(found[name] for found in figures) / len(self.val[0]) for name in figures[0]}
+            for examples, labels in zip(*(rows.split(VALIDATION_BATCH) for rows in self.val), strict=True):
+                denoiser = self._denoiser(network, labels.to(self.device))
+                metrics = self.diffusion.loss(denoiser, self.prepared(examples.to(self.device)), generator)
+                for name, value in metrics.items():
+                    sums[name] = sums.get(name, 0) + len(labels) * value.item()
+        return {name: value / len(self.val[0]) for name, value in sums.items()}
 
-    def on_device(self, generator: torch.Generator) -> torch.Generator:
-        """A generator where the network is, that follows from one on the CPU."""
+    def pipeline(self) -> Pipeline:
+        """The pipeline of a copy of the model as it is now, as `export` would write it."""
+        return pipeline_of(deepcopy(self.export()), self.config, self.device, self.config.precision)
+
+    def picture(self) -> Tensor:
+        """The pipeline's samples of the run's seed, by the configuration's sampler in at most `PICTURE_CALLS` calls."""
+        pipeline = self.pipeline()
+        calls = min(PICTURE_CALLS, pipeline.sampling()["sample_steps"])
+        return to_unit(pipeline.sample(PICTURED, self.config.seed, sample_steps=calls).images)
+
+    def _on_device(self, generator: torch.Generator) -> torch.Generator:
+        """A generator on the network's device with the seed of one on the CPU."""
         return torch.Generator(self.device).manual_seed(generator.initial_seed())
 
-    def _some(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """The labels [B], some of them, as often as `label_dropout` says, replaced by the one that means none."""
+    def _with_dropout(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """The labels [B], a share `label_dropout` of them replaced by the one that means none."""
         if not self.config.conditional:
             return labels
         dropped = uniform_noise(labels.shape, generator, labels.device) < self.config.label_dropout
         return labels.masked_fill(dropped, self.config.num_classes * self.config.styles)
 
-    def _told(self, network: nn.Module, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """The network as a denoiser that is told these labels, if it knows any."""
-        return told(network, labels if self.config.conditional else None)
+    def _denoiser(self, network: nn.Module, labels: Tensor) -> Denoiser:
+        """The network as a denoiser with these labels; unconditional, without."""
+        return with_labels(network, labels if self.config.conditional else None)

@@ -11,6 +11,10 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
 
     `avg = d avg + (1 - d) new` with `d = min(decay, (1 + n) / (10 + n))` after n updates, so that the start of training
     is forgotten soon; integers (counters) are copied.
+
+    Args:
+        model: network to average; the average starts as a copy of it.
+        decay: d per step in the long run, in [0, 1).
     """
 
     def update(averages: list[Tensor], news: list[Tensor], num_averaged: Tensor) -> None:

@@ -1,7 +1,7 @@
 """The folder of a run and its checkpoints.
 
-`runs/<data>/<preset>/<stage>/`: `config.yaml`, `last.ckpt`, `best.ckpt`, `metrics.csv`, `tb/`, `images/`, and once the
-run is finished `training.json` and `model.safetensors`.
+`runs/<data>/<preset>/<stage>/` holds `config.yaml`, `last.ckpt`, `best.ckpt`, `metrics.csv`, `tb/` and `images/`; a
+finished run also `training.json` and `model.safetensors`.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class RunFolder:
         self.model = self.path / "model.safetensors"
 
     def check(self, config: Config) -> None:
-        """Find, before any work, what would stop a run of this configuration in the end. Writes nothing.
+        """Find mistakes that would stop a run of this configuration later. Writes nothing.
 
         Args:
-            config: of the run, as it was given; what follows from the data is compared by `claim`.
+            config: of the run, as given; fields that follow from the data are compared by `claim`.
 
         Raises:
             InputError: the folder cannot be written to, holds a run of another configuration, or an unfinished run
@@ -63,13 +63,13 @@ class RunFolder:
             self._check_checkpoints()
 
     def claim(self, config: Config) -> None:
-        """Take the folder for this configuration, or see that it is already its own.
+        """Write the configuration, or check that it is the one of the run in the folder.
 
         Args:
             config: of the run, complete.
 
         Raises:
-            InputError: it holds a run of another configuration, or cannot be written to.
+            InputError: the folder holds a run of another configuration, or cannot be written to.
         """
         if self.config_file.exists():
             self._require_same(config)
@@ -83,18 +83,18 @@ class RunFolder:
             raise InputError(
                 f"{self.path} holds a run of another configuration:\n  "
                 + "\n  ".join(changes)
-                + "\nUndo the change, delete the folder, or keep both with another RUNS=."
+                + "\nUndo the change, delete the folder, or keep both in another folder with runs=FOLDER."
             )
 
     def _check_checkpoints(self) -> None:
-        """See that the run can be resumed and, at its end, exported."""
+        """Check that the run can be resumed and, at its end, exported."""
         checkpoint = read_resumable(self.last)
         best_step = checkpoint["callbacks"]["KeepRun"]["best_step"]
         if not best_step:
             return
         advice = (
             f"It must hold the weights of step {best_step}, the best so far, which the finished run exports: put it"
-            f" back, go on in another RUNS= with train.start_from={self.last}, or delete {self.last} to start anew."
+            f" back, go on with train.start_from={self.last} runs=FOLDER, or delete {self.last} to start anew."
         )
         if not self.best.is_file():
             raise InputError(f"cannot resume: {self.best} is missing. {advice}")
@@ -109,13 +109,13 @@ def shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints written next to their final place and renamed, and read with `weights_only=True`.
+    """Writes checkpoints next to their final path and renames them; reads them with `weights_only=True`.
 
     Lightning writes to the system's temporary folder and moves: across file systems that is a copy, and a kill in the
     middle of it leaves half a file.
 
     Args:
-        weights: name -> shape, of the network that is to be resumed.
+        weights: name -> shape of the network to resume.
     """
 
     def __init__(self, weights: dict[str, torch.Size]) -> None:
@@ -142,11 +142,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def read_resumable(path: Path, advice: str = START_ANEW) -> dict[str, Any]:
-    """Read a checkpoint that `KeepRun` has a part in.
+    """Read a checkpoint of a run, which holds the state of `KeepRun`.
 
     Args:
         path: file of the checkpoint.
-        advice: what to do if it cannot be read.
+        advice: end of the message if it cannot be read; by default to start the run anew.
 
     Raises:
         InputError: it is truncated, corrupt, or not such a checkpoint, or its weights are not finite.

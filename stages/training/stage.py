@@ -1,4 +1,8 @@
-"""What the stages have in common: optimiser, averaged weights, noise by (seed, step), few spiking steps at first."""
+"""The base of the stages: optimiser, averaged weights, noise by (seed, step), firing-rate penalty, early spiking steps.
+
+A stage's module has `prepare(config)`, which loads the data and completes the configuration, and a `Stage` with its
+loss, validation, picture and export.
+"""
 
 from __future__ import annotations
 
@@ -18,31 +22,30 @@ from spiking_vq.config.schema import Config, SpikingConfig
 from spiking_vq.data.stream import BatchStream
 from spiking_vq.errors import InputError
 from spiking_vq.layers.synapses import synchronise
-from spiking_vq.randomness import mix_seed
+from spiking_vq.randomness import Stream, mix_seed
 from spiking_vq.runtime.distributed import mean_over_ranks
 from spiking_vq.runtime.precision import autocast, parameter_type
 from spiking_vq.runtime.running import run_with
 from stages.training.ema import averaged
-
-ADDED = ("scales", "labels.weight")
-"""What fine-tuning may add to a trained network: scales of the steps, or labels."""
-
-OF_DATA = ("labels.weight", "data_variance")
-"""What a network knows of its data alone: fine-tuning on other data begins with that of the new."""
+from stages.training.fine_tune import take_over
 
 
 class Stage(LightningModule):
-    """A network being trained. A stage adds what a batch is, its loss, its validation and its picture.
+    """A network in training.
 
     Args:
         config: of the run, complete.
-        model: the network to train.
-        rows: tensors with one row an example; a batch takes the same rows of each.
+        model: network to train.
+        rows: tensors with one row per example; a batch takes the same rows of each.
 
     Attributes:
         total_steps: length of the run.
+        metrics: of the last training step, mean over the ranks: `loss`, and `train/...`.
         monitor: name of the validation metric that the best checkpoint minimises.
-        held_by: other stages, whose files hold the network, too.
+        held_by: other stages whose files hold the network too.
+
+    Raises:
+        InputError: neither `train.max_steps` nor `train.max_epochs` is set, or `train.start_from` does not fit.
     """
 
     monitor: str
@@ -55,115 +58,97 @@ class Stage(LightningModule):
             synchronise(model)
         train = config.train
         if train.start_from:
-            found = self._start_from(train.start_from)
-            self.config = config = replace(config, train=replace(train, start_from_sha256=found))
-        self.stream = BatchStream(tuple(rows), train.batch_size, 0, mix_seed(config.seed, 1))
+            sha256 = self._start_from(train.start_from)
+            self.config = config = replace(config, train=replace(train, start_from_sha256=sha256))
+        self.stream = BatchStream(tuple(rows), train.batch_size, 0, mix_seed(config.seed, Stream.BATCHES))
         limits = [train.max_steps, train.max_epochs and train.max_epochs * self.stream.batches_per_epoch]
         if limits == [None, None]:
-            raise InputError("how long to train is not said: set train.max_steps or train.max_epochs")
+            raise InputError("the length of training is missing: set train.max_steps or train.max_epochs")
         self.total_steps = self.stream.num_batches = min(limit for limit in limits if limit)
         self.ema = averaged(model, train.ema_decay) if train.ema_decay else None
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """`loss` with gradient, and numbers to log, of this rank's share of a batch of rows.
+        """`loss` with its gradient, and metrics to log, of this rank's rows of a batch.
 
-        The mean of the loss over the ranks is that of the batch; of the numbers it is what is logged. All ranks are
-        given the same generator.
+        The mean of the loss over the ranks is the loss of the batch. All ranks get the same generator.
         """
         raise NotImplementedError
 
     def validate(self) -> dict[str, float]:
-        """Figures on the validation split, `monitor` among them. Draws no random number that training would use."""
+        """Metrics on the validation split, `monitor` among them. Uses no random numbers of training."""
         raise NotImplementedError
 
     def picture(self) -> Tensor:
-        """Images [n, C, H, W] in [0, 1] that show where training is."""
+        """Images [n, C, H, W] in [0, 1] that show the state of training. Uses no random numbers of training."""
         raise NotImplementedError
 
     def export(self) -> nn.Module:
-        """The network as the stage's file holds it."""
-        raise NotImplementedError
+        """The model that the stage's file holds."""
+        return self.trained
 
-    def part(self, exported: nn.Module) -> nn.Module:
-        """The network that is trained, of what a file of this stage, or of one of `held_by`, holds."""
+    def network_of(self, exported: nn.Module) -> nn.Module:
+        """The trained network within the model that a file of this stage, or of one in `held_by`, holds."""
         return exported
 
     def check_start(self, exported: nn.Module) -> None:
-        """Raise `InputError` if a stage's file that fine-tuning is to start from is of no use here."""
+        """Raise `InputError` if fine-tuning cannot start from this model of a stage's file."""
 
     def _start_from(self, path: str) -> str:
-        """Take over the weights of a trained model, but for `OF_DATA` of other data; `ADDED` it may lack.
-
-        Returns:
-            Fingerprint of the weights.
-
-        Raises:
-            InputError: it is another stage's, or its network another.
-        """
+        """Take over the weights in a file of this stage, or of one in `held_by`; returns their fingerprint."""
         exported, config = load_model(path)
         if config.stage not in (self.config.stage, *self.held_by):
             wanted = " or ".join((self.config.stage, *self.held_by))
             raise InputError(f"train.start_from={path} is a {config.stage} model: name a {wanted} one")
         self.check_start(exported)
-        weights = self.part(exported).state_dict()
-        if config.data != self.config.data:
-            weights = {name: value for name, value in weights.items() if not name.endswith(OF_DATA)}
-        try:
-            found = self.model.load_state_dict(weights, strict=False)
-            missing = [name for name in found.missing_keys if not name.endswith((*ADDED, *OF_DATA))]
-            if missing or found.unexpected_keys:
-                raise RuntimeError(f"{len(missing)} weights are missing, {len(found.unexpected_keys)} unknown")
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"the weights in {path} do not fit this network: {reason}") from error
-        return fingerprint(self.part(exported))
+        network = self.network_of(exported)
+        take_over(self.model, network.state_dict(), config.data == self.config.data, path)
+        return fingerprint(network)
 
     @property
     def trained(self) -> nn.Module:
-        """The network to validate and export: the moving average where there is one."""
+        """The network to validate and export: the moving average if there is one."""
         return self.ema.module if self.ema is not None else self.model
 
     def autocast(self) -> torch.autocast:
-        """bf16 where the configuration says so."""
+        """The autocast of the configured precision."""
         return autocast(self.config.precision, self.device)
 
     def generator(self, *key: int) -> torch.Generator:
-        """A source of random numbers, on the CPU, that depends on the seed and `key` only."""
+        """A generator on the CPU that depends on the run's seed and `key` only."""
         return torch.Generator().manual_seed(mix_seed(self.config.seed, *key))
 
     def train_dataloader(self) -> BatchStream:
-        """All batches of the run, as one Lightning epoch: one bar, and one place to resume from."""
+        """All batches of the run as one Lightning epoch, so that every step can be resumed from."""
         return self.stream
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """One step; its noise is a function of (seed, step)."""
         self.model.train()
-        with self.autocast(), self._steps_of_now():
-            figures = self._sparing(batch, self.generator(2, self.global_step))
-        means = mean_over_ranks(torch.stack([value.detach().float() for value in figures.values()]))
-        names = (name if name == "loss" else f"train/{name}" for name in figures)
-        self.figures = dict(zip(names, means, strict=True))
-        self.log("loss", self.figures["loss"], prog_bar=True, logger=False)
-        return figures["loss"]
+        with self.autocast(), self._scheduled_steps():
+            metrics = self._loss_with_rate_penalty(batch, self.generator(Stream.TRAINING, self.global_step))
+        means = mean_over_ranks(torch.stack([value.detach().float() for value in metrics.values()]))
+        names = (name if name == "loss" else f"train/{name}" for name in metrics)
+        self.metrics = dict(zip(names, means, strict=True))
+        return metrics["loss"]
 
-    def _sparing(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """`batch_loss`, and in it what the mean firing rate exceeds its target by, where that has a weight.
+    def _loss_with_rate_penalty(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """`batch_loss` plus the firing-rate penalty, `weight max(0, rate - target)`.
 
-        Whether it does is a matter of the whole batch, so that ranks together train as one.
+        Whether the rate exceeds its target is decided for the whole batch, so that several ranks train as one.
         """
-        rate = self.config.rate if isinstance(self.config, SpikingConfig) else None
-        if rate is None or not rate.weight:
+        options = self.config.rate if isinstance(self.config, SpikingConfig) else None
+        if options is None or not options.weight:
             return self.batch_loss(batch, generator)
         with mean_firing_rate(self.model) as measured:
-            figures = self.batch_loss(batch, generator)
-        found = measured()
-        exceeds = mean_over_ranks(found.detach()) > rate.target
-        penalty = rate.weight * (found - rate.target) * exceeds
-        return figures | {"loss": figures["loss"] + penalty, "firing_rate": found}
+            metrics = self.batch_loss(batch, generator)
+        rate = measured()
+        exceeds = mean_over_ranks(rate.detach()) > options.target
+        penalty = options.weight * (rate - options.target) * exceeds
+        return metrics | {"loss": metrics["loss"] + penalty, "firing_rate": rate}
 
     @contextmanager
-    def _steps_of_now(self) -> Iterator[None]:
-        """Inside the block a network that spikes takes `early_T` steps, if it is early."""
+    def _scheduled_steps(self) -> Iterator[None]:
+        """Inside the block a spiking network takes `early_T` spiking steps in the early part of training."""
         config = self.config
         if not isinstance(config, SpikingConfig) or not config.early_T:
             yield
@@ -179,11 +164,11 @@ class Stage(LightningModule):
             self.ema.update_parameters(self.model)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is trained, as an optimiser takes it; by default with the configuration's learning rate."""
+        """The optimiser's parameter groups; those without `lr` take `train.lr`."""
         return [{"params": list(self.model.parameters())}]
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW, warm-up, then constant or cosine."""
+        """AdamW; a linear warm-up, then a constant or cosine learning rate."""
         train = self.config.train
         optimizer = torch.optim.AdamW(self.parameter_groups(), train.lr, weight_decay=train.weight_decay, fused=True)
 
@@ -192,5 +177,5 @@ class Stage(LightningModule):
             decay = 0.5 * (1 + math.cos(math.pi * step / self.total_steps)) if train.schedule == "cosine" else 1.0
             return warmup * decay
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all; a full disk is told as such, and nothing else is; JSON is JSON."""
+"""Files are written whole or not at all; a full disk, and nothing else, is reported as such; JSON is strict."""
 
 import errno
 import gc
@@ -16,9 +16,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from spiking_vq.errors import InputError
-from spiking_vq.files import atomic_write, json_text, require_writable
+from spiking_vq.files import atomic_write, json_text, require_writable, sha256_of
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_sha256_of_the_bytes(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_atomic_write_replaces_at_the_end(tmp_path):
@@ -72,7 +77,7 @@ def failures(folder):
 
 WITH_A_LIMIT = """
     import json, resource, sys
-    sys.path.insert(0, "tests")
+    sys.path.insert(0, "tests/spiking_vq")
     from pathlib import Path
     from test_files import failures
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
@@ -156,7 +161,7 @@ def test_json_is_what_every_reader_takes():
 
 
 def test_reports_are_written_by_one_function():
-    """What else makes JSON: metadata, text to hash, and what one process prints for another."""
+    """Others use JSON for metadata, for text to hash, and between processes."""
     using = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("s*/**/*.py") if "json.dumps(" in path.read_text()}
-    hashed, printed = {"spiking_vq/config.py", "stages/evaluate/subjects.py"}, {"stages/bench/worker.py"}
-    assert using == {"spiking_vq/files.py", "spiking_vq/checkpoint.py"} | hashed | printed
+    hashed, printed = {"spiking_vq/config/compare.py", "stages/evaluate/subjects.py"}, {"stages/bench/worker.py"}
+    assert using == {"spiking_vq/files.py", "spiking_vq/checkpoint/file.py"} | hashed | printed

@@ -16,8 +16,10 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
 from decimal import Decimal
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -26,30 +28,17 @@ from PIL import Image
 from safetensors.torch import load, save
 
 from spiking_vq.checkpoint.file import load_model
-from spiking_vq.config.load import config_from_dict, load_config, read_config
+from spiking_vq.config.load import config_from_dict, leaves, load_config, read_config
 from spiking_vq.config.schema import STAGES
 from spiking_vq.data.datasets import load_dataset
 from spiking_vq.pipelines.latent import LatentPipeline
-from spiking_vq.pipelines.load import load
+from spiking_vq.pipelines.load import load as load_pipeline
 from spiking_vq.pipelines.pixel import PixelPipeline
-from stages import sample, train
-from stages.bench import run as bench
-from stages.cli.options import SAMPLER
+from stages.__main__ import COMMANDS, main
+from stages.cli.options import SAMPLER, SamplerArguments, preset_file
 from stages.cli.run import run_command
-from stages.compare import report as compare
-from stages.evaluate import report as evaluate
 from stages.evaluate.protocols import PROTOCOLS
-from stages.inspect import energy, portrait
-from stages.inspect import purity as spiking_report
-from stages.inspect import rates as firing_rates
-from stages.publish import cards
-from stages.publish import weights as publish
-from stages.study import analytic, candidates, labels
-from stages.study import decomposition as decompose
-from stages.study import encodings as ablation
-from stages.study import grid as all_runs
-from stages.study import recognition as recognise
-from stages.study import thresholds as threshold_sweep
+from stages.publish.weights import TRAINED
 
 
 class Case(NamedTuple):
@@ -128,7 +117,9 @@ TEXTS = [*words("null true [] {} é 数 a=b .. ../.. * ' \" $HOME %s {0} ~ ~/x ~
 TEXTS += ["a b", "a #1", "\n", "\t", "\0", "x" * 300, *LATIN_1]
 
 COUNTS = words("1 2 3 10 16 010 +2 64 0 -1 -16")
-LARGE = words("4611686018427387904 9223372036854775807 -9223372036854775808")  # no machine has the memory for these
+LARGE = words(
+    "1152921504606846976 4611686018427387904 9223372036854775807 -9223372036854775808"
+)  # no machine has the memory for these
 SEEDS = words("4294967295 4294967296")
 NUMBERS = words("0 1 0.5 0.999 1e-3 -0.0 2 10 -1 1e6 1e30 1e308 1e-400 -1e-9")
 LISTS = words("[4] [4,8] [2,2,2] [8,4] [1] [] [0] [-1] [4,8,8,8,8,8]")
@@ -149,7 +140,7 @@ CHOICES = {
     "precision": words("fp32 bf16 fp64 fp16"),
     "protocol": [*PROTOCOLS, "mine"],
     "protocols": [*PROTOCOLS, "val val", "val mine", ",", "val,test-10k"],
-    "only": [*words("all reconstruction samples base plain neuron"), "base elbo", "base base"],
+    "only": [*words("all reconstruction samples report portrait cards base plain neuron"), "base elbo", "base base"],
     "features": words("all classifier inception"),
     "order": words("random halton bernoulli sideways"),
     "schedule": words("linear cosine constant sideways"),
@@ -176,7 +167,7 @@ CHOICES = {
 """Option, or last part of a field's name -> values, right and wrong."""
 
 REPEATED = set(words("n T early_T num_blocks num_residual_blocks max_steps max_epochs seeds moved_copies times epochs"))
-REPEATED |= set(words("rounds jobs diffusion_steps styles remask_calls channels multipliers"))
+REPEATED |= set(words("rounds jobs diffusion_steps styles channels multipliers"))
 """Counts of what is done over and over: a large one is no mistake, and takes as long as it says."""
 
 ODD = [None, True, -1, 0, 1.5, float("nan"), float("inf"), 1e308, "", "x", "3", "nan", "null", "\0", "\ud800"]
@@ -188,15 +179,23 @@ OBJECTS += [1j, np.float64("nan"), np.array([1, 2]), torch.tensor(1), torch.tens
 """What a Python caller may pass in place of a number."""
 
 
-def text_for(draw, name, usual):
+def kind_of(hint):
+    """The type behind an annotation: int, float, bool, str, list or Path."""
+    if hasattr(hint, "__metadata__"):
+        return kind_of(hint.__origin__)
+    parts = [part for part in get_args(hint) if part is not NoneType]
+    return get_origin(hint) if get_origin(hint) is list else kind_of(parts[0]) if parts else hint
+
+
+def text_for(draw, name, kind):
     """A value of an option or a configuration field, often a right one.
 
     Args:
         draw: from which.
         name: of the option; of a field with its groups, as in `train.lr`.
-        usual: its default, or its type.
+        kind: its type.
     """
-    leaf, kind = name.split(".")[-1], usual if isinstance(usual, type) else type(usual)
+    leaf = name.split(".")[-1]
     if draw.happens(0.05):
         return draw.choice(TEXTS)
     if name in FILES:
@@ -206,8 +205,8 @@ def text_for(draw, name, usual):
     if kind in UNREADABLE and draw.happens(0.15):
         return draw.choice(UNREADABLE[kind])
     whole = COUNTS + ([] if leaf in REPEATED else SEEDS if leaf == "seed" else LARGE)
-    known = {bool: ["true", "false"], int: whole, float: NUMBERS, list: LISTS, type(None): [*whole, *NUMBERS, "null"]}
-    return draw.choice(known.get(kind, TEXTS))
+    known = {bool: ["true", "false"], int: whole, float: NUMBERS, list: LISTS}
+    return draw.choice([*known.get(kind, TEXTS), *(["null"] if draw.happens(0.05) else [])])
 
 
 def odd(draw):
@@ -404,6 +403,12 @@ def model_file(draw):
     return path
 
 
+def model_word(draw):
+    """A model as one word: a name of what ships, a run folder or a file."""
+    words_of = words("digits digits-base digits-base-gaussian digits-base-absorbing mnist digit ../digits")
+    return draw.choice([*words_of, Path(runs_folder(draw)) / "digits/base", model_file(draw)])
+
+
 def noise(draw, *shape):
     """Random levels, uint8."""
     return np.frombuffer(draw.randbytes(int(np.prod(shape))), np.uint8).reshape(shape)
@@ -495,6 +500,8 @@ def some_folder(draw):
 
 
 FILES = {
+    "model": model_word,
+    "documents": odd_path,
     **dict.fromkeys(
         ["ckpt", "classifier", "stage1", "train.start_from", "perceptual.classifier", "inception"], model_file
     ),
@@ -512,13 +519,22 @@ FILES = {
 # Commands
 
 
+def kinds_of(options):
+    """Field of a dataclass -> its type."""
+    return {name: kind_of(hint) for name, hint in get_type_hints(options, include_extras=True).items()}
+
+
+OPTIONS = {verb: kinds_of(import_module(module).Options) for verb, module in COMMANDS.items() if verb != "train"}
+"""Command -> its options and their types."""
+
+
 def spoil_arguments(draw, arguments, options, kept=()):
     """The arguments, one of them changed, dropped or added.
 
     Args:
         draw: from which.
         arguments: `key=value` texts.
-        options: all options of the command -> default or type.
+        options: all options of the command -> type.
         kept: those without which the command would work long.
     """
     free = [text for text in arguments if text.partition("=")[0] not in kept]
@@ -541,25 +557,24 @@ def spoil_arguments(draw, arguments, options, kept=()):
     return [*arguments[:place], *changed, *arguments[place + 1 :]]
 
 
-def command_line(name, main, arguments):
+def command_line(verb, arguments):
     """The case of one command line."""
-    verb = name.removesuffix(".__main__")
 
     def call():
-        sys.argv = [verb, *arguments]
+        sys.argv = ["spiking-vq", *verb.split(), *arguments]
         run_command(main)
 
-    return Case(verb, shlex.join([verb, *arguments]), call)
+    return Case(verb, shlex.join(["spiking-vq", *verb.split(), *arguments]), call)
 
 
-def commanded(draw, module, arguments, least=1):
+def commanded(draw, verb, arguments, least=1):
     """A call of a command, of whose arguments at least so many are spoilt."""
     for _ in range(least + draw.choice([0, 0, 1, 2])):
-        arguments = spoil_arguments(draw, arguments, module.OPTIONS)
-    return command_line(module.__name__, module.main, arguments)
+        arguments = spoil_arguments(draw, arguments, OPTIONS[verb])
+    return command_line(verb, arguments)
 
 
-def of_model(module, *arguments, stages=("absorbing", "gaussian")):
+def of_model(verb, *arguments, stages=("absorbing", "gaussian")):
     """Draws calls of a command that takes a trained model, of the user's own runs or of a copy with mistakes."""
 
     def draw_case(draw):
@@ -567,9 +582,9 @@ def of_model(module, *arguments, stages=("absorbing", "gaussian")):
         subject = [f"runs={draw.world.runs if theirs else copied_runs(draw, 1, 1, 2, 4)}"]
         if draw.happens(0.25):
             theirs = False
-            subject.append(f"ckpt={model_file(draw)}")
+            subject.append(draw.choice([f"ckpt={model_file(draw)}", str(model_word(draw))]))
         subject += ["data=digits", f"stage={draw.choice(stages)}"]
-        return commanded(draw, module, [*subject, *arguments], 1 if theirs else 0)
+        return commanded(draw, verb, [*subject, *arguments], 1 if theirs else 0)
 
     return draw_case
 
@@ -577,7 +592,7 @@ def of_model(module, *arguments, stages=("absorbing", "gaussian")):
 def draw_evaluation_of_images(draw):
     """A folder of pictures that anyone made."""
     arguments = ["data=digits", f"images={image_folder(draw)}", "features=classifier", f"runs={draw.world.runs}"]
-    return commanded(draw, evaluate, [*arguments, "protocol=val", "n=10", "results=reports"], draw.choice([0, 1]))
+    return commanded(draw, "evaluate", [*arguments, "protocol=val", "n=10", "results=reports"], draw.choice([0, 1]))
 
 
 def draw_analytic(draw):
@@ -587,20 +602,19 @@ def draw_analytic(draw):
     shutil.copy(next(file for file in draw.world.models if file.parent.name == "gaussian"), path)
     if draw.happens(0.4):
         spoil_model(draw, path)
-    return commanded(draw, analytic, ["data=digits", f"ckpt={path}", "n=10", "times=2"], draw.choice([0, 1]))
+    return commanded(draw, "study analytic", ["data=digits", f"ckpt={path}", "n=10", "times=2"], draw.choice([0, 1]))
 
 
 def draw_publish(draw):
     """From a copy of the runs, in which something may be wrong."""
-    arguments = ["data=digits", f"runs={copied_runs(draw, 0, 1, 2)}", f"stage={draw.choice([*publish.TRAINED])}"]
-    return commanded(draw, publish, arguments, draw.choice([0, 1]))
+    arguments = ["data=digits", f"runs={copied_runs(draw, 0, 1, 2)}", f"stage={draw.choice([*TRAINED])}"]
+    return commanded(draw, "publish", arguments, draw.choice([0, 1]))
 
 
 def draw_cards(draw):
     """Of weights that ship, and reports on them."""
-    return commanded(
-        draw, cards, [f"zoo={zoo_folder(draw)}", f"results={results_folder(draw)}"], draw.choice([0, 0, 1])
-    )
+    arguments = ["only=cards", f"zoo={zoo_folder(draw)}", f"results={results_folder(draw)}"]
+    return commanded(draw, "publish", arguments, draw.choice([0, 0, 1]))
 
 
 def draw_compare(draw):
@@ -608,7 +622,7 @@ def draw_compare(draw):
     results = draw.path()
     shutil.copytree(draw.world.results, results)
     spoil_some(draw, [*(results / "mnist").rglob("*.json")], 0, 1, 1, 2)
-    return commanded(draw, compare, [f"results={results}", "presets=base base-relu"], draw.choice([0, 0, 1]))
+    return commanded(draw, "compare", [f"results={results}", "presets=base base-relu"], draw.choice([0, 0, 1]))
 
 
 def draw_recognise(draw):
@@ -617,7 +631,7 @@ def draw_recognise(draw):
     folder.parent.mkdir(parents=True)
     if draw.place in made.parents:
         made.rename(folder)
-    return commanded(draw, recognise, ["runs=made"], draw.choice([0, 1]))
+    return commanded(draw, "study recognition", ["runs=made"], draw.choice([0, 1]))
 
 
 TINY = words("preset=base data=digits image_size=8 precision=fp32 train.compile=false train.batch_size=32")
@@ -640,15 +654,7 @@ KEPT = words("train.compile train.max_steps train.max_epochs train.batch_size mo
 KEPT += ["perceptual.weight", "perceptual.classifier"]
 
 
-def leaves(values, prefix=""):
-    """Dotted name -> value of nested dicts."""
-    flat = {}
-    for name, value in values.items():
-        flat |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
-
-
-FIELDS = {stage: leaves(asdict(kind())) for stage, kind in STAGES.items()}
+FIELDS = {stage: {name: kind_of(hint) for name, hint in leaves(config).items()} for stage, config in STAGES.items()}
 
 
 def training(stage):
@@ -667,12 +673,12 @@ def training(stage):
         if draw.happens(0.1):
             arguments.append(f"train.start_from={model_file(draw)}")
         if draw.happens(0.3):
-            numbers = [name for name, usual in FIELDS[stage].items() if isinstance(usual, float)]
+            numbers = [name for name, kind in FIELDS[stage].items() if kind is float]
             arguments.append(f"{draw.choice(numbers)}={draw.choice(words('1e6 1e30 1e308'))}")
         for _ in range(draw.choice([1, 1, 2, 3]) - (1 if runs.exists() else 0)):
             arguments = spoil_arguments(draw, arguments, FIELDS[stage], KEPT)
         named = draw.choice([[], *([text] for text in [*STAGES, *TEXTS])]) if draw.happens(0.03) else [stage]
-        return command_line(train.__name__, train.main, [*named, *arguments])
+        return command_line("train", [*named, *arguments])
 
     return draw_case
 
@@ -695,6 +701,9 @@ def shown(value):
     return repr(value)
 
 
+KINDS = kinds_of(SamplerArguments)
+
+
 def draw_settings(draw, generator):
     """Settings of a sampler, mostly of its own, some with values of other types."""
     names = [*asdict(generator.config.sample), "label"] if draw.happens(0.9) else [*SAMPLER, "samplesteps"]
@@ -702,7 +711,7 @@ def draw_settings(draw, generator):
     reals = [0.0, 0.5, 1, 2, 1.5, 1e308, -1.0, np.float32(0.3), 1e-300, -0.0]
     settings = {}
     for name in draw.sample(names, draw.choice([0, 1, 2, 3])):
-        usual = CHOICES.get(name) or (wholes if SAMPLER.get(name) is int else reals)
+        usual = CHOICES.get(name) or (wholes if KINDS.get(name) is int else reals)
         settings[name] = draw.choice(OBJECTS if draw.happens(0.2) else usual)
     return settings
 
@@ -773,7 +782,7 @@ def draw_loading(draw):
     path = model_file(draw)
     if draw.happens(0.15):
         path = draw.choice(words("digits digits-base digits-base-gaussian digits-base-classifier imagenet"))
-    how = draw.choice([load_model, load, LatentPipeline.from_pretrained, PixelPipeline.from_pretrained])
+    how = draw.choice([load_model, load_pipeline])
     options = {}
     if how != load_model and draw.happens(0.2):
         options["precision"] = draw.choice([*CHOICES["precision"], None, 32])
@@ -810,7 +819,7 @@ def draw_building(draw):
 def draw_configuring(draw):
     """A preset and overrides."""
     stage, path, overrides = draw.choice([*STAGES]), draw.path(".yaml"), []
-    base = train.preset_file(stage, "base")
+    base = preset_file(stage, "base")
     shutil.copy(draw.choice(sorted(base.parent.glob("*.yaml"))), path)
     shutil.copy(base, path.with_name("base.yaml"))
     if draw.happens(0.2):
@@ -827,25 +836,23 @@ FEW = ("n=1", "sample_steps=2", "results=reports")
 QUICK = ("n=10", "sample_steps=2", "protocol=val", "features=classifier", "results=reports")
 VERBS = {
     **{training(stage): 55 for stage in STAGES},
-    of_model(sample, "n=1", "sample_steps=2", "out=made"): 120,
-    of_model(evaluate, *QUICK, stages=ALL): 90,
+    of_model("sample", "n=1", "sample_steps=2", "out=made"): 120,
+    of_model("evaluate", *QUICK, stages=ALL): 90,
     draw_evaluation_of_images: 70,
-    of_model(energy, *FEW): 30,
-    of_model(firing_rates, "n=64", "results=reports"): 25,
-    of_model(spiking_report, *FEW, stages=ALL): 35,
-    of_model(portrait, *FEW): 15,
-    of_model(labels, *FEW, "strengths=1"): 25,
-    of_model(threshold_sweep, "n=10", "seeds=2", "shifts=0.01", "results=reports", stages=("gaussian",)): 25,
-    of_model(decompose, "calls=1", "results=reports", stages=("absorbing",)): 25,
+    of_model("inspect", *FEW, "only=report", stages=ALL): 90,
+    of_model("inspect", *FEW, "only=portrait"): 15,
+    of_model("study labels", *FEW, "strengths=1"): 25,
+    of_model("study thresholds", "n=10", "seeds=2", "shifts=0.01", "results=reports", stages=("gaussian",)): 25,
+    of_model("study decomposition", "calls=1", "results=reports", stages=("absorbing",)): 25,
     draw_analytic: 30,
     draw_publish: 35,
     draw_cards: 35,
     draw_compare: 35,
     draw_recognise: 12,
-    lambda draw: commanded(draw, ablation, ["data=digits", "seeds=1", "runs=trials"]): 20,
-    lambda draw: commanded(draw, all_runs, ["data=digits", "presets=base", "runs=trials"]): 20,
-    lambda draw: commanded(draw, candidates, ["data=digits", "seeds=1", f"runs={copied_runs(draw, 0, 1)}"]): 25,
-    lambda draw: commanded(draw, bench, ["rounds=1", "only=neuron", "out=bench.json"]): 15,
+    lambda draw: commanded(draw, "study encodings", ["data=digits", "seeds=1", "runs=trials"]): 20,
+    lambda draw: commanded(draw, "study grid", ["data=digits", "presets=base", "runs=trials"]): 20,
+    lambda draw: commanded(draw, "study candidates", ["data=digits", "seeds=1", f"runs={copied_runs(draw, 0, 1)}"]): 25,
+    lambda draw: commanded(draw, "bench", ["rounds=1", "only=neuron", "out=bench.json"]): 15,
     draw_sampling: 60,
     draw_setting: 30,
     draw_inpainting: 60,

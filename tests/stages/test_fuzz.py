@@ -1,8 +1,8 @@
 """A thousand bad inputs to all commands and to the library, each drawn from a seed of its own by `fuzzing.py`.
 
 Whatever comes of a case is an error of ours, exit code 2 of a command, or a call that works: never a traceback or a
-hang. It changes none of the user's files, and leaves no half of a file. `FUZZ=137 pytest tests/test_fuzz.py` runs case
-137 alone.
+hang. It changes none of the user's files, and leaves no half of a file. `FUZZ=137 pytest tests/stages/test_fuzz.py`
+runs case 137 alone.
 
 Nothing leaves the process: there is no network, and a call that would start another process has come far enough.
 """
@@ -30,18 +30,16 @@ from safetensors.torch import load
 
 from spiking_vq.errors import InputError
 from spiking_vq.metrics.inception import WEIGHTS, Inception
-from spiking_vq.pipelines import zoo as generators
-from spiking_vq.pipelines.load import load
+from spiking_vq.pipelines import zoo as shipped
+from spiking_vq.pipelines.load import load as load_pipeline
 from stages import train
-from stages.cli import options as command
+from stages.cli import machine
+from stages.evaluate import measures
 from stages.evaluate import report as evaluate
-from stages.evaluate import measures as examiner
 from stages.evaluate.protocols import PROTOCOLS
-from stages.inspect import energy
-from stages.publish import cards
+from stages.inspect import report as inspect
 from stages.publish import weights as publish
-from stages.study import analytic, labels, steps
-from stages.study import thresholds as threshold_sweep
+from stages.study import analytic, labels, steps, thresholds
 from stages.training.stage import Stage
 
 pytestmark = pytest.mark.slow
@@ -53,7 +51,7 @@ LIMIT = 60
 CHOSEN = [int(os.environ["FUZZ"])] if "FUZZ" in os.environ else range(CASES)
 BATCHES = [CHOSEN[first : first + BATCH] for first in range(0, len(CHOSEN), BATCH)]
 
-OWN = {"train": "*.c[ks][pv]*", "publish cards": "digits-base-*"}
+OWN = {"train": "*.c[ks][pv]*", "publish": "digits-base-*"}
 """Verb -> files that it may have written before it met what is wrong: until training diverged; of other models."""
 
 
@@ -96,15 +94,21 @@ def fence(place, zoo):
         patch.setattr(subprocess, "Popen", no_process)
         patch.setattr(socket, "getaddrinfo", no_network)
         patch.setattr(socket.socket, "connect", no_network)
-        patch.setattr(examiner, "Inception", inception)
-        for module in (train, command):
+        patch.setattr(measures, "Inception", inception)
+        for module in (train, machine):
             patch.setattr(module, "can_compile", lambda: False)
-        for module in (generators, analytic, steps):
+        for module in (shipped, analytic, steps):
             patch.setattr(module, "ZOO", zoo)
-        for module in (publish, cards):
-            patch.setitem(module.OPTIONS, "zoo", zoo)
-        for module, few in {labels: 1, threshold_sweep: 10, analytic: 10, energy: 1}.items():
-            patch.setitem(module.OPTIONS, "n", few)
+        defaults = {
+            publish: {"zoo": zoo},
+            labels: {"n": 1},
+            thresholds: {"n": 10},
+            analytic: {"n": 10},
+            inspect: {"n": 1},
+        }
+        for module, others in defaults.items():
+            for name, value in others.items():
+                patch.setitem(module.Options.__init__.__kwdefaults__, name, value)
         for name, protocol in list(PROTOCOLS.items()):
             patch.setitem(PROTOCOLS, name, replace(protocol, generated=12, num_seeds=2))
         try:
@@ -250,9 +254,7 @@ def world(tmp_path_factory):
             publish.main(["data=digits", f"stage={stage}", f"runs={runs}"])
         measure(runs, zoo, results)
     write_photos(photos)
-    latent, pixel = (
-        load(runs / f"digits/base/{name}/model.safetensors") for name in ("absorbing", "gaussian")
-    )
+    latent, pixel = (load_pipeline(runs / f"digits/base/{name}") for name in ("absorbing", "gaussian"))
     models = sorted(runs.rglob("model.safetensors"))
     foreign = foreign_contents([*models, *sorted(runs.rglob("*.ckpt")), *sorted(runs.rglob("*.yaml"))])
     return World(theirs, runs, unfinished, results, photos, zoo, models, foreign, latent, pixel)
@@ -272,9 +274,9 @@ def die_in_step_2(patch):
 
 def measure(runs, zoo, results):
     """Reports on the digits, and the same as if they were on MNIST, as digits are not compared."""
-    shipped = [f"ckpt={zoo / 'digits-base-absorbing.safetensors'}", "data=digits", f"results={results}", f"runs={runs}"]
-    evaluate.main([*shipped, "protocol=test-10k", f"data_dir={runs.parent.with_name('making') / 'data'}"])
-    energy.main([*shipped, "n=1"])
+    ours = [f"ckpt={zoo / 'digits-base-absorbing.safetensors'}", "data=digits", f"results={results}", f"runs={runs}"]
+    evaluate.main([*ours, "protocol=test-10k", f"data_dir={runs.parent.with_name('making') / 'data'}"])
+    inspect.main([*ours, "n=1"])
     (results / "mnist/base").mkdir(parents=True)
     for path in (results / "digits/base").glob("*.json"):
         (results / "mnist/base" / path.name).write_text(path.read_text().replace('"digits"', '"mnist"'))
@@ -323,7 +325,7 @@ def test_cases_are_of_both_kinds(endings):
         assert not [verb for verb, times in verbs.items() if times >= 25 and not counts[verb, found]]
 
 
-def test_generators_are_as_they_were(world):
-    for name, generator in {"absorbing": world.latent, "gaussian": world.pixel}.items():
-        again = load(world.runs / f"digits/base/{name}/model.safetensors")
-        assert torch.equal(generator.sample(2).images, again.sample(2).images)
+def test_pipelines_are_as_they_were(world):
+    for name, pipeline in {"absorbing": world.latent, "gaussian": world.pixel}.items():
+        again = load_pipeline(world.runs / f"digits/base/{name}")
+        assert torch.equal(pipeline.sample(2).images, again.sample(2).images)

@@ -13,6 +13,7 @@ from spiking_vq.checkpoint import file as checkpoint
 from spiking_vq.checkpoint.build import LatentModel, build_model
 from spiking_vq.checkpoint.file import FORMAT, fingerprint, load_model, save_model
 from spiking_vq.config.compare import differences
+from spiking_vq.config.schema import ClassifierConfig
 from spiking_vq.errors import InputError
 
 
@@ -198,6 +199,33 @@ def test_loading_runs_no_pickle(tmp_path, path, write):
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    ("stage", "sizes"),
+    [
+        ("vq_svae", {"codebook_size": 2**60}),
+        ("vq_svae", {"channels": [4, 2**60]}),
+        ("absorbing", {"width": 2**61}),
+        ("absorbing", {"width": 2**62 + 1, "denoiser": "sdid", "num_blocks": None}),
+        ("gaussian", {"width": 2**61}),
+        ("classifier", {"channels": [2**62]}),
+    ],
+)
+def test_sizes_beyond_all_memory(stage, sizes, vq_svae_config, absorbing_config, gaussian_config):
+    classifier = ClassifierConfig(image_shape=[1, 12, 12], num_classes=10)
+    configs = {"vq_svae": vq_svae_config, "absorbing": absorbing_config, "gaussian": gaussian_config}
+    config = configs.get(stage, classifier)
+    for name, value in sizes.items():
+        setattr(config.model, name, value)
+    with pytest.raises(InputError, match="network of these sizes cannot be built: choose smaller ones"):
+        build_model(config)
+
+
+def test_diffusion_steps_beyond_all_memory(gaussian_config):
+    gaussian_config.diffusion.diffusion_steps = 2**60
+    with pytest.raises(InputError, match="choose smaller ones"):
+        build_model(gaussian_config)
+
+
 # ---------------------------------------------------------------- writing
 
 
@@ -241,7 +269,7 @@ def test_a_failing_save_leaves_the_old_file(monkeypatch, path, vq_svae, vq_svae_
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_model_file_names_no_place_of_this_machine(tmp_path, latent_model, absorbing_config):
+def test_a_model_file_names_no_path_of_this_machine(tmp_path, latent_model, absorbing_config):
     stage1 = replace(absorbing_config.vq_svae, data_dir="/home/me/data", runs="/home/me/runs", device="cuda:1")
     config = replace(absorbing_config, data_dir="/home/me/data", stage1="/home/me/model.safetensors", vq_svae=stage1)
     save_model(tmp_path / "model.safetensors", latent_model, config)

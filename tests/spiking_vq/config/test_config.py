@@ -8,14 +8,15 @@ from typing import get_args, get_type_hints
 import pytest
 
 from spiking_vq.checkpoint.build import build_model
-from spiking_vq.config.compare import differences, without_places
+from spiking_vq.config.compare import differences, portable
 from spiking_vq.config.load import config_from_dict, load_config, read_config, save_config, twin_bits
-from spiking_vq.config.schema import STAGES
+from spiking_vq.config.options import LIFOptions, TrainOptions
+from spiking_vq.config.schema import STAGES, AbsorbingConfig, VQSVAEConfig
 from spiking_vq.config.yaml_files import read_yaml, to_yaml
 from spiking_vq.errors import LARGEST_SEED, InputError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-PRESETS = sorted(CONFIGS.glob("*/*.yaml"))
+PRESETS = sorted(path for stage in STAGES for path in (CONFIGS / stage).glob("*.yaml"))
 PAPER = CONFIGS / "vq_svae" / "paper.yaml"
 
 
@@ -98,7 +99,7 @@ def test_unknown_key_with_nothing_near_lists_the_fields():
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "words"),
     [
         ("T=four", ["T", "four"]),
         ("T=4.5", ["T", "4.5"]),
@@ -114,7 +115,13 @@ def test_unknown_key_with_nothing_near_lists_the_fields():
         ("train.max_steps=0", ["at least 1"]),
         ("train.weight_decay=-1", ["train.weight_decay", "at least 0"]),
         ("train.warmup_steps=-1", ["train.warmup_steps", "at least 0"]),
-        ("judge_every=0", ["judge_every", "at least 1"]),
+        ("judge_every=1", ["unknown configuration field", "judge_every"]),
+        ("train.batch_size=2147483648", ["configuration field train.batch_size", "at most 2^31 - 1", "2147483648"]),
+        ("train.warmup_steps=2147483648", ["configuration field train.warmup_steps", "at most 2^31 - 1"]),
+        ("train.batch_size=3 trainer.devices=2", ["configuration field train.batch_size", "multiple", "2; got 3"]),
+        ("trainer.strategy=fsdp", ["configuration field trainer.strategy", "auto, ddp", "fsdp"]),
+        ("rate.weight=1 neuron=relu", ["configuration field rate.weight", "0 with neuron=relu"]),
+        ("tsm=true early_T=2", ["configuration field early_T", "null with tsm"]),
         ("perceptual.weight=-1", ["perceptual.weight", "at least 0"]),
         ("perceptual.classifier_sha256=0", ["unknown configuration field", "classifier_sha256"]),
         ("adversary.lr=0", ["adversary.lr", "greater than 0"]),
@@ -136,11 +143,11 @@ def test_unknown_key_with_nothing_near_lists_the_fields():
         ("model.commitment_cost=-1", ["model.commitment_cost", "at least 0"]),
     ],
 )
-def test_bad_value_is_named(override, told):
+def test_bad_value_is_named(override, words):
     with pytest.raises(InputError) as caught:
         load(*override.split())
     message = str(caught.value)
-    assert all(word in message for word in told), message
+    assert all(word in message for word in words), message
     assert "field None" not in message
 
 
@@ -151,7 +158,10 @@ def test_bad_value_is_named(override, told):
         "sample.last_temperature=-1",
         "sample.top_p=0",
         "sample.sample_steps=0",
-        "sample.remask_calls=16",
+        "sample.order=spiral",
+        "sample.schedule=sine",
+        "model.mixer=conv",
+        "loss=mse",
         "stage1_sha256=0",
     ],
 )
@@ -208,10 +218,23 @@ def test_bad_augmentation_is_named():
         load_config("classifier", CONFIGS / "classifier" / "base.yaml", ["augment.shift=-1"])
 
 
-@pytest.mark.parametrize(("override", "copies"), [("moved_copies=3", 3), ("augment.shift=0.1", 0)])
-def test_copies_of_training_images_have_to_move(override, copies):
-    with pytest.raises(InputError, match=f"moved_copies.*at least 1 with augment.degrees.*and 0 without; got {copies}"):
-        load_config("absorbing", CONFIGS / "absorbing" / "base.yaml", [override])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: TrainOptions(lr=0), "lr must be greater than 0; got 0.0"),
+        (lambda: LIFOptions(surrogate="sigmoid"), "surrogate must be one of atan, .*; got 'sigmoid'"),
+        (lambda: VQSVAEConfig(precision="fp16"), "precision must be one of fp32, bf16, fp64; got 'fp16'"),
+        (lambda: VQSVAEConfig(stage="absorbing"), "stage must be vq_svae; got absorbing"),
+        (lambda: VQSVAEConfig(neuron="relu"), "T must be 1 with neuron=relu; got 16"),
+        (lambda: replace(VQSVAEConfig(), T=0), "T must be at least 1; got 0"),
+        (lambda: AbsorbingConfig(styles=4), "styles must be 1 without conditional=true; got 4"),
+    ],
+)
+def test_a_configuration_made_in_python_is_checked_too(wrong, message):
+    with pytest.raises(InputError, match=f"^{message}$"):
+        wrong()
+    made = VQSVAEConfig(image_shape=(1, 28, 28), train=TrainOptions(lr=1))
+    assert (made.image_shape, type(made.train.lr)) == ([1, 28, 28], float)
 
 
 def test_relu_sets_T():
@@ -228,8 +251,8 @@ def test_a_twin_has_no_fewer_steps_to_guide_by(tmp_path):
     assert load_config("absorbing", preset).sample.guidance_T == 2
     twin = load_config("absorbing", preset, ["neuron=relu"]).sample
     assert (twin.guidance, twin.guidance_T) == (2.0, None)
-    for override, T, told in (("sample.guidance_T=5", 4, 5), ("T=1", 1, 2)):
-        with pytest.raises(InputError, match=rf"sample\.guidance_T must be in 1\.\.T, {T}, or null.*; got {told}"):
+    for override, T, got in (("sample.guidance_T=5", 4, 5), ("T=1", 1, 2)):
+        with pytest.raises(InputError, match=rf"sample\.guidance_T must be in 1\.\.T, {T}, or null.*; got {got}"):
             load_config("absorbing", preset, [override])
 
 
@@ -304,9 +327,9 @@ def numeric(kind):
 
 def test_every_number_says_its_range():
     free = {"sample.threshold_shift"}
-    found = {name for cls in STAGES.values() for name, hint in leaves(cls) if hint in (int, float, int | None)}
-    found |= {name for cls in STAGES.values() for name, hint in leaves(cls) if hint in (float | None, list[int])}
-    assert found == free
+    unranged = {name for cls in STAGES.values() for name, hint in leaves(cls) if hint in (int, float, int | None)}
+    unranged |= {name for cls in STAGES.values() for name, hint in leaves(cls) if hint in (float | None, list[int])}
+    assert unranged == free
 
 
 @pytest.mark.parametrize(
@@ -499,7 +522,8 @@ def test_missing_file(tmp_path, read):
 
 def complete(vq_svae_config, absorbing_config):
     vq_svae_config.lif.beta, vq_svae_config.seed, vq_svae_config.train.lr = 0.75, 7, 1 / 3
-    absorbing_config.sample.sample_steps, absorbing_config.stage1 = 3, "a folder/model.safetensors"
+    absorbing_config.sample = replace(absorbing_config.sample, sample_steps=3)
+    absorbing_config.stage1 = "a folder/model.safetensors"
     return [vq_svae_config, absorbing_config, load()]
 
 
@@ -537,6 +561,39 @@ def test_a_nested_stage_1_is_checked_too(absorbing_config):
         config_from_dict(asdict(absorbing_config))
 
 
+RETIRED_VALUES = {
+    "persistent": (False, True),
+    "moved_copies": (0, 3),
+    "augment": ({"degrees": 0.0, "shift": 0.0}, {"degrees": 0.0, "shift": 0.1}),
+    "judge_every": (1, 2),
+}
+
+
+@pytest.mark.parametrize("name", [*RETIRED_VALUES, "sample.remask_calls", "model.normalise_codes"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_retired_field_of_an_older_file_is_dropped_if_it_was_not_in_use(tmp_path, absorbing_config, name, nested):
+    *group, leaf = name.split(".")
+    unused, used = RETIRED_VALUES.get(name, (0, 2) if leaf == "remask_calls" else (False, True))
+    for value, holds in ((unused, True), (used, False)):
+        values = asdict(absorbing_config)
+        holder = values["vq_svae"] if nested else values
+        if group:
+            holder = holder.setdefault(group[0], {})
+        holder[leaf] = value
+        (tmp_path / "config.yaml").write_text(to_yaml(values))
+        if holds:
+            assert config_from_dict(values) == read_config(tmp_path / "config.yaml") == absorbing_config
+        else:
+            full = f"{'vq_svae.' if nested else ''}{name}"
+            with pytest.raises(InputError, match=rf"{full}.*, which no longer exists, must be (0|1|False)"):
+                config_from_dict(values)
+
+
+def test_the_classifier_keeps_its_augmentation():
+    values = asdict(load_config("classifier", CONFIGS / "classifier/base.yaml", ["augment.shift=0.1"]))
+    assert config_from_dict(values).augment.shift == 0.1
+
+
 # ---------------------------------------------------------------- differences
 
 
@@ -558,7 +615,7 @@ def test_a_file_that_leaves_names_no_place(absorbing_config):
     config = deepcopy(absorbing_config)
     config.runs, config.device, config.trainer.devices, config.trainer.sync_batchnorm = "/r", "cuda", 2, True
     config.vq_svae.data_dir, config.vq_svae.trainer.strategy = "/d", "ddp"
-    left = without_places(config)
+    left = portable(config)
     assert (left.runs, left.device, left.trainer.devices, left.trainer.sync_batchnorm) == ("runs", "cpu", 1, True)
     assert (left.vq_svae.data_dir, left.vq_svae.trainer.strategy) == ("data", "auto")
     assert (left.T, left.vq_svae.T) == (config.T, config.vq_svae.T)

@@ -158,7 +158,7 @@ def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path, name):
     with pytest.raises(InputError) as caught:
         _ = data.train
     folder = tmp_path / (f"{FOLDERS[name]}/raw" if name in FOLDERS else "cifar-10-batches-py")
-    for part in (str(folder), "no network", "torchvision downloads", "put torchvision's files", "DATA=digits"):
+    for part in (str(folder), "no network", "torchvision downloads", "put torchvision's files", "data=digits"):
         assert part in str(caught.value)
 
 

@@ -9,13 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from spiking_vq.data.images import as_uint8_images, list_png_files, read_image, read_images
+from spiking_vq.data.images import as_uint8_images, list_png_files, read_images
 from spiking_vq.data.levels import to_unit
 from spiking_vq.errors import InputError
 
 GREY, COLOUR, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 4, 6  # PNG's colour types
 LEVELS = np.array([[0, 64, 128], [255, 1, 254]])
 INK = np.array([[0, 40, 255], [255, 128, 3]])
+
+
+def read_image(path, channels, background="black"):
+    return read_images([path], channels, background).images[0]
 
 
 def chunk(kind, content):

@@ -1,41 +1,15 @@
-"""Gaussian diffusion: moments, posterior, objectives and samplers, with denoisers that are known in closed form."""
+"""Gaussian diffusion: moments, posterior, transitions and objectives, with denoisers that are known in closed form."""
 
 import math
-import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from pixel_denoisers import SHAPE, gaussian_denoiser, random_images, sampler_of
 
-from spiking_vq.diffusion.gaussian import PREDICTIONS, SAMPLERS, SCHEDULES, GaussianDiffusion
+from spiking_vq.diffusion.gaussian import PREDICTIONS, SCHEDULES, GaussianDiffusion
 from spiking_vq.errors import InputError
-
-SHAPE = (1, 4, 4)
-
-
-def oracle(diffusion, images):
-    """A denoiser that knows the images, [B, C, H, W]."""
-
-    def denoiser(noisy, t):
-        return diffusion.target(images, t, diffusion.to_noise(images, noisy, t)).expand_as(noisy)
-
-    return denoiser
-
-
-def gaussian_denoiser(diffusion, mean, std):
-    """The best denoiser of images whose pixels are independent and normal."""
-
-    def denoiser(noisy, t):
-        a = diffusion.alpha_bars[t].view(-1, 1, 1, 1).to(noisy.dtype)
-        images = mean + a.sqrt() * std**2 / (a * std**2 + 1 - a) * (noisy - a.sqrt() * mean)
-        return diffusion.target(images, t, diffusion.to_noise(images, noisy, t))
-
-    return denoiser
-
-
-def random_images(n, seed=0):
-    return torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
 
 
 def test_schedules():
@@ -95,79 +69,6 @@ def test_predictions_give_back_images_and_noise(prediction):
     torch.testing.assert_close(diffusion.to_noise(images, noisy, t), noise)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("sample_steps", [1, 7, None])
-def test_a_perfect_denoiser_recovers_the_images(prediction, sampler, sample_steps):
-    if sampler == "dpm_solver":
-        pytest.importorskip("diffusers")
-    diffusion = GaussianDiffusion(100, "linear", prediction)
-    images = random_images(3)
-    found = diffusion.sample(
-        oracle(diffusion, images),
-        [5, 6, 7],
-        SHAPE,
-        sampler=sampler,
-        sample_steps=sample_steps,
-        image_error=torch.zeros(101),
-    )
-    torch.testing.assert_close(found.double(), images, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize(("sampler", "eta"), [("ddpm_small", 0.0), ("ddim", 0.0), ("ddim", 0.5), ("analytic", 0.0)])
-def test_samples_of_a_known_distribution(sampler, eta):
-    diffusion = GaussianDiffusion(500)
-    denoiser = gaussian_denoiser(diffusion, 0.1, 0.25)
-    a = diffusion.alpha_bars
-    error = 0.25**2 * (1 - a) / (a * 0.25**2 + 1 - a)  # of the best estimate of an image
-    options = {"sampler": sampler, "eta": eta, "image_error": error}
-    samples = diffusion.sample(denoiser, list(range(20)), (1, 20, 20), **options)
-    assert samples.mean().item() == pytest.approx(0.1, abs=0.02)
-    assert samples.std().item() == pytest.approx(0.25, rel=0.05)
-
-
-def test_dpm_solver_follows_the_ode_closer_than_ddim():
-    """Of normal data the path from noise to image is known: twenty calls of second order against as many of first."""
-    pytest.importorskip("diffusers")
-    diffusion, seeds, shape = GaussianDiffusion(500), [1, 2, 3], (1, 20, 20)
-    denoiser = gaussian_denoiser(diffusion, 0.1, 0.25)
-    start = diffusion.prior([torch.Generator().manual_seed(seed) for seed in seeds], shape)
-    a = diffusion.alpha_bars
-    spread = (a * 0.25**2 + 1 - a).sqrt()
-    errors = {}
-    for sampler in ("ddim", "dpm_solver"):
-        before_last = list(diffusion.trajectory(denoiser, seeds, shape, sampler=sampler, sample_steps=20))[-2]
-        t = before_last.t
-        exact = a[t].sqrt() * 0.1 + spread[t] / spread[-1] * (start - a[-1].sqrt() * 0.1)
-        errors[sampler] = (before_last.noisy - exact).abs().mean().item()
-        assert t == 25
-    assert errors["dpm_solver"] < 0.3 * errors["ddim"]
-
-
-def test_dpm_solver_is_called_at_our_times():
-    pytest.importorskip("diffusers")
-    diffusion, images = GaussianDiffusion(1000, "cosine", "v"), random_images(1)
-    for sample_steps in (1, 2, 7, 61, 333):
-        seen = []
-
-        def watched(noisy, t, seen=seen):
-            seen.append(t.item())
-            return oracle(diffusion, images)(noisy, t)
-
-        found = diffusion.sample(watched, [0], SHAPE, sampler="dpm_solver", sample_steps=sample_steps)
-        assert [*seen, 0] == diffusion.times(sample_steps)
-        torch.testing.assert_close(found.double(), images, atol=1e-3, rtol=0)
-    with pytest.raises(InputError, match="predict v"):
-        GaussianDiffusion(1000, "cosine", "noise").sample(watched, [0], SHAPE, sampler="dpm_solver")
-
-
-def test_dpm_solver_without_diffusers_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "diffusers", None)
-    diffusion = GaussianDiffusion(1000)
-    with pytest.raises(InputError, match="pip install diffusers"):
-        diffusion.sample(oracle(diffusion, random_images(1)), [0], SHAPE, sampler="dpm_solver")
-
-
 def test_ddim_with_eta_1_is_ddpm_small():
     diffusion = GaussianDiffusion()
     for t, s in ((1000, 980), (20, 10), (10, 0)):
@@ -198,7 +99,7 @@ def test_error_of_the_estimates_is_measured_and_bounds_the_noise(schedule):
     a = diffusion.alpha_bars[times]
     torch.testing.assert_close(found, 0.09 * (1 - a) / (a * 0.09 + 1 - a), rtol=0.1, atol=1e-6)
     table = torch.from_numpy(np.interp(np.arange(1001), [0, *times], [0, *found.tolist()]))
-    steps = diffusion.times(50)
+    steps = sampler_of(diffusion, sample_steps=50).times
     stds = [diffusion.transition(t, s, "analytic", image_error=table).std for t, s in pairwise(steps)]
     assert max(stds) < 1.1  # also where hardly anything of the image is left in the noise
 
@@ -264,77 +165,6 @@ def test_current_weights_are_what_a_prediction_does_to_the_next_state(prediction
     torch.testing.assert_close(diffusion.current_weights, expected / expected.max())
 
 
-def test_currents_that_do_not_differ_are_ordinary_ddim():
-    diffusion, on_currents = (GaussianDiffusion(100, "cosine", "v", loss) for loss in ("mse", "synaptic_current"))
-    denoiser = gaussian_denoiser(diffusion, 0.1, 0.05)  # its estimates lie in [-1, 1], where nothing is clipped
-    seeds, seen = [3, 4], []
-
-    def currents(noisy, t):
-        seen.append(noisy)
-        return denoiser(noisy, t)
-
-    plain = diffusion.sample(denoiser, seeds, SHAPE, sample_steps=100)
-    ours = on_currents.sample(currents, seeds, SHAPE, sample_steps=100, num_currents=3)
-    torch.testing.assert_close(ours, plain.expand(3, -1, -1, -1, -1), atol=1e-5, rtol=0)
-    assert {tuple(noisy.shape) for noisy in seen} == {(3, 2, *SHAPE)}
-
-
-def test_currents_are_decoded_at_the_end_only():
-    """Steps that differ stay apart to the end: the mean of their separate recursions is what comes out."""
-    diffusion = GaussianDiffusion(10, "cosine", "images", "synaptic_current")
-    steps = torch.tensor([-2.0, 1.0, 1.5]).view(3, 1, 1, 1, 1)  # beyond [-1, 1]: nothing is clipped on the way
-    states = list(
-        diffusion.trajectory(lambda noisy, t: steps.expand_as(noisy), [1], SHAPE, num_currents=3, sample_steps=10)
-    )
-    torch.testing.assert_close(states[-1].noisy, steps.expand(3, 1, *SHAPE))
-    assert [state.t for state in states] == list(range(9, -1, -1))
-
-
-def test_an_image_is_the_same_in_any_batch():
-    diffusion = GaussianDiffusion(30)
-    denoiser = gaussian_denoiser(diffusion, 0.0, 0.5)
-    options = {"sampler": "ddpm_large", "sample_steps": 10}
-    together = diffusion.sample(denoiser, [1, 2, 3], SHAPE, **options)
-    alone = diffusion.sample(denoiser, [3], SHAPE, **options)
-    torch.testing.assert_close(together[2:], alone)
-    assert not torch.allclose(together[0], together[1])
-    one, two = ([torch.Generator().manual_seed(seed) for seed in seeds] for seeds in ([3], [1, 3]))
-    torch.testing.assert_close(diffusion.prior(one, SHAPE), diffusion.prior(two, SHAPE)[1:])
-
-
-def test_times_are_spread_evenly():
-    diffusion = GaussianDiffusion(1000)
-    assert diffusion.times(4) == [1000, 750, 500, 250, 0]
-    assert diffusion.times(1000) == list(range(1000, -1, -1))
-    assert len(set(diffusion.times(333))) == 334
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"sampler": "euler"}, "sampler must be one of ddpm_large"),
-        ({"sample_steps": 0}, r"sample_steps must be in 1\.\.20; got 0"),
-        ({"sample_steps": 21}, r"in 1\.\.20; got 21"),
-        ({"eta": 1.5}, r"eta must be in \[0, 1\]"),
-        ({"sampler": "ddpm_large", "eta": 0.5}, "eta is ddim's"),
-        ({"sampler": "analytic"}, "make analytic"),
-        ({"sampler": "analytic", "image_error": torch.full((21,), torch.nan)}, "make analytic"),
-        ({"num_currents": 2}, "num_currents must be T where"),
-    ],
-)
-def test_settings_out_of_range(options, message):
-    diffusion = GaussianDiffusion(20)
-    with pytest.raises(InputError, match=message):
-        diffusion.sample(oracle(diffusion, random_images(1)), [0], SHAPE, **options)
-
-
-def test_currents_are_sampled_by_ddim_alone():
-    diffusion = GaussianDiffusion(20, "linear", "v", "synaptic_current")
-    for options in ({"sampler": "ddpm_small"}, {"eta": 0.5}):
-        with pytest.raises(InputError, match="synaptic currents are sampled by ddim with eta 0"):
-            diffusion.sample(oracle(diffusion, random_images(1)), [0], SHAPE, num_currents=2, **options)
-
-
 def test_shapes_that_do_not_fit():
     diffusion, images = GaussianDiffusion(20), random_images(3)
     for t in (torch.tensor([1, 2]), torch.tensor(1)):
@@ -365,7 +195,7 @@ def test_ddim_equals_diffusers(prediction, theirs, eta):
     scheduler.alphas_cumprod = diffusion.alpha_bars[1:]  # theirs are rounded to float32
     scheduler.final_alpha_cumprod = diffusion.alpha_bars[0]
     scheduler.set_timesteps(50)
-    times = diffusion.times(50)
+    times = sampler_of(diffusion, sample_steps=50).times
     assert [time - 1 for time in times[:-1]] == scheduler.timesteps.tolist()
     generator = torch.Generator().manual_seed(0)
     for time, next_time in ((times[0], times[1]), (times[20], times[21]), (times[-2], times[-1])):

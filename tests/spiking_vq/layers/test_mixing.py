@@ -1,10 +1,10 @@
 import pytest
 import torch
-from conftest import LIF_OPTIONS, wake
+from awake import LIF_OPTIONS, wake
 
 from spiking_vq.activity import observed
 from spiking_vq.errors import InputError
-from spiking_vq.layers.mixing import AttentionProduct, SpikingSelfAttention
+from spiking_vq.layers.mixing import AttentionProduct, GridMixer, SpikingSelfAttention
 from spiking_vq.neurons.twins import neuron_factory
 
 T, B = 2, 3
@@ -43,7 +43,7 @@ def test_heads_are_channels_side_by_side():
     assert torch.equal(gathered[0], attended.reshape(T, B, 8, 2, 3))
 
 
-def test_places_are_told_apart_by_what_they_hold_alone():
+def test_attention_reads_content_not_position():
     module = wake(attention(), binary(T, B, 8, 2, 3))
     spk, order = binary(T, B, 8, 2, 3), torch.randperm(6)
 
@@ -55,7 +55,7 @@ def test_places_are_told_apart_by_what_they_hold_alone():
     torch.testing.assert_close(module(permuted(spk)).value(), permuted(seen))
 
 
-def test_every_place_reaches_every_other():
+def test_every_position_reaches_every_other():
     module = wake(attention(), binary(T, B, 8, 2, 3))
     spk = binary(T, B, 8, 2, 3).requires_grad_()
     (grad,) = torch.autograd.grad(module(spk).value()[..., 0, 0].square().sum(), spk)
@@ -65,3 +65,26 @@ def test_every_place_reaches_every_other():
 def test_heads_divide_the_channels():
     with pytest.raises(InputError, match="multiple of the 3 heads.*8"):
         attention(8, 3)
+
+
+def test_grid_mixer_by_brute_force():
+    mixer = GridMixer((2, 3), 4).eval()
+    mixer.norm.running_mean.uniform_(), mixer.norm.running_var.uniform_(1, 2)
+    x, weight, norm = binary(T, B, 4, 2, 3), mixer.linear.weight, mixer.norm
+    expected = torch.zeros(T, B, 4, 2, 3)
+    for to in range(6):
+        for source in range(6):
+            expected[..., to // 3, to % 3] += weight[to, source] * x[..., source // 3, source % 3]
+    shape = (4, 1, 1)
+    expected = (expected - norm.running_mean.view(shape)) / (norm.running_var.view(shape) + norm.eps).sqrt()
+    torch.testing.assert_close(mixer(x).value(), expected)
+
+
+def test_grid_mixer_reaches_everywhere_and_mixes_no_channels():
+    mixer = GridMixer((3, 3), 4).eval()  # in training, batch norm would connect all positions
+    x = binary(T, B, 4, 3, 3).requires_grad_()
+    for position in range(9):
+        (grad,) = torch.autograd.grad(mixer(x).value()[1, 0, 2].flatten()[position], x)
+        assert (grad[1, 0, 2] != 0).all()
+        grad[1, 0, 2] = 0
+        assert (grad == 0).all()  # no other step, image or channel

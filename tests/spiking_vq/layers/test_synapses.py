@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from spiking_vq.layers.mixing import GridMixer
 from spiking_vq.layers.synapses import SpikingResidual, conv_norm, direct_coding, fold_time, unfold_time, up_conv_norm
 from spiking_vq.neurons.lif import LIF
 
@@ -39,6 +38,15 @@ def test_batch_norm_follows_the_synapses(build):
     var, mean = torch.var_mean(currents, dim=(0, 1, 3, 4), correction=0)
     torch.testing.assert_close(mean, torch.zeros(6), atol=1e-5, rtol=0)
     torch.testing.assert_close(var, torch.ones(6), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gain_of_the_batch_norm(training):
+    plain, scaled = conv_norm(4, 6).train(training), conv_norm(4, 6, gain=0.7).train(training)
+    torch.nn.init.uniform_(plain[1].weight, 0.5, 2), torch.nn.init.normal_(plain[1].synapse_bias)
+    scaled.load_state_dict(plain.state_dict())
+    x = torch.rand(T, B, 4, 8, 8)
+    torch.testing.assert_close(scaled(x).value(), 0.7 * plain(x).value())
 
 
 def test_a_constant_current_is_convolved_once():
@@ -87,29 +95,3 @@ def test_residual_feeds_synapses_with_spikes():
         layer.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     SpikingResidual(LIF, *layers)(3 * torch.randn(T, B, 4, 5, 5))
     assert [spk.unique().tolist() for spk in seen] == [[0, 1], [0, 1]]
-
-
-# ---------------------------------------------------------------- GridMixer
-
-
-def test_grid_mixer_by_brute_force():
-    mixer = GridMixer((2, 3), 4).eval()
-    mixer.norm.running_mean.uniform_(), mixer.norm.running_var.uniform_(1, 2)
-    x, weight, norm = binary(T, B, 4, 2, 3), mixer.linear.weight, mixer.norm
-    expected = torch.zeros(T, B, 4, 2, 3)
-    for to in range(6):
-        for source in range(6):
-            expected[..., to // 3, to % 3] += weight[to, source] * x[..., source // 3, source % 3]
-    shape = (4, 1, 1)
-    expected = (expected - norm.running_mean.view(shape)) / (norm.running_var.view(shape) + norm.eps).sqrt()
-    torch.testing.assert_close(mixer(x).value(), expected)
-
-
-def test_grid_mixer_reaches_everywhere_and_mixes_no_channels():
-    mixer = GridMixer((3, 3), 4).eval()  # in training, batch norm would tie all places together
-    x = binary(T, B, 4, 3, 3).requires_grad_()
-    for place in range(9):
-        (grad,) = torch.autograd.grad(mixer(x).value()[1, 0, 2].flatten()[place], x)
-        assert (grad[1, 0, 2] != 0).all()
-        grad[1, 0, 2] = 0
-        assert (grad == 0).all()  # no other step, image or channel

@@ -184,7 +184,7 @@ def test_weights_are_found_downloaded_or_named(tmp_path, monkeypatch):
 
 
 def test_weights_go_where_they_can_be_written(tmp_path, monkeypatch):
-    """Into the user's cache folder where the data folder cannot be written to, here as its place is a file's."""
+    """Into the user's cache folder where the data folder cannot be written to, here because its path is a file."""
 
     def downloaded(address, path, hash_prefix):
         Path(path).write_bytes(b"weights")
@@ -226,13 +226,13 @@ def test_inception_score_and_reconstructions_have_their_range():
     with pytest.raises(InputError, match=r"N at least 10.*got \[9, 4\] and \[4, 4\]"):
         inception_score(torch.zeros(9, 4), torch.eye(4))
     images = torch.rand(2, 1, 16, 16)
-    for other, told in (
+    for other, message in (
         (255 * images, r"reconstructions must be finite and in \[0, 1\]; .* with values from"),
         (images * float("nan"), "reconstructions must be finite"),
         (images[:1], r"reconstructions must be torch.float32 \[2, 1, 16, 16\]; got torch.float32 \[1, 1, 16, 16\]"),
         ((255 * images).to(torch.uint8), "reconstructions must be a floating-point torch tensor.*got torch.uint8"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             reconstruction_error(other, images)
 
 
@@ -297,7 +297,7 @@ def test_nearest_and_authenticity():
     far, whom = nearest(rows, training)
     assert far.tolist() == [0.5, 4, 1]
     assert whom.tolist() == [0, 1, 2]
-    # their nearest training rows are 3, 3 and 7 from a fellow: only the second is further than that
+    # their nearest training rows are 3, 3 and 7 from their nearest neighbours: only the second is further than that
     assert authenticity(training, rows) == pytest.approx(1 / 3)
     assert authenticity(torch.randn(500, 8), torch.randn(500, 8)) == pytest.approx(0.5, abs=0.15)
 

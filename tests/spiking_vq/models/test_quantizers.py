@@ -33,25 +33,6 @@ def test_nearest_by_brute_force():
     assert len(set(expected)) > 2
 
 
-def test_normalised_by_brute_force():
-    quantizer, z = VectorQuantizer(K, D, normalise=True), batch()
-    angles = [[torch.cosine_similarity(row, code, dim=0) for code in quantizer.codebook] for row in rows_of(z)]
-    out = quantizer(z)
-    assert out.tokens.flatten().tolist() == [row.index(max(row)) for row in angles]
-    torch.testing.assert_close(out.vectors.norm(dim=1), torch.ones(3, 2, 5))
-    unit = z / z.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(out.loss, 1.25 * (unit - quantizer.lookup(out.tokens)).square().mean())
-
-
-def test_normalised_averages_are_of_what_lies_on_the_sphere():
-    quantizer, z = VectorQuantizer(1, D, ema_decay=0.5, normalise=True), batch()
-    unit = z / z.norm(dim=1, keepdim=True)
-    before = quantizer.total.clone()
-    quantizer.update(z, quantizer.nearest(z))
-    torch.testing.assert_close(quantizer.total, 0.5 * before + 0.5 * unit.sum((0, 2, 3)).unsqueeze(0))
-    torch.testing.assert_close(quantizer.lookup(torch.zeros(1, 1, 1, dtype=torch.long)).norm(), torch.tensor(1.0))
-
-
 def test_ties_go_to_the_lowest_id():
     quantizer = VectorQuantizer(5, 1)
     quantizer.codebook.data = torch.tensor([[4.0], [1.0], [0.0], [1.0], [0.0]])
@@ -157,7 +138,7 @@ def restarted(z, restart_below=0.95, seed=0):
     return quantizer, before, count
 
 
-def test_dead_codes_take_the_place_of_distinct_vectors_of_the_batch():
+def test_dead_codes_become_distinct_vectors_of_the_batch():
     z = 10 * batch()
     quantizer, before, count = restarted(z)
     assert count == K - 1
@@ -199,11 +180,11 @@ def test_codes_above_the_limit_stay():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [({"ema_decay": 1.0}, "ema_decay"), ({"ema_decay": -0.1}, "ema_decay"), ({"restart_below": 1.0}, "restart_below")],
 )
-def test_bad_options(options, told):
-    with pytest.raises(InputError, match=told):
+def test_bad_options(options, message):
+    with pytest.raises(InputError, match=message):
         VectorQuantizer(K, D, **options)
 
 

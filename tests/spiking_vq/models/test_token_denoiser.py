@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LIF_OPTIONS, wake
+from awake import LIF_OPTIONS, wake
 from torch import nn
 
 from spiking_vq.activity import observed

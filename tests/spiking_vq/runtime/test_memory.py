@@ -9,25 +9,25 @@ from spiking_vq.runtime import memory
 
 FAULTS = """
 import resource, sys, torch
-from spiking_vq.memory import keep_freed_memory
-told = keep_freed_memory() if sys.argv[1] == "keep" else True
-for round in range(48):
+from spiking_vq.runtime.memory import keep_freed_memory
+keeps = keep_freed_memory() if sys.argv[1] == "keep" else True
+for round in range(24):
     if round == 8:  # by then a freed block is large enough whatever its alignment
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(16_000_000)  # 64 MB, freed at once
-print(int(told), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(int(keeps), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 def faults(mode):
     done = subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True)
-    told, count = map(int, done.stdout.split())
-    return bool(told), count
+    keeps, count = map(int, done.stdout.split())
+    return bool(keeps), count
 
 
 def test_freed_memory_is_used_again_without_page_faults():
-    told, kept = faults("keep")
-    if not told:
+    keeps, kept = faults("keep")
+    if not keeps:
         pytest.skip("not glibc")
     _, given_back = faults("default")
     assert kept < given_back / 4  # now and then a small block comes to lie in the way and the heap grows once

@@ -16,7 +16,7 @@ from spiking_vq.runtime.running import Run, run_with, running, steps_of
 
 
 def at_once(network, *calls):
-    """What functions give that run in threads of their own; no call of `network` begins before all are inside one."""
+    """Results of functions, each in a thread of its own; no call of `network` begins before all are inside one."""
     barrier, results = Barrier(len(calls)), [None] * len(calls)
 
     def run(index):

@@ -48,6 +48,7 @@ def test_it_is_the_convolution(size):
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.slow  # the C++ compiler takes minutes
 def test_compiled_it_is_the_convolution():
     with run_with(compile=True):
         for got, expected in both((7, 7)):
@@ -63,14 +64,15 @@ def test_rounding(dtype, error):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often images were filtered; the kernels run as they are."""
+    """Types of the images that were filtered, one for each convolution; the kernels run as they are."""
     seen, whole = [], winograd.convolve
 
     def watched(x, weight, compile):
         seen.append(x.dtype)
-        return whole(x, weight, compile=False)
+        return whole(x, weight, compile)
 
     monkeypatch.setattr(winograd, "convolve", watched)
+    monkeypatch.setattr(winograd, "kernel", lambda function, kind, compile: function)
     monkeypatch.setattr(winograd, "MIN_CHANNEL_PAIRS", 4 * 6)
     return seen
 
@@ -80,7 +82,7 @@ def test_gradients_of_the_layer(calls):
     grad = torch.randn(2, 6, 7, 7)
     with run_with(compile=True):
         y = conv(x)
-    with torch.autocast("cpu", torch.bfloat16):  # which is none of the backward pass's business
+    with torch.autocast("cpu", torch.bfloat16):  # which the backward pass ignores
         got = torch.autograd.grad(y, (x, conv.weight), grad)
     expected = torch.autograd.grad(F.conv2d(x, conv.weight, padding=1), (x, conv.weight), grad)
     assert len(calls) == 2

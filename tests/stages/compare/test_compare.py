@@ -1,24 +1,14 @@
-"""The comparison of invented reports, the film strip and raster of a small model, and everything in one command."""
+"""The comparison of invented reports."""
 
 import csv
-import hashlib
 import json
-from types import SimpleNamespace
 
 import pytest
-import torch
 from PIL import Image
 
-from spiking_vq.checkpoint.file import save_model
 from spiking_vq.errors import InputError
-from spiking_vq.pipelines.latent import LatentPipeline
-from stages.cli.options import recorded_command
 from stages.compare import report as compare
 from stages.compare.tables import COLUMNS
-from stages.inspect import portrait
-from stages.study import grid as all_runs
-from stages.study import steps
-from stages.study.encodings import MEASURED
 
 
 def evaluation(fid, **more):
@@ -39,6 +29,9 @@ def evaluation(fid, **more):
         "machine": {"device": "cpu"},
         "images_per_second": 30.0,
     } | more
+
+
+MEASURED = ("MSE x 1000", "FID", "classifier distance", "perplexity", "firing rate")
 
 
 @pytest.fixture
@@ -118,111 +111,6 @@ def test_no_reports_and_damaged_ones(tmp_path, results):
     (results / "mnist/base/test-10k.json").write_text('{"metrics": 3}')
     with pytest.raises(InputError, match="a report in .* is of another version, or was changed by hand"):
         compare.main([f"results={results}"])
-
-
-def test_film_strip_and_raster(tmp_path, latent_model, absorbing_config):
-    absorbing_config.data = absorbing_config.vq_svae.data = "digits"
-    absorbing_config.preset = absorbing_config.vq_svae.preset = "base"
-    save_model(tmp_path / "model.safetensors", latent_model, absorbing_config)
-    portrait.main([f"ckpt={tmp_path / 'model.safetensors'}", f"results={tmp_path}", "n=2", "sample_steps=9"])
-    for name in ("filmstrip", "raster"):
-        assert Image.open(tmp_path / f"digits/base/{name}.png").size[0] > 100
-    generator = LatentPipeline(latent_model, absorbing_config)
-    frames = portrait.token_film(generator, 7, generator.sampling(sample_steps=9))
-    masked = (frames == 128).flatten(1).double().mean(1)  # grey, which images of so few pixels hardly are
-    assert masked[0] == 1
-    assert (masked.diff() <= 1e-9).all()
-    assert masked[-1] < 0.1
-    spikes = portrait.raster(generator, 7, generator.sampling(sample_steps=9))
-    calls = {spk.shape[1] for name, spk in spikes.items() if name.startswith("denoiser.")}
-    assert calls == {9 * absorbing_config.T}
-    assert 0 < torch.cat([spk.flatten() for spk in spikes.values()]).mean() < 1
-    assert not [name for name in spikes if "encoder" in name]
-
-
-def test_everything_in_one_command_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
-    """Each command leaves its file; the third dies the first time."""
-    ran, dies = [], {"absorbing"}
-
-    def run(command):
-        step = next(step for step in todo if [step.command, *step.arguments] == command[2:])
-        ran.append(step)
-        if dies & set(step.arguments):
-            dies.clear()
-            return SimpleNamespace(returncode=1)
-        if step.leaves is not None:
-            step.leaves.parent.mkdir(parents=True, exist_ok=True)
-            sha256 = hashlib.sha256(step.of.read_bytes()).hexdigest() if step.of else None
-            told = recorded_command(step.command, step.arguments)
-            given = dict(text.split("=", 1) for text in step.arguments if "=" in text)
-            subject = {name: given.get(name) for name in ("stage", "data", "preset")}
-            step.leaves.write_text(json.dumps(subject | {"command": told, "checkpoint": {"sha256": sha256}}))
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(steps, "ZOO", tmp_path)
-    checked = []
-    monkeypatch.setattr(all_runs, "check_inception", checked.append)
-    (tmp_path / "mnist-base-classifier.safetensors").touch()  # one that ships
-    options = {"data": "mnist fmnist", "presets": "base base-relu"}
-    places = {"runs": str(tmp_path / "runs"), "results": str(tmp_path / "results")}
-    arguments = [f"{name}={value}" for name, value in (options | places).items()]
-    todo = [step for data in ("mnist", "fmnist") for step in all_runs.steps(data, all_runs.OPTIONS | options | places)]
-    monkeypatch.setattr(steps.subprocess, "run", run)
-    with pytest.raises(InputError, match="exit code 1"):
-        all_runs.main(arguments)
-    assert [step.arguments[0] for step in ran] == ["vq_svae", "absorbing"]
-    all_runs.main(arguments)
-    assert ran[2:] == todo[1:]
-    modules = [step.command for step in todo]
-    one = ["train", "train", "evaluate", "evaluate"]
-    both = [*one, "energy", "portrait", *one, "portrait"]
-    assert modules == [*both, "train", *both]
-    capsys.readouterr()
-    del ran[:]
-    all_runs.main(arguments)
-    assert [step.command for step in ran] == 4 * ["inspect portrait"]
-    assert capsys.readouterr().out.count("done before") == len(todo) - 4
-    (tmp_path / "runs/mnist/base/absorbing/model.safetensors").write_text("trained anew")
-    del ran[:]
-    all_runs.main(arguments)
-    again = [step.command for step in ran if step.of is not None]
-    assert again == ["evaluate", "evaluate", "inspect energy"]  # the old reports are of another model
-    by_hand = tmp_path / "results/mnist/base/test-10k.json"
-    by_hand.write_text(by_hand.read_text().replace("test-10k", "test-10k precision=bf16"))
-    del ran[:]
-    all_runs.main(arguments)
-    assert [step.leaves for step in ran if step.of is not None] == [by_hand]  # it is not this command's
-    assert checked
-    mistakes = {
-        "data=mnist svhn": "data must be of mnist",
-        "protocols=test": "protocols must be of",
-        "presets=base huge": r"no preset 'huge' for stage 'absorbing'",
-        "presets=gaussian-paper": r"no preset 'paper' for stage 'gaussian'",
-        "precision=fp8": "precision must be one of",
-        "device=abacus": "device=abacus",
-    }
-    del ran[:]
-    for wrong, told in mistakes.items():
-        with pytest.raises(InputError, match=told):
-            all_runs.main([*arguments, wrong])
-    by_hand.write_text(json.dumps({"data": "mnist", "preset": None, "images": "base"}))  # of a folder of images
-    with pytest.raises(InputError, match="would be replaced by one on stage absorbing, data mnist, preset base"):
-        all_runs.main(arguments)
-    assert not ran
-
-
-def test_a_damaged_report_is_not_done(tmp_path):
-    """Nor is one of something else."""
-    model, leaves = tmp_path / "model", tmp_path / "report.json"
-    model.write_text("weights")
-    step = steps.Step("evaluate", ["n=20"], leaves, model)
-    whole = {"command": recorded_command("evaluate", ["n=20"])}
-    whole |= {"checkpoint": {"sha256": hashlib.sha256(b"weights").hexdigest()}}
-    for report, done in ((whole, True), (whole | {"checkpoint": None}, False), ({}, False), ([], False)):
-        leaves.write_text(json.dumps(report))
-        assert step.is_done() == done
-    leaves.write_text("{")
-    assert not step.is_done()
 
 
 def test_folders_that_anyone_made_are_compared_too(results, capsys):

@@ -11,20 +11,18 @@ from PIL import Image
 from torch import nn
 from torchvision.utils import save_image
 
-from spiking_vq.checkpoint.build import LatentModel, build_classifier, build_denoiser
+from spiking_vq.checkpoint.build import LatentModel, build_denoiser
 from spiking_vq.checkpoint.file import load_model, save_model
-from spiking_vq.config.schema import ClassifierConfig, ClassifierOptions, TrainOptions
 from spiking_vq.data.datasets import ImageData, load_dataset
 from spiking_vq.data.levels import resize_images, to_unit
 from spiking_vq.data.official import Split
 from spiking_vq.errors import InputError
 from spiking_vq.metrics.fid import fid
 from spiking_vq.metrics.inception import WEIGHTS
-from spiking_vq.pipelines import load as generators
-from spiking_vq.pipelines.latent import LatentPipeline
+from spiking_vq.pipelines.base import CHUNK
+from spiking_vq.pipelines.load import load
+from stages.evaluate import features, measures
 from stages.evaluate import report as evaluate
-from stages.evaluate import features
-from stages.evaluate import measures as examiner
 from stages.evaluate.features import CachedFeatures
 from stages.evaluate.protocols import PROTOCOLS
 from stages.evaluate.subjects import find_folder, read_folder
@@ -44,7 +42,7 @@ class StandIn(nn.Module):
 
 @pytest.fixture
 def data_dir(tmp_path, monkeypatch):
-    monkeypatch.setattr(examiner, "Inception", StandIn)
+    monkeypatch.setattr(measures, "Inception", StandIn)
     for name, protocol in PROTOCOLS.items():
         monkeypatch.setitem(PROTOCOLS, name, replace(protocol, generated=min(protocol.generated, 200), num_seeds=2))
     weights = tmp_path / "data" / WEIGHTS
@@ -54,18 +52,8 @@ def data_dir(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def runs(tmp_path, latent_model, absorbing_config):
-    """Untrained models of both stages, and an untrained classifier, in their run folders."""
-    place = {"data": "digits", "preset": "base", "image_size": 12}
-    stage1 = replace(absorbing_config.vq_svae, **place)
-    stage2 = replace(absorbing_config, vq_svae=stage1, **place)
-    judge = ClassifierConfig(
-        **place, image_shape=[1, 12, 12], num_classes=10, train=TrainOptions(max_steps=1), model=ClassifierOptions([4])
-    )
-    models = (stage1, latent_model.vq_svae), (stage2, latent_model), (judge, build_classifier(judge))
-    for config, model in models:
-        save_model(tmp_path / "runs" / "digits" / "base" / config.stage / "model.safetensors", model, config)
-    return tmp_path / "runs"
+def runs(untrained_runs):
+    return untrained_runs
 
 
 def run(tmp_path, *arguments):
@@ -97,11 +85,11 @@ def test_features_are_computed_once_and_a_stopped_run_goes_on(tmp_path, monkeypa
     network = StandIn()
     resumed = cached(network)
     assert torch.equal(resumed(images, ""), expected)
-    assert network.seen == resumed.computed == 5
+    assert network.seen == 5
     assert torch.equal(resumed(images.flip(3), ""), StandIn()(images.flip(3)))  # not the same images
-    other = cached(StandIn(), "other weights")
-    other(images, "")
-    assert other.computed == 25
+    other = StandIn()
+    cached(other, "other weights")(images, "")
+    assert other.seen == 25
 
 
 def test_evaluation_reports_what_it_says(tmp_path, data_dir, runs, latent_model, capsys):
@@ -126,8 +114,8 @@ def test_evaluation_reports_what_it_says(tmp_path, data_dir, runs, latent_model,
     assert report["floor"]["fid"] == pytest.approx(sum(floor) / 2, rel=1e-6)
     assert report["floor_std"]["fid"] == pytest.approx(abs(floor[0] - floor[1]) / 2**0.5, rel=1e-6)
     assert report["reconstruction_std"]["fid"] > 0
-    generator = LatentPipeline.from_pretrained(runs / "digits/base/absorbing/model.safetensors")
-    sets = [network(generator.sample(200, seed, sample_steps=3).images) for seed in (5, 6)]
+    pipeline = load(runs / "digits/base/absorbing/model.safetensors")
+    sets = [network(pipeline.sample(200, seed, sample_steps=3).images) for seed in (5, 6)]
     found = report["metrics"]["fid"]
     assert found["per_seed"] == pytest.approx([fid(rows, real) for rows in sets], rel=1e-6)
     assert found["mean"] == pytest.approx(sum(found["per_seed"]) / 2)
@@ -139,7 +127,8 @@ def test_evaluation_reports_what_it_says(tmp_path, data_dir, runs, latent_model,
     assert 0.1 < report["floor"]["confidence"] < 1
     assert report["network_calls"] == report["sampler"]["sample_steps"] == 3
     assert report["seeds"] == [5, 6]
-    assert report["T"] == {"vq_svae": 2, "denoiser": 2}
+    assert report["T"] == {"vq_svae": 2, "absorbing": 2}
+    assert report["parameters"].keys() == {"vq_svae", "absorbing"}
     assert report["parameters"]["vq_svae"] == sum(weight.numel() for weight in vq_svae.parameters())
     assert 0 < report["likelihood"]["bits_per_token"] < 10
     assert 0 < report["firing_rate"]["absorbing"]["all"] < 1
@@ -148,7 +137,7 @@ def test_evaluation_reports_what_it_says(tmp_path, data_dir, runs, latent_model,
     assert report["features"]["inception"]["precision"] == report["sampler"]["precision"] == "fp32"
     printed = capsys.readouterr().out
     assert PROTOCOLS["test-10k"].about in printed
-    assert "not available" in printed
+    assert "not measured" in printed
 
     run(tmp_path, "sample_steps=3", "seed=5")  # samples and features are still there
     again = read(tmp_path, f"{stem}.json")
@@ -218,7 +207,7 @@ def test_real_images_are_a_fair_draw_too(tmp_path, data_dir, runs, by_label, mon
     monkeypatch.setattr(evaluate, "rates_of", lambda model, images, seed: seen.append(images))
     run(tmp_path, "protocol=train-50k", "n=40", "sample_steps=2")
     drawn = evaluate.fair_draw(test.images)
-    assert torch.equal(seen[0], drawn[: generators.CHUNK])
+    assert torch.equal(seen[0], drawn[:CHUNK])
     network, reference = StandIn(), load_dataset("digits", data_dir, 12).train.images
     floor = read(tmp_path, "train-50k-n=40-sample_steps=2.json")["floor"]["fid"]
     expected = [fid(network(real), network(reference)) for real in drawn[:80].split(40)]
@@ -244,7 +233,7 @@ def test_transparent_images_are_put_on_a_named_background(tmp_path, data_dir, ru
     assert capsys.readouterr().out.count(told) == 1
     name = "test-10k-classifier-n=20" + ("-background=white" if background == "white" else "")
     report = read(tmp_path, f"{name}.json", f"folder-{tmp_path.name}-theirs")
-    assert report["composited"] == {"images": 7, "background": background}
+    assert report["composited"] == {"num_images": 7, "background": background}
 
 
 BROKEN = {
@@ -357,7 +346,7 @@ def test_a_network_that_is_told_labels_has_no_bound_of_its_own(tmp_path, data_di
     run(tmp_path, "protocol=val", "n=20", "features=classifier")
     report = read(tmp_path, "val-classifier-n=20.json")
     assert "likelihood" not in report
-    assert report["stage1"]["images"] > 0
+    assert report["stage1"]["num_images"] > 0
 
 
 def test_the_protocols_compare_what_they_say(tmp_path, data_dir, runs):
@@ -367,8 +356,8 @@ def test_the_protocols_compare_what_they_say(tmp_path, data_dir, runs):
         "fsddim-10k": resize_images(data.test.images, (32, 32)),
         "train-50k": data.train.images,
     }.items():
-        run(tmp_path, f"protocol={name}", "sample_steps=2")
-        report = read(tmp_path, f"{name}-sample_steps=2.json")
+        run(tmp_path, f"protocol={name}", "sample_steps=2", "only=samples")
+        report = read(tmp_path, f"{name}-samples-sample_steps=2.json")
         assert report["counts"]["reference"] == len(reference)
         sets = [data.test.images] if name == "train-50k" else data.train.images[:400].split(200)
         floor = [fid(network(resize_images(real, reference.shape[2:])), network(reference)) for real in sets]
@@ -382,7 +371,7 @@ def test_reconstruction_alone_needs_neither_inception_nor_stage_2(tmp_path, runs
     (runs / "digits" / "base" / "absorbing" / "model.safetensors").unlink()
     run(tmp_path, "only=reconstruction", "features=classifier")
     report = read(tmp_path, "test-10k-reconstruction-classifier.json")
-    assert report["stage1"]["images"] == 180
+    assert report["stage1"]["num_images"] == 180
     assert "metrics" not in report
     with pytest.raises(InputError, match="absorbing"):
         run(tmp_path)
@@ -416,11 +405,42 @@ def test_a_place_that_cannot_be_written_to_is_found_before_anything_is_measured(
 
 
 def test_models_of_other_data_or_kinds_are_refused(tmp_path, data_dir, runs):
-    generator = runs / "digits" / "base" / "absorbing" / "model.safetensors"
+    generator, unet = (runs / f"digits/base/{stage}/model.safetensors" for stage in ("absorbing", "gaussian"))
     with pytest.raises(InputError, match="data=digits"):
         run(tmp_path, "data=mnist", f"ckpt={generator}")
-    with pytest.raises(InputError, match="make classifier"):
+    with pytest.raises(InputError, match="trained with stage=gaussian, not stage=absorbing: give stage=gaussian"):
+        run(tmp_path, f"ckpt={unet}")
+    with pytest.raises(InputError, match="is a gaussian model, which has no stage 1"):
+        run(tmp_path, f"ckpt={unet}", "only=reconstruction")
+    with pytest.raises(InputError, match="only must be all or samples"):
+        run(tmp_path, "stage=gaussian", "only=reconstruction")
+    with pytest.raises(InputError, match="train classifier"):
         run(tmp_path, f"classifier={generator}")
     (runs / "digits" / "base" / "classifier" / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="make classifier"):
+    with pytest.raises(InputError, match="train classifier"):
         run(tmp_path)
+    assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+
+
+def test_a_model_of_the_continuous_stage(tmp_path, data_dir, runs):
+    few = ["protocol=val", "features=classifier", "n=20", "sample_steps=2"]
+    run(tmp_path, "stage=gaussian", *few)
+    report = read(tmp_path, "val-classifier-n=20-sample_steps=2.json", "gaussian-base")
+    assert report["T"] == {"gaussian": 2}
+    assert report["network_calls"] == 2
+    assert report["metrics"]["classifier_distance"]["mean"] > report["floor"]["classifier_distance"]
+    assert set(report["firing_rate"]) == {"gaussian"}
+    assert not {"likelihood", "reconstruction", "stage1"} & set(report)
+    model, _ = load_model(runs / "digits/base/gaussian/model.safetensors")
+    assert report["parameters"] == {"gaussian": sum(weight.numel() for weight in model.unet.parameters())}
+
+
+def test_one_word_names_a_model_with_its_data_and_preset(tmp_path, data_dir, runs):
+    word = str(runs / "digits/base/gaussian")
+    few = ["protocol=val", "features=classifier", "n=20", "sample_steps=2", "label=1", "guidance=2"]
+    places = [f"{name}={tmp_path / name}" for name in ("runs", "results")]
+    evaluate.main([word, *places, *few])
+    guided = read(tmp_path, "val-classifier-n=20-sample_steps=2-label=1-guidance=2.0.json", "gaussian-base")
+    assert (guided["stage"], guided["data"], guided["preset"]) == ("gaussian", "digits", "base")
+    assert guided["network_calls"] == 4  # with the label and without
+    assert guided["network_steps"] == 4 * guided["T"]["gaussian"]

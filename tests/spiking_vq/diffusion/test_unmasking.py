@@ -1,0 +1,95 @@
+"""The plan of the sampler: orders, schedules, and which images share a call; by hand and by counts."""
+
+import math
+
+import pytest
+import torch
+from token_denoisers import seeded
+
+from spiking_vq.diffusion.unmasking import call_times, halton_order, plan_calls, unmask_calls
+
+
+def test_plan_by_hand():
+    """Two slots and four images of four positions, in at most four calls.
+
+    Image 0 is drawn in two calls, image 1 is half known and drawn in one, image 2 is known and needs none, image 3
+    takes the slot of image 1 for three calls.
+    """
+    unmask_call = torch.tensor([[[0, 0], [2, 2]], [[-1, -1], [1, 1]], [[-1, -1], [-1, -1]], [[3, 1], [0, 3]]])
+    rows, t, chosen, temperature = plan_calls(unmask_call, torch.tensor([4, 3, 2, 1]), (1.0, 0.0), slots=2)
+    assert rows.tolist() == [[0, 1], [0, 3], [4, 3], [4, 3]]  # from 4 on, no image
+    assert t.tolist() == [[4, 3], [2, 4], [1, 3], [1, 1]]
+    assert chosen.long().tolist() == [
+        [[[1, 1], [0, 0]], [[0, 0], [1, 1]]],
+        [[[0, 0], [1, 1]], [[0, 0], [1, 0]]],
+        [[[0, 0], [0, 0]], [[0, 1], [0, 0]]],
+        [[[0, 0], [0, 0]], [[1, 0], [0, 1]]],
+    ]
+    assert temperature.shape == (4, 2, 1, 1, 1)
+    expected = [1.0, 0.0, 0.0, 1.0, 2 / 3, 0.0]  # image 1 in its only call, image 3 in calls 0, 1 and 3 of 3
+    found = temperature.flatten(1)
+    assert torch.stack([*found[:2, 0], *found[:, 1]]).tolist() == pytest.approx(expected)
+
+
+def test_a_plan_of_known_images_has_no_calls():
+    plan = plan_calls(torch.full((3, 2, 2), -1), torch.tensor([4, 2]), (1.0, 1.0), slots=2)
+    assert [len(part) for part in plan] == [0] * 4
+
+
+@pytest.mark.parametrize("sample_steps", [1, 5, 12])
+def test_times_of_the_linear_schedule(sample_steps):
+    expected = [math.ceil(12 * (sample_steps - call) / sample_steps) for call in range(sample_steps)]
+    assert call_times(12, sample_steps).tolist() == expected
+
+
+def test_times_of_the_cosine_schedule():
+    expected = [math.ceil(49 * math.cos(math.pi / 2 * call / 8)) for call in range(8)]
+    assert call_times(49, 8, "cosine").tolist() == expected
+    for steps in range(1, 50):
+        times = call_times(49, steps, "cosine")
+        assert times[0] == 49
+        assert times[-1] >= 1
+        assert (times.diff() <= 0).all()
+
+
+@pytest.mark.parametrize("order", ["random", "halton"])
+@pytest.mark.parametrize("sample_steps", [1, 5, 12])
+def test_ranked_orders_split_evenly(order, sample_steps):
+    free = torch.ones(3, 3, 4, dtype=torch.bool)
+    calls = unmask_calls(order, torch.rand(3, 12, generator=seeded()), free, sample_steps)
+    for image in calls:
+        counts = image.flatten().bincount(minlength=sample_steps)
+        assert len(counts) == sample_steps
+        assert 12 // sample_steps <= counts.min()
+        assert counts.max() <= math.ceil(12 / sample_steps)
+
+
+def test_cosine_schedule_of_bernoulli_calls():
+    noise = torch.rand(4000, 12, generator=seeded())
+    calls = unmask_calls("bernoulli", noise, torch.ones(4000, 3, 4, dtype=torch.bool), 4, "cosine")
+    left = [math.cos(math.pi / 2 * c / 4) for c in range(5)]
+    expected = -torch.tensor(left).diff()
+    torch.testing.assert_close(calls.flatten().bincount() / calls.numel(), expected, atol=0.01, rtol=0)
+
+
+def test_bernoulli_call_is_uniform():
+    noise = torch.rand(2000, 12, generator=seeded())
+    calls = unmask_calls("bernoulli", noise, torch.ones(2000, 3, 4, dtype=torch.bool), 7)
+    torch.testing.assert_close(calls.flatten().bincount() / calls.numel(), torch.full((7,), 1 / 7), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("grid", [(7, 7), (8, 9), (1, 5), (16, 16)])
+def test_halton_order_is_a_permutation(grid):
+    assert sorted(halton_order(grid).tolist()) == list(range(math.prod(grid)))
+
+
+def test_halton_schedule_visits_the_cells_in_halton_order():
+    calls = unmask_calls("halton", torch.rand(2, 56), torch.ones(2, 7, 8, dtype=torch.bool), 56)
+    assert torch.equal(calls.flatten(1).argsort(1), halton_order((7, 8)).expand(2, 56))
+
+
+def test_halton_order_is_spread():
+    """Six points in a row fall one into each of 2 x 3 blocks, told by their indices mod 2 and mod 3."""
+    cells = halton_order((8, 9))[:6]
+    assert len(set(zip((cells // 9 // 4).tolist(), (cells % 9 // 3).tolist(), strict=True))) == 6
+    assert cells[:2].tolist() == [4 * 9 + 3, 2 * 9 + 6]  # (1/2, 1/3), (1/4, 2/3)
