@@ -1,7 +1,7 @@
 """Styles: the training images of each label, split by appearance into clusters of equal size.
 
-A network conditioned on the style need not guess the appearance of an image from its first few tokens. As
-all styles of a label hold the same number of images, drawing one uniformly follows the data.
+A network conditioned on the style need not guess the appearance of an image from its first few tokens. All styles of a
+label hold the same number of images, so that drawing one uniformly follows the data.
 """
 
 from __future__ import annotations

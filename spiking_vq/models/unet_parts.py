@@ -34,10 +34,6 @@ class SpikingUNet(nn.Module):
 
     Raises:
         InputError: sizes that do not fit.
-
-    Attributes:
-        num_channels: of an image's patches.
-        num_features: length of the time embedding.
     """
 
     def __init__(
@@ -65,7 +61,7 @@ class SpikingUNet(nn.Module):
                 " Set image_size, patch_size, or fewer multipliers."
             )
         self.image_shape, self.T, self.width, self.patch_size = tuple(image_shape), T, width, patch_size
-        self.num_channels, self.num_features = channels * patch_size**2, 4 * width
+        self.num_channels, self.num_features = channels * patch_size**2, 4 * width  # of patches; of the time embedding
 
     def time_features(self, t: Tensor) -> Tensor:
         """Input [B, width] of the time embedding, of the type of the weights, for diffusion times `t` [B]."""
