@@ -1,1 +1,1 @@
-"""The commands: train a stage, sample, measure. Thin; all that is tensor maths lives in `spiking_vq`."""
+"""Commands and training stages. Thin: tensor maths lives in `spiking_vq`."""

@@ -32,8 +32,6 @@ COMMANDS = {
     "study grid": "stages.study.grid",
     "study analytic": "stages.study.analytic",
     "study recognition": "stages.study.recognition",
-    "study analytic": "stages.study.analytic",
-    "study recognition": "stages.study.recognition",
     "compare": "stages.compare.report",
     "publish": "stages.publish.weights",
     "bench": "stages.bench.run",

@@ -1,1 +1,1 @@
-"""What all commands share: options, help, devices, ranks."""
+"""Parts that all commands share: options, help, progress bars, devices, processes."""

@@ -1,4 +1,4 @@
-"""The machine that computes: devices, compilers, memory, versions."""
+"""The machine: devices, compiler, memory, versions."""
 
 from __future__ import annotations
 
@@ -45,28 +45,27 @@ def can_compile() -> bool:
 
 
 COMPILE_FROM = 10_000
-"""Network evaluations from which on sampling compiles first: beyond the break-even if the kernels are on disk already,
-about at it if they are not."""
+"""Network evaluations from which on sampling compiles first: about the break-even with an empty cache of kernels."""
 
 
 def network_calls(settings: dict[str, Any]) -> int:
-    """Network function evaluations of an image: with guidance, one with and one without the label for each call."""
+    """Network function evaluations per image; with guidance, each call is one with and one without the label."""
     return settings["sample_steps"] * (1 if settings.get("guidance", 0) in (0, 1) else 2)
 
 
 def network_steps(settings: dict[str, Any], T: int) -> int:
-    """Spiking steps of the network in all its evaluations for an image: T with the label, `guidance_T` without."""
+    """Spiking steps per image in all evaluations of the network: T with the label, `guidance_T` without."""
     guiding = network_calls(settings) - settings["sample_steps"]
     return settings["sample_steps"] * T + guiding * (settings.get("guidance_T") or T)
 
 
 def worth_compiling(num_images: int, settings: dict[str, Any]) -> bool:
-    """Whether sampling so many images takes longer than what compiling saves on them, and compiling works."""
+    """Whether compiling saves more time in sampling so many images than it takes, and works."""
     return num_images * network_calls(settings) >= COMPILE_FROM and can_compile()
 
 
 def peak_memory_mb(device: str) -> float:
-    """The most memory this process held so far, in MB: tensors on a GPU; on a CPU all that is the process's."""
+    """Peak memory of this process in MB: of tensors on a GPU, of the whole process on a CPU."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -74,7 +73,7 @@ def peak_memory_mb(device: str) -> float:
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """The machine and the versions that computed: device, CPU, cores, threads, torch."""
+    """Device, CPU, cores, threads and torch's version, for reports."""
     cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from spiking_vq.config.load import load_config
 from spiking_vq.errors import require
-from spiking_vq.fields import OneOf, Positive
+from spiking_vq.fields import OneOf, Range
 from spiking_vq.files import atomic_write
 from spiking_vq.pipelines.load import load
 from spiking_vq.pipelines.zoo import find_model
@@ -54,7 +54,7 @@ class Options(TrainingOptions):
 
     stage: Annotated[str, OneOf(("vq_svae", "absorbing", "sampler"))] = "absorbing"
     only: str = ""
-    length: Positive = 1.0
+    length: Annotated[float, Range("in (0, 1000]", lambda value: 0 < value <= 1000)] = 1.0
     features: Annotated[str, OneOf(NETWORKS)] = "classifier"
     ckpt: Path | None = None
 
