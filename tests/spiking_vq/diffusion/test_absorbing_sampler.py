@@ -35,7 +35,8 @@ from spiking_vq.errors import InputError
 )
 def test_sample_frequencies(order, sample_steps, model):
     diffusion = AbsorbingDiffusion((1, N), K)
-    samples = sample(diffusion, table_denoiser, list(range(5000)), order=order, sample_steps=sample_steps)
+    options = {"order": order, "sample_steps": sample_steps, "batch_size": 250}
+    samples = sample(diffusion, table_denoiser, list(range(5000)), **options)
     assert chi_square(samples, model) < 26.1
 
 
@@ -64,7 +65,8 @@ def test_the_loop_written_out(sample_steps):
 
 
 def test_the_statistic_sees_a_wrong_model():
-    samples = sample(AbsorbingDiffusion((1, N), K), table_denoiser, list(range(5000)), order="bernoulli")
+    diffusion, seeds = AbsorbingDiffusion((1, N), K), list(range(5000))
+    samples = sample(diffusion, table_denoiser, seeds, batch_size=250, order="bernoulli")
     assert chi_square(samples, exact_model(times=(2,), chance=lambda t: 1.0)) > 100
 
 
@@ -273,7 +275,8 @@ def test_temperature():
     seeds = list(range(4000))
 
     def frequencies(temperature):
-        samples = sample(diffusion, lambda tokens, t: logits.expand(4000, -1, -1, -1), seeds, temperature=temperature)
+        options = {"temperature": temperature, "batch_size": 250}
+        samples = sample(diffusion, lambda tokens, t: logits.expand(len(tokens), -1, -1, -1), seeds, **options)
         return samples.flatten().bincount(minlength=3) / 4000
 
     assert torch.equal(frequencies(0), torch.tensor([0.0, 1.0, 0.0]))

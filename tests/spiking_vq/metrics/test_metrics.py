@@ -152,6 +152,7 @@ def test_the_resize_decides_what_inception_sees(random_inception):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_inception_in_another_precision(random_inception):
     images = torch.randint(0, 256, (2, 1, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     usual, rounded, exact = (Inception(random_inception[1], precision=name)(images) for name in PRECISIONS)
@@ -253,8 +254,9 @@ def test_kid_equals_the_formula_and_leaves_random_numbers_alone():
     assert kid(a, b) == pytest.approx(polynomial_mmd(a, b), rel=1e-9)  # one subset holds all rows
     assert torch.equal(torch.get_rng_state(), state)
     many, more = gaussian(1500, 6, 0), gaussian(1500, 6, 1)
-    assert kid(many, more, seed=1) == kid(many, more, seed=1) != kid(many, more, seed=2)
-    assert kid(many, more) == pytest.approx(polynomial_mmd(many, more), rel=0.05)
+    estimate = kid(many, more, seed=1)
+    assert estimate == kid(many, more, seed=1) != kid(many, more, seed=2)
+    assert estimate == pytest.approx(polynomial_mmd(many, more), rel=0.05)
     with pytest.raises(InputError, match="features"):
         kid(a, b[:, :3])
 

@@ -37,7 +37,7 @@ def test_it_is_the_distance_of_directions_at_every_position_of_every_convolution
     assert distance(images[0], images[0]).item() == 0
 
 
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_its_gradient_is_that_of_the_definition(classifier, images, compile):
     classifier.float()
     made, real = images[0].float().requires_grad_(), images[1].float()

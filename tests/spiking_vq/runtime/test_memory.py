@@ -25,6 +25,7 @@ def faults(mode):
     return bool(keeps), count
 
 
+@pytest.mark.slow
 def test_freed_memory_is_used_again_without_page_faults():
     keeps, kept = faults("keep")
     if not keeps:

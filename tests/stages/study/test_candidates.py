@@ -201,7 +201,7 @@ def test_the_inception_is_looked_for_before_any_training(measured, folders, monk
         (["device=abacus"], "device=abacus"),
         (["jobs=0"], "jobs must be"),
         (["stage=gaussian"], "stage must be one of"),
-        (["length=0"], "length must be greater than 0"),
+        (["length=0"], r"length must be in \(0, 1000\]"),
         (["stage=sampler", "length=0.5"], "length must be 1, as the sampler trains nothing"),
     ],
 )
