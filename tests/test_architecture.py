@@ -18,8 +18,8 @@ LIBRARY = [
     {"runtime"},
     {"neurons", "diffusion", "data", "metrics"},
     {"layers"},
-    {"models", "activity"},
-    {"energy", "config"},
+    {"models", "energy"},
+    {"config"},
     {"checkpoint"},
     {"pipelines"},
 ]
@@ -36,7 +36,7 @@ STAGES = [
 """The same of the commands, above the library."""
 
 MODULES = {
-    "spiking_vq": {"errors", "fields", "files", "randomness", "activity", "energy"},
+    "spiking_vq": {"errors", "fields", "files", "randomness", "energy"},
     "stages": {"__main__", "vq_svae", "absorbing", "gaussian", "classifier", "train", "sample"},
 }
 """Package -> the modules that stand in it directly, outside of any folder."""

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spiking_vq.activity import observed
 from spiking_vq.checkpoint.build import build_denoiser, build_vq_svae
 from spiking_vq.config.load import load_config
 from spiking_vq.config.schema import Config
@@ -17,6 +16,7 @@ from spiking_vq.diffusion.absorbing_sampler import AbsorbingSampler, AbsorbingSa
 from spiking_vq.diffusion.guidance import Denoiser, with_labels
 from spiking_vq.layers.mixing import PositionLinear
 from spiking_vq.models.vq_svae import VQSVAE
+from spiking_vq.neurons.activity import observed
 from spiking_vq.neurons.lif import LIF
 from spiking_vq.neurons.snntorch_exchange import to_snntorch
 from stages.cli.options import preset_file

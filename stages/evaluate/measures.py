@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spiking_vq.activity import LayerActivity, record_activity
 from spiking_vq.checkpoint.file import load_model
 from spiking_vq.data.datasets import ImageData
 from spiking_vq.data.levels import resize_images, to_unit
@@ -24,6 +23,7 @@ from spiking_vq.metrics.manifold import authenticity, density_coverage, precisio
 from spiking_vq.metrics.reconstruction import reconstruction_error
 from spiking_vq.models.classifier import Classifier
 from spiking_vq.models.vq_svae import VQSVAE
+from spiking_vq.neurons.activity import LayerActivity, record_activity
 from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.zoo import find_model
 from stages.cli.progress import progress

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spiking_vq.activity import observed
 from spiking_vq.checkpoint.build import PixelModel, build_model
 from spiking_vq.config.load import twin_bits
 from spiking_vq.config.options import RateOptions
 from spiking_vq.config.schema import AbsorbingConfig, DenoiserConfig, SpikingConfig
 from spiking_vq.energy import PICOJOULES, LayerCost, count_operations, total
+from spiking_vq.neurons.activity import observed
 from spiking_vq.pipelines.base import Pipeline
 from spiking_vq.pipelines.load import pipeline_of
 from spiking_vq.randomness import ImageStream, mix_seed

@@ -16,12 +16,12 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from spiking_vq.activity import mean_firing_rate
 from spiking_vq.checkpoint.file import fingerprint, load_model
 from spiking_vq.config.schema import Config, SpikingConfig
 from spiking_vq.data.stream import BatchStream
 from spiking_vq.errors import InputError
 from spiking_vq.layers.synapses import synchronise
+from spiking_vq.neurons.activity import mean_firing_rate
 from spiking_vq.randomness import Stream, mix_seed
 from spiking_vq.runtime.distributed import mean_over_ranks
 from spiking_vq.runtime.precision import autocast, parameter_type

@@ -2,9 +2,9 @@ import pytest
 import torch
 from awake import LIF_OPTIONS, wake
 
-from spiking_vq.activity import observed
 from spiking_vq.errors import InputError
 from spiking_vq.layers.mixing import AttentionProduct, GridMixer, SpikingSelfAttention
+from spiking_vq.neurons.activity import observed
 from spiking_vq.neurons.twins import neuron_factory
 
 T, B = 2, 3

@@ -6,12 +6,12 @@ import torch
 from awake import LIF_OPTIONS, wake
 from torch import nn
 
-from spiking_vq.activity import observed
 from spiking_vq.checkpoint.build import DENOISERS, build_denoiser
 from spiking_vq.config.load import load_config
 from spiking_vq.layers.mixing import AttentionProduct
 from spiking_vq.models.sdid import SDID
 from spiking_vq.models.token_denoiser import MIXERS
+from spiking_vq.neurons.activity import observed
 from spiking_vq.neurons.lif import LIF
 from spiking_vq.neurons.twins import neuron_factory
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from spiking_vq.activity import record_activity
 from spiking_vq.checkpoint.build import UNETS
 from spiking_vq.errors import InputError
 from spiking_vq.models.fsddim import FSDDIMUNet, PostSumBlock
 from spiking_vq.models.sddpm import PreSpikeBlock, SDDPMUNet
 from spiking_vq.models.unet_parts import sinusoid
+from spiking_vq.neurons.activity import record_activity
 from spiking_vq.neurons.lif import LIF
 from spiking_vq.neurons.twins import neuron_factory
 

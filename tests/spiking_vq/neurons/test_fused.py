@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from time_courses import a_norm
 
-from spiking_vq.activity import observed
 from spiking_vq.errors import InputError
 from spiking_vq.layers.synapses import conv_norm, direct_coding, up_conv_norm
+from spiking_vq.neurons.activity import observed
 from spiking_vq.neurons.dynamics import RESETS, Dynamics
 from spiking_vq.neurons.fused import LazyCurrent
 from spiking_vq.neurons.kernels import statistics

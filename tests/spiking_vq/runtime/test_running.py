@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from spiking_vq.activity import mean_firing_rate, record_activity
 from spiking_vq.checkpoint.file import fingerprint
 from spiking_vq.energy import count_operations
+from spiking_vq.neurons.activity import mean_firing_rate, record_activity
 from spiking_vq.neurons.lif import LIF
 from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.pixel import PixelPipeline

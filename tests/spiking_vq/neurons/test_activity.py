@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from spiking_vq.activity import mean_firing_rate, record_activity
 from spiking_vq.errors import InputError
+from spiking_vq.neurons.activity import mean_firing_rate, record_activity
 from spiking_vq.neurons.lif import LIF
 
 
