@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,9 @@ def test_killed_process_resumes_to_the_same_weights(tmp_path):
 @pytest.mark.slow
 def test_interrupted_process_says_how_to_go_on(tmp_path):
     again = command(*STAGE1, "train.max_steps=100000", f"runs={tmp_path}")
-    process = subprocess.Popen(**again, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(**again, **pipes, text=True, preexec_fn=heard)
     wait_for(tmp_path / "digits/base/vq_svae/last.ckpt", process)
     process.send_signal(signal.SIGINT)
     printed = process.communicate()[1]
