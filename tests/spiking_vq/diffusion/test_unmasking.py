@@ -31,6 +31,12 @@ def test_plan_by_hand():
     assert torch.stack([*found[:2, 0], *found[:, 1]]).tolist() == pytest.approx(expected)
 
 
+def test_an_image_takes_the_slot_that_is_free_first():
+    unmask_call = torch.tensor([[[0, 1], [2, 2]], [[0, 0], [0, 0]], [[0, 0], [1, 1]]])
+    plan = plan_calls(unmask_call, torch.tensor([3, 2, 1]), (1.0, 1.0), slots=2)
+    assert plan.rows.tolist() == [[0, 1], [0, 2], [0, 2]]
+
+
 def test_a_plan_of_known_images_has_no_calls():
     plan = plan_calls(torch.full((3, 2, 2), -1), torch.tensor([4, 2]), (1.0, 1.0), slots=2)
     assert [len(part) for part in plan] == [0] * 4
