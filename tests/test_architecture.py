@@ -69,13 +69,8 @@ FILES = {
 
 @cache
 def imported(module, when="ever"):
-    """Full names of all modules that a module imports: ever, when its functions `run`, or when it is `loaded`.
-
-    Imports for annotations alone, under `if TYPE_CHECKING`, are never made.
-    """
+    """Full names of all modules that a module imports: ever, annotations and functions included, or when `loaded`."""
     tree, names = ast.parse(FILES[module].read_text()), set()
-    if when != "ever":
-        tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node))]
     for node in tree.body if when == "loaded" else ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
@@ -86,7 +81,7 @@ def imported(module, when="ever"):
     return names
 
 
-def reached(module, when="run"):
+def reached(module, when="ever"):
     """All modules that importing a module imports in the end; those of other packages are not followed."""
     seen, todo = set(), [module]
     while todo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,20 +28,15 @@ from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.zoo import find_model
 from stages.cli.progress import progress
 from stages.evaluate.features import CachedFeatures
+from stages.evaluate.options import Options
 from stages.evaluate.protocols import Protocol
 from stages.reporting.report import identity
-
-if TYPE_CHECKING:
-    from stages.evaluate.report import Options
 
 CLASSIFIER_BATCH = 256
 
 LIKELIHOOD_IMAGES = 1000
 
 MEMORISATION_IMAGES = 1000
-
-NETWORKS = ("all", "classifier")
-"""Values of the option `features`: Inception and the classifier, or the classifier alone."""
 
 
 class InceptionMeasures:

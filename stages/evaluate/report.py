@@ -14,23 +14,21 @@ names, as in `val-temperature=0.8.json`. A report on anything else is never repl
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from torch import Tensor
 
 from spiking_vq.checkpoint.file import load_model
-from spiking_vq.data.datasets import DATASETS, load_dataset
-from spiking_vq.data.images import BACKGROUNDS
+from spiking_vq.data.datasets import load_dataset
 from spiking_vq.errors import LARGEST_SEED, require
-from spiking_vq.fields import OneOf, Range, Seed
 from spiking_vq.files import atomic_write, json_text
 from spiking_vq.pipelines.base import CHUNK, GROUP
-from spiking_vq.runtime.precision import PRECISIONS
 from stages.cli.machine import check_device, worth_compiling
-from stages.cli.options import SAMPLER, ModelOptions, SamplerArguments, read_options, recorded_command
-from stages.evaluate.measures import NETWORKS, Examiner
+from stages.cli.options import SAMPLER, read_options, recorded_command
+from stages.evaluate.measures import Examiner
+from stages.evaluate.options import Options
 from stages.evaluate.protocols import PROTOCOLS
 from stages.evaluate.sections import (
     describe,
@@ -40,49 +38,11 @@ from stages.evaluate.sections import (
     reconstruction_report,
     sets_report,
 )
-from stages.evaluate.subjects import LEAST, Folder, find_folder, find_trained, read_folder, shuffled
+from stages.evaluate.subjects import Folder, find_folder, find_trained, read_folder, shuffled
 from stages.evaluate.table import print_table
 from stages.reporting.report import Report, claim_report, evaluation_name, report_folder
 
 EXAMPLE = "spiking-vq evaluate mnist protocol=test-10k"
-
-NumImages = Annotated[int, Range(f"at least {LEAST}", lambda value: value >= LEAST)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(ModelOptions, SamplerArguments):
-    """Options of `evaluate`.
-
-    Attributes:
-        images: folder of PNG files to measure instead of a model; of more than are compared, a random draw.
-        background: colour behind transparent pixels of `images`.
-        protocol: names the number of generated images, and the real ones they are compared with.
-        n: number of generated images; by default the protocol's.
-        only: `reconstruction` measures stage 1 alone; `samples` leaves out stage 1 and the likelihood.
-        features: networks whose features are compared: Inception and the classifier, or the classifier alone.
-        inception: file of Inception's weights; by default they are downloaded into `data_dir`.
-        classifier: `model.safetensors` of the classifier; by default your own or the one that ships.
-        seed: of the generated images.
-        device: of torch, such as `cpu` or `cuda`.
-        precision: of sampling and of the Inception.
-        data_dir: folder of the data sets.
-        results: folder of the reports.
-    """
-
-    data: Annotated[str, OneOf(DATASETS)] = "mnist"
-    images: Path | None = None
-    background: Annotated[str, OneOf(tuple(BACKGROUNDS))] = "black"
-    protocol: Annotated[str, OneOf(tuple(PROTOCOLS))] = "test-10k"
-    n: NumImages | None = None
-    only: Annotated[str, OneOf(("all", "reconstruction", "samples"))] = "all"
-    features: Annotated[str, OneOf(NETWORKS)] = "all"
-    inception: Path | None = None
-    classifier: Path | None = None
-    seed: Seed = 0
-    device: str = "cpu"
-    precision: Annotated[str, OneOf(tuple(PRECISIONS))] = "fp32"
-    data_dir: Path = Path("data")
-    results: Path = Path("results")
 
 
 def main(arguments: list[str]) -> None:

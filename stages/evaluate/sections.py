@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -23,14 +23,12 @@ from stages.evaluate.measures import (
     reconstruct,
     stage1_metrics,
 )
+from stages.evaluate.options import Options
 from stages.evaluate.pictures import above_reconstructions, completions, neighbours, write_picture
 from stages.evaluate.protocols import PROTOCOLS
 from stages.evaluate.subjects import Model
 from stages.reporting.report import STAGES, identity
 from stages.reporting.spread import Spread
-
-if TYPE_CHECKING:
-    from stages.evaluate.report import Options
 
 PICTURED = 64
 

@@ -8,7 +8,7 @@ import os
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +27,8 @@ from spiking_vq.randomness import permutation
 from stages.cli.options import sampler_settings
 from stages.cli.progress import progress
 from stages.evaluate.cache import ArrayCache
+from stages.evaluate.options import LEAST, Options
 from stages.reporting.report import identity
-
-if TYPE_CHECKING:
-    from stages.evaluate.report import Options
-
-LEAST = 10
-"""Images that can be compared at least: neighbourhoods are of up to five, the Inception score of ten parts."""
 
 
 class Folder(NamedTuple):

@@ -29,7 +29,7 @@ from stages.cli.options import (
     sampler_settings,
     say_which_weights,
 )
-from stages.evaluate.measures import NETWORKS
+from stages.evaluate.options import NETWORKS
 from stages.reporting.markdown import table
 from stages.reporting.report import claim_report, identity, write_report, write_text
 from stages.reporting.spread import Spread

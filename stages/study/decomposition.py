@@ -17,7 +17,7 @@ from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.load import load
 from stages.cli.machine import check_device, describe_machine
 from stages.cli.options import ModelOptions, read_options
-from stages.evaluate.measures import NETWORKS
+from stages.evaluate.options import NETWORKS
 from stages.reporting.markdown import table
 from stages.reporting.report import Report, claim_model_report, heading, write_report, write_text
 from stages.study.options import Precision, Shared
