@@ -248,11 +248,12 @@ def polynomial_mmd(a, b):
     return sum(within) - 2 * kernel(a, b).mean()
 
 
-def test_kid_equals_the_formula_and_leaves_random_numbers_alone():
+def test_kid_equals_the_formula_and_leaves_random_numbers_alone(monkeypatch):
     a, b = gaussian(40, 6, 0), gaussian(40, 6, 1)
     state = torch.get_rng_state()
     assert kid(a, b) == pytest.approx(polynomial_mmd(a, b), rel=1e-9)  # one subset holds all rows
     assert torch.equal(torch.get_rng_state(), state)
+    monkeypatch.setattr("spiking_vq.metrics.kid.SUBSETS", 20)
     many, more = gaussian(1500, 6, 0), gaussian(1500, 6, 1)
     estimate = kid(many, more, seed=1)
     assert estimate == kid(many, more, seed=1) != kid(many, more, seed=2)
