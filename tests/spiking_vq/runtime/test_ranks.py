@@ -101,6 +101,7 @@ def test_times_of_a_share_are_spread_over_all():
         assert share.sort().values.diff().max() <= 32
 
 
+@pytest.mark.slow
 def test_exchange(ranks, alone):
     rows = torch.arange(8.0).view(4, 2)
     assert [found["own"].tolist() for found in ranks] == [rows[::2].tolist(), rows[1::2].tolist()]
@@ -111,6 +112,7 @@ def test_exchange(ranks, alone):
     assert all(torch.equal(alone[name], rows) for name in ("own", "all", "sum", "mean"))
 
 
+@pytest.mark.slow
 def test_synchronised_batch_norm_sees_the_whole_batch(ranks, alone):
     found, whole = [of["synchronised"] for of in ranks], alone["synchronised"]
     for name in ("spikes", "input"):
@@ -125,12 +127,14 @@ def test_synchronised_batch_norm_sees_the_whole_batch(ranks, alone):
         assert torch.equal(found[0][name], found[1][name])
 
 
+@pytest.mark.slow
 def test_batch_norm_by_itself_sees_its_share(ranks, alone):
     found, whole = [of["by itself"] for of in ranks], alone["by itself"]
     assert not torch.equal(found[0]["1.running_mean"], found[1]["1.running_mean"])
     assert not torch.equal(found[0]["1.running_var"], whole["1.running_var"])
 
 
+@pytest.mark.slow
 def test_codebooks_are_one(ranks, alone):
     one, other, whole = (of["codebook"] for of in (*ranks, alone))
     assert whole["restarts"].sum() > 0
@@ -139,6 +143,7 @@ def test_codebooks_are_one(ranks, alone):
         torch.testing.assert_close(one[name], whole[name], rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_poisson_spikes_of_a_share_are_those_of_the_batch(ranks, alone):
     assert torch.equal(in_order([of["poisson"] for of in ranks]), alone["poisson"])
     assert not torch.equal(alone["poisson"][:, ::2], alone["poisson"][:, 1::2])

@@ -147,6 +147,7 @@ def test_rows_by_hand(monkeypatch, tmp_path, capsys):
     assert second["variant"] in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_says_why():
     with pytest.raises(RuntimeError, match="no such variant"):
         bench.turn(FIRST, "no such variant", "cpu", peak=False)
