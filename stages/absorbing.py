@@ -31,7 +31,7 @@ class TokenData(NamedTuple):
 
     Attributes:
         vq_svae: the frozen stage 1, on the CPU.
-        train, val: tokens int64 [N, h, w] and labels int64 [N] of each split.
+        train, val: tokens int64 [N, G, h, w] and labels int64 [N] of each split.
     """
 
     vq_svae: VQSVAE
@@ -94,7 +94,7 @@ class AbsorbingStage(DenoiserStage):
     def __init__(self, config: AbsorbingConfig) -> None:
         config, (vq_svae, train, val) = prepare(config)
         self.frozen = [vq_svae]  # a list, so that it is neither trained nor part of the checkpoints
-        diffusion = AbsorbingDiffusion(vq_svae.grid, vq_svae.codebook_size, config.loss)
+        diffusion = AbsorbingDiffusion(vq_svae.code_grid, vq_svae.codebook_size, config.loss)
         super().__init__(config, build_denoiser(config), diffusion, train, val)
 
     def export(self) -> nn.Module:
@@ -117,7 +117,7 @@ class AbsorbingStage(DenoiserStage):
 
 
 def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor, folder: Path) -> Tensor:
-    """The tokens int64 [N, h, w] of uint8 images [N, C, H, W], encoded once.
+    """The tokens int64 [N, G, h, w] of uint8 images [N, C, H, W], encoded once.
 
     Args:
         vq_svae: stage 1.

@@ -75,14 +75,13 @@ class VQSVAEStage(Stage):
         if self.adversary is not None:
             critics["adversary"] = self.adversary(terms.made, images - 0.5)
             loss = loss + self.config.adversary.weight * self.adversary.pull(terms.made) + critics["adversary"]
-        quantizer = self.model.quantizer
-        restarts = quantizer.update(terms.vectors, terms.tokens, generator) if quantizer.ema_decay else 0
+        restarts = self.model.quantizer.update(terms.vectors, terms.tokens, generator)
         return {
             "loss": loss + terms.quantizer + terms.psp,
             "mse": terms.mse,
             "quantizer": terms.quantizer,
             "psp": terms.psp,
-            "perplexity": perplexity(terms.tokens, self.model.codebook_size),
+            "perplexity": perplexity(terms.tokens),
             "restarts": terms.mse.new_tensor(float(restarts)),
             **critics,
         }
@@ -111,7 +110,7 @@ class VQSVAEStage(Stage):
             squared += (decoded - images).square().sum().item()
         return {
             "mse": squared / self.data.val.images.numel(),
-            "perplexity": perplexity(torch.cat(tokens), model.codebook_size).item(),
+            "perplexity": perplexity(torch.cat(tokens)).item(),
         }
 
     @torch.no_grad()

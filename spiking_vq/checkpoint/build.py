@@ -75,7 +75,7 @@ def build_denoiser(config: AbsorbingConfig) -> nn.Module:
         raise InputError(f"model.denoiser={name} does not take {', '.join(f'model.{key}' for key in sorted(foreign))}")
     require("num_classes" in known or not config.conditional, "conditional", f"false: {name} takes no labels", "true")
     stage1 = config.vq_svae.model
-    grid = token_grid(config.vq_svae.image_shape, stage1.channels)
+    grid = (stage1.num_codes, *token_grid(config.vq_svae.image_shape, stage1.channels))
     options |= _label_options(config)
     return DENOISERS[name](grid, stage1.codebook_size, config.T, build_neurons(config), **options)
 

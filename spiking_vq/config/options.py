@@ -18,6 +18,7 @@ from spiking_vq.fields import (
     Share,
     check_fields,
 )
+from spiking_vq.models.quantizers import QUANTIZERS
 from spiking_vq.models.spike_generators import SPIKE_GENERATORS
 from spiking_vq.models.token_denoiser import MIXERS
 from spiking_vq.models.vq_svae import ENCODINGS, OUTPUTS, PSPS
@@ -67,8 +68,14 @@ class VQSVAEOptions(OptionGroup):
     Attributes:
         channels: widths after the stride-2 convolutions, each of which halves the image.
         num_residual_blocks: residual blocks at the resolution of the tokens, in encoder and decoder each.
-        embedding_dim: D, length of a code vector.
-        codebook_size: K, number of codes.
+        decoder_channels: widths of the decoder, as `channels`; null (default) mirrors them.
+        decoder_blocks: residual blocks of the decoder at each resolution, from the tokens' to the image's; null
+            (default) is num_residual_blocks at the tokens'.
+        quantizer: `vq`, one code a position; `product`, codes of slices of the vector; `residual`, coarse to fine; or
+            `count`, the spike counts themselves.
+        num_codes: G, number of codes a position.
+        embedding_dim: D, length of the vector of a position.
+        codebook_size: K, number of classes of each code; of `count` (T + 1)^(D / G).
         encoding: of spike trains: firing rate, postsynaptic potential (PSP) or both.
         psp: PSP with decay 0.8 per step, as in the authors' program, or the paper's `trace`.
         spike_generator: spikes of a code vector.
@@ -81,6 +88,10 @@ class VQSVAEOptions(OptionGroup):
 
     channels: list[Count] = field(default_factory=lambda: [32, 64])
     num_residual_blocks: Natural = 0
+    decoder_channels: list[Count] | None = None
+    decoder_blocks: list[Natural] | None = None
+    quantizer: Annotated[str, OneOf(tuple(QUANTIZERS))] = "vq"
+    num_codes: Count = 1
     embedding_dim: Count = 16
     codebook_size: Count = 128
     encoding: Annotated[str, OneOf(ENCODINGS)] = "both"

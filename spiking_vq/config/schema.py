@@ -168,6 +168,14 @@ class VQSVAEConfig(SpikingConfig):
     perceptual: PerceptualOptions = field(default_factory=PerceptualOptions)
     adversary: AdversaryOptions = field(default_factory=AdversaryOptions)
 
+    def __post_init__(self) -> None:
+        """Check the fields by themselves and against each other."""
+        super().__post_init__()
+        if self.model.quantizer == "count" and self.neuron == "lif":
+            needed = (self.T + 1) ** (self.model.embedding_dim // self.model.num_codes)
+            expected = f"(T + 1)^(embedding_dim / num_codes), {needed}, with quantizer=count"
+            require(self.model.codebook_size == needed, "model.codebook_size", expected, self.model.codebook_size)
+
 
 @dataclass
 class AbsorbingConfig(DenoiserConfig):

@@ -1,11 +1,12 @@
 """Absorbing (masked) discrete diffusion on a grid of tokens.
 
-Tokens [B, h, w] are int64 in 0..K-1, K the codebook size; mask_id = K. The N = h * w positions set the number of
-diffusion steps: at time t in 0..N a token is masked with probability t / N, independently of the others. On the way
-back from t to t - 1 a masked token is unmasked with probability 1 / t, and it is never masked again.
+Tokens [B, G, h, w] are int64 in 0..K-1, G codes a position, each of K classes; mask_id = K. The N = G * h * w tokens
+of an image set the number of diffusion steps: at time t in 0..N a token is masked with probability t / N, independently
+of the others. On the way back from t to t - 1 a masked token is unmasked with probability 1 / t, and it is never masked
+again.
 
-A denoiser is any callable `denoiser(tokens, t) -> logits`: tokens int64 [B, h, w] with mask_id at masked positions, t
-int64 [B] in 1..N, logits [B, K, h, w] of the tokens at time 0.
+A denoiser is any callable `denoiser(tokens, t) -> logits`: tokens int64 [B, G, h, w] with mask_id at masked positions,
+t int64 [B] in 1..N, logits [B, K, G, h, w] of the tokens at time 0.
 
 Reference: Spiking-Diffusion, Liu et al., arXiv:2308.10187; D3PM, Austin et al., arXiv:2107.03006.
 """
@@ -47,9 +48,9 @@ class Draw(NamedTuple):
     """A training batch.
 
     Attributes:
-        tokens: int64 [B, h, w] in 0..K-1.
+        tokens: int64 [B, G, h, w] in 0..K-1.
         t: int64 [B] in 1..N.
-        noisy: the tokens at time t, int64 [B, h, w] in 0..K.
+        noisy: the tokens at time t, int64 [B, G, h, w] in 0..K.
         weight: of each image's cross-entropy in the mean over the batch, [B].
     """
 
@@ -69,7 +70,7 @@ class AbsorbingDiffusion:
         "masked_ce"   sum_b ce_b / (number of masked positions)   the unweighted mean
 
     Args:
-        grid: (h, w) of the tokens.
+        grid: (G, h, w), the shape of an image's tokens.
         codebook_size: K.
         loss: the objective, a key of `LOSSES`.
 
@@ -77,7 +78,7 @@ class AbsorbingDiffusion:
         InputError: the loss is unknown, or the grid or the codebook is empty.
     """
 
-    def __init__(self, grid: tuple[int, int], codebook_size: int, loss: str = "masked_ce") -> None:
+    def __init__(self, grid: tuple[int, int, int], codebook_size: int, loss: str = "masked_ce") -> None:
         require(loss in LOSSES, "loss", f"one of {', '.join(LOSSES)}", repr(loss))
         sizes = f"{tuple(grid)} and {codebook_size}"
         require(min(*grid, codebook_size) >= 1, "grid and codebook_size", "at least 1", sizes)
@@ -85,7 +86,7 @@ class AbsorbingDiffusion:
 
     @property
     def diffusion_steps(self) -> int:
-        """N, one diffusion step for each position."""
+        """N, one diffusion step for each token."""
         return math.prod(self.grid)
 
     @property
@@ -94,27 +95,27 @@ class AbsorbingDiffusion:
         return self.codebook_size
 
     def prior(self, n: int, device: torch.device | str | None = None) -> Tensor:
-        """State at t = N: n grids, all masked, int64 [n, h, w]."""
+        """State at t = N: n grids, all masked, int64 [n, G, h, w]."""
         return torch.full((n, *self.grid), self.mask_id, dtype=torch.int64, device=device)
 
     def q_sample(self, tokens: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Forward process q(x_t | x_0): mask each token with probability t / N.
 
         Args:
-            tokens: int64 [B, h, w] in 0..K-1.
+            tokens: int64 [B, G, h, w] in 0..K-1.
             t: int64 [B] in 0..N.
             generator: on the device of the tokens.
 
         Returns:
-            int64 [B, h, w] in 0..K, mask_id where masked.
+            int64 [B, G, h, w] in 0..K, mask_id where masked.
 
         Raises:
-            InputError: tokens are not [B, h, w].
+            InputError: tokens are not [B, G, h, w].
         """
-        fits = tokens.ndim == 3 and tuple(tokens.shape[1:]) == self.grid
-        require(fits, "tokens", f"[B, {self.grid[0]}, {self.grid[1]}]", list(tokens.shape))
+        fits = tokens.ndim == 4 and tuple(tokens.shape[1:]) == self.grid
+        require(fits, "tokens", f"[B, {', '.join(map(str, self.grid))}]", list(tokens.shape))
         uniform = uniform_noise(tokens.shape, generator, tokens.device)
-        return tokens.masked_fill(uniform < (t.float() / self.diffusion_steps).view(-1, 1, 1), self.mask_id)
+        return tokens.masked_fill(uniform < (t.float() / self.diffusion_steps).view(-1, 1, 1, 1), self.mask_id)
 
     def loss(self, denoiser: Denoiser, tokens: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Training objective at one time per image, the times stratified over 1..N.
@@ -123,7 +124,7 @@ class AbsorbingDiffusion:
 
         Args:
             denoiser: called once, with gradients.
-            tokens: int64 [B, h, w] in 0..K-1.
+            tokens: int64 [B, G, h, w] in 0..K-1.
             generator: on the device of the tokens.
 
         Returns:
@@ -136,7 +137,7 @@ class AbsorbingDiffusion:
         """The random part of `loss`: times, masked tokens and weights of a whole batch."""
         t = stratified_times(len(tokens), self.diffusion_steps, tokens.device, generator)
         noisy = self.q_sample(tokens, t, generator)
-        weight = LOSSES[self.objective](t, (noisy == self.mask_id).sum((1, 2)), self.diffusion_steps)
+        weight = LOSSES[self.objective](t, (noisy == self.mask_id).sum((1, 2, 3)), self.diffusion_steps)
         return Draw(tokens, t, noisy, weight)
 
     def loss_of(self, denoiser: Denoiser, drawn: Draw) -> dict[str, Tensor]:
@@ -145,7 +146,7 @@ class AbsorbingDiffusion:
         masked = noisy == self.mask_id
         rows, targets = denoiser(noisy, t).movedim(1, -1)[masked], tokens[masked]
         nll = F.cross_entropy(rows.to(state_type(rows)), targets, reduction="none")
-        weights = weight.view(-1, 1, 1).expand(masked.shape)[masked]
+        weights = weight.view(-1, 1, 1, 1).expand(masked.shape)[masked]
         num_masked = max(len(rows), 1)  # small t may mask nothing at all
         return {
             "loss": (weights * nll).sum() / len(tokens),
@@ -173,7 +174,7 @@ class AbsorbingDiffusion:
 
         Args:
             denoiser: called N times.
-            tokens: int64 [B, h, w] in 0..K-1.
+            tokens: int64 [B, G, h, w] in 0..K-1.
             generator: on the device of the tokens.
 
         Returns:
@@ -186,5 +187,5 @@ class AbsorbingDiffusion:
             logits, targets = denoiser(noisy, t), tokens.masked_fill(noisy != self.mask_id, -1)
             # Ignored rather than multiplied by 0, as a denoiser may say -inf at a visible position.
             nll = F.cross_entropy(logits.to(state_type(logits)), targets, ignore_index=-1, reduction="none")
-            nats += nll.sum((1, 2)) / time
+            nats += nll.sum((1, 2, 3)) / time
         return nats / math.log(2)

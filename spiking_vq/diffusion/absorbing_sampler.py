@@ -94,12 +94,12 @@ class AbsorbingSampler(Sampler):
                 are not all at the same t.
             seeds: one for each image; the noise of an image takes 4 N (K + 1) bytes.
             labels: int64 [n] on the device; None for none.
-            known: int64 [n, h, w] in 0..K, mask_id where free; the other tokens stay. None: all are free.
+            known: int64 [n, G, h, w] in 0..K, mask_id where free; the other tokens stay. None: all are free.
             batch_size: images in each call; None for all.
             device: where to sample; None means where `known` is, or torch's default device.
 
         Yields:
-            States of tokens int64 [n, h, w] in 0..K, at the end in 0..K-1.
+            States of tokens int64 [n, G, h, w] in 0..K, at the end in 0..K-1.
 
         Raises:
             InputError: at the first state, that `known` does not fit or there are no seeds.
@@ -120,7 +120,7 @@ class AbsorbingSampler(Sampler):
             yield State(tokens[:n], calls, total)
 
     def plan(self, order_noise: Tensor, free: Tensor, slots: int) -> Plan:
-        """The plan for images with noise [n, N] and free positions [n, h, w], in batches of `slots`; on the CPU."""
+        """The plan for images with noise [n, N] and free positions [n, G, h, w], in batches of `slots`; on the CPU."""
         options, S = self.options, self.sample_steps
         unmask_call = unmask_calls(options.order, order_noise, free.cpu(), S, options.schedule)
         last = options.temperature if options.last_temperature is None else options.last_temperature
@@ -128,7 +128,7 @@ class AbsorbingSampler(Sampler):
         return plan_calls(unmask_call, times, (options.temperature, last), slots)
 
     def _start(self, n: int, known: Tensor | None, device: torch.device | str | None) -> Tensor:
-        """The tokens to begin with, int64 [n, h, w]: those known, or all masked."""
+        """The tokens to begin with, int64 [n, G, h, w]: those known, or all masked."""
         if n == 0:
             raise InputError("seeds must hold at least one seed, one for each image; got none.")
         if known is None:
@@ -143,7 +143,7 @@ class AbsorbingSampler(Sampler):
         return known.to(device, torch.int64)
 
     def _noise(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Uniform order noise [n, N] and Gumbel noise [n, K, h, w], each image's from its own generator; on the CPU."""
+        """Uniform noise [n, N] and Gumbel noise [n, K, G, h, w], each image's from its own generator; on the CPU."""
         order_noise, gumbel = [], []
         for seed in seeds:
             generator = torch.Generator("cpu").manual_seed(seed)
@@ -167,15 +167,15 @@ def draw_chosen(
     The sum is in float32, the type of the noise, for bf16 logits too.
 
     Args:
-        logits: [B, K, h, w].
-        tokens: int64 [B, h, w] in 0..K.
-        chosen: bool [B, h, w].
-        gumbel: float32 [B, K, h, w].
-        temperature: float32 [B, 1, 1, 1], >= 0.
+        logits: [B, K, G, h, w].
+        tokens: int64 [B, G, h, w] in 0..K.
+        chosen: bool [B, G, h, w].
+        gumbel: float32 [B, K, G, h, w].
+        temperature: float32 [B, 1, 1, 1, 1], >= 0.
         top_p: in (0, 1]; below 1 (default) only the most probable tokens are drawn, see `nucleus`.
 
     Returns:
-        int64 [B, h, w], equal to `tokens` where not chosen.
+        int64 [B, G, h, w], equal to `tokens` where not chosen.
     """
     if top_p < 1:
         logits = logits.where(nucleus(logits / temperature.clamp(min=COLDEST), top_p), -math.inf)
@@ -186,11 +186,11 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
     """Select the most probable tokens, whose probabilities first add up to `top_p`.
 
     Args:
-        logits: [B, K, h, w].
+        logits: [B, K, G, h, w].
         top_p: in (0, 1]; the most probable token is always selected.
 
     Returns:
-        bool [B, K, h, w].
+        bool [B, K, G, h, w].
 
     Reference: Holtzman et al., arXiv:1904.09751.
     """

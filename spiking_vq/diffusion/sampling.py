@@ -12,7 +12,7 @@ class State(NamedTuple):
     """All images on their way, after some calls of the denoiser.
 
     Attributes:
-        x: tokens int64 [n, h, w], or noisy images [n, C, H, W] or their synaptic currents `[T, n, C, H, W]`.
+        x: tokens int64 [n, G, h, w], or noisy images [n, C, H, W] or their synaptic currents `[T, n, C, H, W]`.
         calls: calls made so far; 0 at the start.
         total: calls in all.
     """

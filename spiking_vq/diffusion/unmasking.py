@@ -42,8 +42,8 @@ class Plan(NamedTuple):
     Attributes:
         rows: int64 [calls, slots], the image; n + slot where the slot has none of the n images.
         t: int64 [calls, slots], the time that the denoiser is given.
-        chosen: bool [calls, slots, h, w], the positions to draw; none where the slot has no image.
-        temperature: float32 [calls, slots, 1, 1, 1], of the softmax they are drawn from.
+        chosen: bool [calls, slots, G, h, w], the positions to draw; none where the slot has no image.
+        temperature: float32 [calls, slots, 1, 1, 1, 1], of the softmax they are drawn from.
     """
 
     rows: Tensor
@@ -68,12 +68,12 @@ def unmask_calls(order: str, order_noise: Tensor, free: Tensor, sample_steps: in
     Args:
         order: one of `ORDERS`.
         order_noise: [n, N], uniform in [0, 1).
-        free: bool [n, h, w], the positions to unmask.
+        free: bool [n, G, h, w], the positions to unmask.
         sample_steps: S in 1..N.
         schedule: a key of `UNMASK_SCHEDULES`.
 
     Returns:
-        int64 [n, h, w] in 0..S-1, -1 where not free.
+        int64 [n, G, h, w] in 0..S-1, -1 where not free.
     """
     inverse = UNMASK_SCHEDULES[schedule].inverse
     if order == "bernoulli":
@@ -81,10 +81,16 @@ def unmask_calls(order: str, order_noise: Tensor, free: Tensor, sample_steps: in
     else:
         score = order_noise
         if order == "halton":
-            score = halton_order(tuple(free.shape[1:])).argsort().to(order_noise).expand_as(order_noise)
+            score = (
+                halton_order(tuple(free.shape[2:]))
+                .argsort()
+                .repeat(free.shape[1])
+                .to(order_noise)
+                .expand_as(order_noise)
+            )
         # Stable, so that ties, rare in 24-bit noise, fall the same way in every batch and on every device.
         by_score = score.masked_fill(~free.flatten(1), math.inf).argsort(dim=1, stable=True)
-        num_free = free.sum((1, 2)).clamp(min=1)[:, None]
+        num_free = free.sum((1, 2, 3)).clamp(min=1)[:, None]
         rank = by_score.argsort(dim=1).clamp(max=num_free - 1)  # those that are not free come last
         call = (inverse(rank / num_free.double()) * num_free.clamp(max=sample_steps) + ROUNDING).long()
     return call.view_as(free).masked_fill(~free, -1)
@@ -116,7 +122,7 @@ def plan_calls(unmask_call: Tensor, times: Tensor, temperatures: tuple[float, fl
     the way, at the share that is known.
 
     Args:
-        unmask_call: int64 [n, h, w], the call in which each position is drawn, -1 for never; see `unmask_calls`.
+        unmask_call: int64 [n, G, h, w], the call in which each position is drawn, -1 for never; see `unmask_calls`.
         times: int64 [S]; see `call_times`.
         temperatures: of the first and of the last call.
         slots: images in a batch; an image's slot does not depend on the images after it.
@@ -132,14 +138,14 @@ def plan_calls(unmask_call: Tensor, times: Tensor, temperatures: tuple[float, fl
     rows, calls = torch.tensor(jobs, dtype=torch.int64, device="cpu").view(slots, length, 2).permute(2, 1, 0)
 
     images = rows.clamp(max=n - 1)
-    last_call, known = unmask_call.amax((1, 2))[images], (1 - (unmask_call >= 0).float().mean((1, 2)))[images]
+    last_call, known = unmask_call.amax((1, 2, 3))[images], (1 - (unmask_call >= 0).float().mean((1, 2, 3)))[images]
     progress = known + (1 - known) * (calls.float() / last_call.clamp(min=1)).clamp(max=1)
     first, last = temperatures
     return Plan(
         rows,
         torch.cat([times, times.new_ones(1)])[calls],
-        unmask_call[images] == calls[..., None, None],
-        (first + (last - first) * progress)[..., None, None, None],
+        unmask_call[images] == calls[..., None, None, None],
+        (first + (last - first) * progress)[..., None, None, None, None],
     )
 
 

@@ -1,18 +1,17 @@
-"""Use of a codebook."""
+"""Use of the codes."""
 
 import torch
 from torch import Tensor
 
 
-def perplexity(tokens: Tensor, codebook_size: int) -> Tensor:
-    """Effective number of codes in use, `exp(-sum_k p_k ln p_k)`, p the codes' relative frequencies.
+def perplexity(tokens: Tensor) -> Tensor:
+    """Effective number of classes that a code uses, `exp(-sum_k p_k ln p_k)`, p their relative frequencies.
 
     Args:
-        tokens: int64, any shape, in 0..K-1.
-        codebook_size: K.
+        tokens: int64 [B, G, h, w].
 
     Returns:
-        Scalar in [1, K]; K if all codes are equally frequent.
+        Scalar in [1, K], the geometric mean over the G codes; K if all classes are equally frequent.
     """
-    p = torch.bincount(tokens.flatten(), minlength=codebook_size).float() / tokens.numel()
-    return torch.special.entr(p).sum().exp()
+    shares = [code.unique(return_counts=True)[1].float() / code.numel() for code in tokens.unbind(1)]
+    return torch.stack([torch.special.entr(p).sum() for p in shares]).mean().exp()

@@ -23,7 +23,7 @@ class SDID(nn.Module):
     convolution's input is real-valued.
 
     Args:
-        grid: (h, w); not used, as the network is convolutional.
+        grid: (1, h, w): one code a position.
         codebook_size: K.
         T: number of spiking steps.
         neuron: builds the neuron layers.
@@ -33,9 +33,10 @@ class SDID(nn.Module):
     """
 
     def __init__(
-        self, grid: tuple[int, int], codebook_size: int, T: int, neuron: NeuronFactory, width: int = 64
+        self, grid: tuple[int, int, int], codebook_size: int, T: int, neuron: NeuronFactory, width: int = 64
     ) -> None:
         super().__init__()
+        require(grid[0] == 1, "model.num_codes of stage 1", "1 for the SDID", grid[0])
         require(width >= 1, "width", "at least 1", width)
         self.T = T
         widths = [width * factor for factor in (1, 2, 4, 8, 4)]
@@ -48,8 +49,9 @@ class SDID(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
-        """Logits [B, K, h, w] of `tokens` [B, h, w] in 0..K, K the mask, at diffusion times `t` [B]."""
-        planes = torch.stack([tokens, t.view(-1, 1, 1).expand(tokens.shape)], dim=1).to(self.readout.weight.dtype)
+        """Logits [B, K, 1, h, w] of `tokens` [B, 1, h, w] in 0..K, K the mask, at diffusion times `t` [B]."""
+        planes = torch.cat([tokens, t.view(-1, 1, 1, 1).expand(tokens.shape)], dim=1).to(self.readout.weight.dtype)
         num_steps = steps_of(self)
         first = self.first_neuron(direct_coding(self.stem(planes.unsqueeze(0)), num_steps))
-        return read_out(self.readout, rate_weights(num_steps), (self.last_neuron, self.blocks(first)), first)
+        logits = read_out(self.readout, rate_weights(num_steps), (self.last_neuron, self.blocks(first)), first)
+        return logits.unsqueeze(2)

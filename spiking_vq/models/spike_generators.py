@@ -9,6 +9,9 @@ from spiking_vq.layers.synapses import NeuronFactory, conv_norm, direct_coding
 from spiking_vq.randomness import uniform_noise
 from spiking_vq.runtime.distributed import num_ranks, own_rows
 
+ROUNDING = 1e-5
+"""Largest relative error of a sum of T rates."""
+
 
 class AdaptiveSpikeGenerator(nn.Module):
     """Learnt spikes: 1x1 convolution and batch norm of the constant code vector drive a neuron for T steps.
@@ -24,6 +27,24 @@ class AdaptiveSpikeGenerator(nn.Module):
     def forward(self, vectors: Tensor, num_steps: int, generator: torch.Generator | None = None) -> Tensor:
         """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w]; `generator` is not used."""
         return self.neuron(direct_coding(self.current(vectors.unsqueeze(0)), num_steps))
+
+
+class DirectSpikeGenerator(nn.Module):
+    """The code vector itself drives a neuron for T steps, so that no synapse sees real numbers.
+
+    An integrate-and-fire neuron with soft reset turns a firing rate of k / T into k spikes, evenly spread. The gradient
+    goes straight through to the vector.
+    """
+
+    def __init__(self, embedding_dim: int, neuron: NeuronFactory) -> None:
+        super().__init__()
+        self.neuron = neuron()
+
+    def forward(self, vectors: Tensor, num_steps: int, generator: torch.Generator | None = None) -> Tensor:
+        """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w]; `generator` is not used."""
+        with torch.no_grad():  # a hair above, so that k times 1 / T reaches the threshold whatever the rounding
+            spk = self.neuron(direct_coding((1 + ROUNDING) * vectors.unsqueeze(0), num_steps))
+        return vectors + (spk - vectors).detach()
 
 
 class PoissonSpikeGenerator(nn.Module):
@@ -60,6 +81,7 @@ class RepeatGenerator(nn.Module):
 
 SPIKE_GENERATORS = {
     "adaptive": AdaptiveSpikeGenerator,
+    "direct": DirectSpikeGenerator,
     "poisson": PoissonSpikeGenerator,
     "repeat": RepeatGenerator,
 }

@@ -23,6 +23,7 @@ MIXERS = {
 class TokenDenoiser(nn.Module):
     """Token and position embeddings as input current, then pre-spike residual blocks.
 
+    The embeddings of a position's G codes, each masked or visible by itself, are summed; G heads read it out.
     For absorbing diffusion the optimal prediction depends on the visible tokens only, so t is accepted and ignored.
     Each block has two residual branches, spikes through a map over all positions (`GridMixer` or
     `SpikingSelfAttention`) and spikes through a 3x3 convolution. Twice as many neurons are read out as the residual
@@ -30,8 +31,8 @@ class TokenDenoiser(nn.Module):
     residual current, which is summed into the neurons' membranes and never crosses a synapse.
 
     Args:
-        grid: (h, w).
-        codebook_size: K.
+        grid: (G, h, w), codes a position and positions.
+        codebook_size: K, number of classes of each code.
         T: number of spiking steps.
         neuron: builds the neuron layers.
         width: channels of the residual current.
@@ -48,7 +49,7 @@ class TokenDenoiser(nn.Module):
 
     def __init__(
         self,
-        grid: tuple[int, int],
+        grid: tuple[int, int, int],
         codebook_size: int,
         T: int,
         neuron: NeuronFactory,
@@ -63,15 +64,19 @@ class TokenDenoiser(nn.Module):
         require(num_blocks >= 1, "num_blocks", "at least 1", num_blocks)
         require_one_of("mixer", mixer, MIXERS)
         self.T = T
-        self.token_embedding = nn.Embedding(codebook_size + 1, width)
-        self.position_embedding = nn.Parameter(torch.randn(width, *grid))
+        self.num_codes, positions = grid[0], grid[1:]
+        self.token_embedding = nn.Embedding(self.num_codes * (codebook_size + 1), width)
+        nn.init.normal_(self.token_embedding.weight, std=self.num_codes**-0.5)
+        first = torch.arange(self.num_codes, device="cpu") * (codebook_size + 1)
+        self.register_buffer("first_row", first.view(-1, 1, 1), persistent=False)
+        self.position_embedding = nn.Parameter(torch.randn(width, *positions))
         self.labels = None if num_classes is None else ClassEmbedding(num_classes, width, styles)
         self.blocks = nn.Sequential(
             *(
                 branch
                 for _ in range(num_blocks)
                 for branch in (
-                    SpikingResidual(neuron, MIXERS[mixer](grid, width, neuron)),
+                    SpikingResidual(neuron, MIXERS[mixer](positions, width, neuron)),
                     SpikingResidual(neuron, conv_norm(width, width)),
                 )
             ),
@@ -79,14 +84,15 @@ class TokenDenoiser(nn.Module):
             conv_norm(width, 2 * width, kernel_size=1),
         )
         self.last_neuron = neuron()
-        self.readout = nn.Conv2d(2 * width, codebook_size, 1)
+        self.readout = nn.Conv2d(2 * width, self.num_codes * codebook_size, 1)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, tokens: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits [B, K, h, w] of `tokens` [B, h, w] in 0..K, K the mask, with `labels` [B]; `t` is not used."""
-        current = self.token_embedding(tokens).movedim(-1, 1) + self.position_embedding
+        """Logits [B, K, G, h, w] of `tokens` [B, G, h, w] in 0..K, K the mask, with `labels` [B]; `t` is not used."""
+        current = self.token_embedding(tokens + self.first_row).sum(1).movedim(-1, 1) + self.position_embedding
         if self.labels is not None:
             current = current + self.labels(labels, len(tokens))[..., None, None]
         num_steps = steps_of(self)
         current = self.blocks(direct_coding(current.unsqueeze(0), num_steps))
-        return read_out(self.readout, rate_weights(num_steps), (self.last_neuron, current))
+        logits = read_out(self.readout, rate_weights(num_steps), (self.last_neuron, current))
+        return logits.unflatten(1, (self.num_codes, -1)).transpose(1, 2)

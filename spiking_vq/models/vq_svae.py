@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spiking_vq.errors import InputError, require, require_one_of, require_unit_range
 from spiking_vq.layers.readout import MembraneReadout
 from spiking_vq.layers.synapses import NeuronFactory, SpikingResidual, conv_norm, direct_coding, up_conv_norm
-from spiking_vq.models.quantizers import Quantized, VectorQuantizer
+from spiking_vq.models.quantizers import Quantized, build_quantizer
 from spiking_vq.models.spike_generators import SPIKE_GENERATORS
 from spiking_vq.neurons.readouts import decayed_sum, firing_rate, psp_trace
 from spiking_vq.runtime.running import steps_of
@@ -113,7 +113,7 @@ class LossTerms(NamedTuple):
         psp: `mean((PSP(s_q) - PSP(sg s_z))^2) + c mean((PSP(sg s_q) - PSP(s_z))^2)`.
         mse: `MSE(x', x)`, images in [0, 1].
         made: reconstructions minus 0.5, [B, C, H, W].
-        vectors, tokens: the encoder's vectors [B, D, h, w] and their codes [B, h, w], for `VectorQuantizer.update`.
+        vectors, tokens: the encoder's vectors [B, D, h, w] and their codes [B, G, h, w], for `Quantizer.update`.
     """
 
     reconstruction: Tensor
@@ -140,15 +140,22 @@ class VQSVAE(nn.Module):
         neuron: builds the neuron layers.
         channels: widths after the stride-2 convolutions.
         num_residual_blocks: pre-spike residual blocks at the grid's resolution, in the encoder and in the decoder each.
+        decoder_channels: widths of the decoder after its stride-2 convolutions, from the image to the grid; None
+            (default) mirrors `channels`.
+        decoder_blocks: residual blocks of the decoder at each resolution, from the grid to the image; None (default) is
+            `num_residual_blocks` at the grid's.
+        quantizer: `vq`, `product`, `residual` or `count`; see `spiking_vq.models.quantizers`.
+        num_codes: G, number of codes a position.
         embedding_dim: D.
-        codebook_size: K.
+        codebook_size: K, number of classes of each code.
         encoding, psp: see `SpikeEncoding`.
-        spike_generator: `adaptive`, `poisson` or `repeat`; see `spiking_vq.models.spike_generators`.
+        spike_generator: `adaptive`, `direct`, `poisson` or `repeat`; see `spiking_vq.models.spike_generators`.
         output: last function of the read-out. The published `tanh` is still steep at the images' black and white, -0.5
             and 0.5, so that flat background comes out slightly noisy. `sigmoid` (`stretched_sigmoid`) is flat there.
         cross_entropy: weight in the loss of the binary cross-entropy between pixels and the sigmoid of the potential,
             nats a pixel; needs `output="sigmoid"`. It still sees differences that the squared error no longer does.
         commitment_cost, ema_decay, restart_below: see `VectorQuantizer`. The first weighs the PSP term too.
+            `count` has no use for them.
         data_variance: variance of the training images' pixels; scales the reconstruction error. Saved with the weights.
 
     Raises:
@@ -166,6 +173,10 @@ class VQSVAE(nn.Module):
         *,
         channels: Sequence[int] = (32, 64),
         num_residual_blocks: int = 0,
+        decoder_channels: Sequence[int] | None = None,
+        decoder_blocks: Sequence[int] | None = None,
+        quantizer: str = "vq",
+        num_codes: int = 1,
         embedding_dim: int = 16,
         codebook_size: int = 128,
         encoding: str = "both",
@@ -198,21 +209,24 @@ class VQSVAE(nn.Module):
             neuron(),
         )
         self.encode_spikes = SpikeEncoding(encoding, psp)
-        self.quantizer = VectorQuantizer(codebook_size, embedding_dim, commitment_cost, ema_decay, restart_below)
+        averages = {"commitment_cost": commitment_cost, "ema_decay": ema_decay, "restart_below": restart_below}
+        self.quantizer = build_quantizer(quantizer, num_codes, codebook_size, embedding_dim, **averages)
         self.spike_generator = SPIKE_GENERATORS[spike_generator](embedding_dim, neuron)
-        blocks = _residual_blocks(num_residual_blocks, inner, neuron, entry=embedding_dim)
-        self.decoder = nn.Sequential(
-            *blocks,
-            up_conv_norm(inner if blocks else embedding_dim, inner),
-            *(layer for pair in pairwise(channels[::-1]) for layer in (neuron(), up_conv_norm(*pair))),
-        )
-        self.readout = MembraneReadout(neuron(), _last_synapse(outer, image_shape[0]))
+        widths = list(decoder_channels or channels)[::-1]
+        depths = decoder_blocks or [num_residual_blocks]
+        self.decoder = _decoder(embedding_dim, widths, [*depths, *[0] * (len(channels) + 1 - len(depths))], neuron)
+        self.readout = MembraneReadout(neuron(), _last_synapse(widths[-1], image_shape[0]))
         self.to(memory_format=torch.channels_last)
 
     @property
     def codebook_size(self) -> int:
-        """K."""
-        return self.quantizer.codebook.shape[0]
+        """K, number of classes of each code."""
+        return self.quantizer.codebook_size
+
+    @property
+    def code_grid(self) -> tuple[int, int, int]:
+        """(G, h, w), the shape of an image's tokens."""
+        return self.quantizer.num_codes, *self.grid
 
     def encode(self, images: Tensor) -> Tensor:
         """The encoder's spikes `[T, B, D, h, w]` of `images` [B, C, H, W] in [0, 1].
@@ -230,7 +244,7 @@ class VQSVAE(nn.Module):
         return self.encoder(direct_coding(current, steps_of(self)))
 
     def tokenize(self, images: Tensor) -> Tensor:
-        """Code ids [B, h, w] of `images` [B, C, H, W] in [0, 1].
+        """Tokens [B, G, h, w] of `images` [B, C, H, W] in [0, 1].
 
         Raises:
             InputError: another shape or type, or values that are not finite and in [0, 1].
@@ -247,8 +261,9 @@ class VQSVAE(nn.Module):
         return OUTPUTS[self.output](potential)
 
     def decode(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Images [B, C, H, W] in [0, 1] of `tokens` [B, h, w]; the Poisson spikes come from `generator`."""
-        spk = self.spike_generator(self.quantizer.lookup(tokens), steps_of(self), generator)
+        """Images [B, C, H, W] in [0, 1] of `tokens` [B, G, h, w]; the Poisson spikes come from `generator`."""
+        vectors = self.quantizer.lookup(tokens).to(self.readout.synapse.weight.dtype)
+        spk = self.spike_generator(vectors, steps_of(self), generator)
         return (self.reconstruct(self.decode_spikes(spk)) + 0.5).clamp(0, 1)
 
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Autoencoded:
@@ -285,6 +300,22 @@ def _residual_blocks(number: int, width: int, neuron: NeuronFactory, entry: int 
     first = [conv_norm(entry, width)] if number and entry else []
     blocks = [SpikingResidual(neuron, conv_norm(width, width), conv_norm(width, width)) for _ in range(number)]
     return [*first, *blocks, *([neuron()] if first else [])]
+
+
+def _decoder(entry: int, widths: Sequence[int], depths: Sequence[int], neuron: NeuronFactory) -> nn.Sequential:
+    """From `entry` channels of spikes to the current of the last neurons, doubling the resolution with each width.
+
+    Args:
+        entry: number of channels.
+        widths: of each resolution, the grid's first; that of the image is the last one again.
+        depths: number of residual blocks at each resolution, one more than widths.
+        neuron: builds the neuron layers.
+    """
+    layers = _residual_blocks(depths[0], widths[0], neuron, entry)
+    for index, (before, after) in enumerate(pairwise([widths[0] if layers else entry, *widths])):
+        layers += [*([neuron()] if index else []), up_conv_norm(before, after)]
+        layers += _residual_blocks(depths[index + 1], after, neuron)
+    return nn.Sequential(*layers)
 
 
 def _last_synapse(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:

@@ -161,7 +161,7 @@ class Pipeline:
             settings: as in `sample`.
 
         Yields:
-            States of tokens int64 [n, h, w] in 0..K, K where masked; of continuous models, of images [n, C, H, W] in
+            States of tokens int64 [n, G, h, w] in 0..K, K where masked; of continuous models, of images [n, C, H, W] in
             [0, 1].
         """
         sampler, label = self._chosen(settings)

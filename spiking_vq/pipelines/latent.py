@@ -39,7 +39,7 @@ class LatentPipeline(Pipeline):
     @property
     def diffusion(self) -> AbsorbingDiffusion:
         """The process that the denoiser was trained on."""
-        return AbsorbingDiffusion(self.model.vq_svae.grid, self.model.vq_svae.codebook_size, self.config.loss)
+        return AbsorbingDiffusion(self.model.vq_svae.code_grid, self.model.vq_svae.codebook_size, self.config.loss)
 
     def sampler(self, options: AbsorbingSamplerOptions) -> AbsorbingSampler:
         """See `Pipeline.sampler`."""
@@ -60,7 +60,7 @@ class LatentPipeline(Pipeline):
         return sampler.states(denoiser, seeds, self.labels(seeds, label), known, batch_size, self.device)
 
     def decode(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Images [n, C, H, W] in [0, 1] of tokens int64 [n, h, w] in 0..K-1."""
+        """Images [n, C, H, W] in [0, 1] of tokens int64 [n, G, h, w] in 0..K-1."""
         return self.model.vq_svae.decode(x, generator)
 
     def inpaint(self, images: Any, keep: Any, seed: int = 0, **settings: Any) -> Samples:
@@ -84,7 +84,7 @@ class LatentPipeline(Pipeline):
         n, keep = len(images), as_grids(keep, len(images), vq_svae.grid)
         with torch.no_grad(), autocast("fp32", self.device):  # whatever autocast the caller is in
             tokens = [vq_svae.tokenize(images[rows].to(self.device))[:kept].cpu() for rows, kept in chunks(n)]
-        known = torch.cat(tokens).where(keep, self.diffusion.mask_id)
+        known = torch.cat(tokens).where(keep.unsqueeze(-3), self.diffusion.mask_id)
         return self._generate(n, seed, *self._chosen(settings), known=known)
 
 

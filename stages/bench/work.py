@@ -102,15 +102,14 @@ def our_task(stage: str, preset: str, device: Device, *overrides: str) -> Task:
         return vq_svae, lambda: stage1_loss(vq_svae, images)
     model, n = build_denoiser(config2).train().to(device), config2.train.batch_size
     labels = torch.randint(10 * config2.styles, (n,), device=device) if config2.conditional else None
-    shape = n, *vq_svae.grid
+    shape = n, *vq_svae.code_grid
     return model, denoising_loss(with_labels(model, labels), vq_svae.codebook_size, shape, config2.loss, device)
 
 
 def stage1_loss(vq_svae: VQSVAE, images: Tensor) -> Tensor:
     """Stage 1's loss of images [B, C, H, W] in [0, 1], and a step of an EMA codebook."""
     terms = vq_svae.loss_terms(images)
-    if vq_svae.quantizer.ema_decay:
-        vq_svae.quantizer.update(terms.vectors, terms.tokens)
+    vq_svae.quantizer.update(terms.vectors, terms.tokens)
     return terms.total
 
 
@@ -123,13 +122,14 @@ def plain_task(stage: str, neurons: str, device: Device) -> Task:
         model, images = plain.PlainVQSVAE(lif).to(device), torch.rand(BATCH, 1, 28, 28, device=device)
         return model, lambda: model.loss(images)
     model = plain.PlainSDID(lif).to(device)
-    return model, denoising_loss(model, plain.K, (BATCH, *plain.GRID), "reweighted", device)
+    denoiser = lambda tokens, t: model(tokens.squeeze(1), t).unsqueeze(2)  # noqa: E731
+    return model, denoising_loss(denoiser, plain.K, (BATCH, 1, *plain.GRID), "reweighted", device)
 
 
 def denoising_loss(
-    denoiser: Denoiser, codebook_size: int, shape: tuple[int, int, int], objective: str, device: Device
+    denoiser: Denoiser, codebook_size: int, shape: tuple[int, ...], objective: str, device: Device
 ) -> Callable[[], Tensor]:
-    """The diffusion's loss on random token grids [B, h, w]."""
+    """The diffusion's loss on random token grids [B, G, h, w]."""
     diffusion = AbsorbingDiffusion(shape[1:], codebook_size, objective)
     tokens = torch.randint(codebook_size, shape, device=device)
     return lambda: diffusion.loss(denoiser, tokens)["loss"]
@@ -204,7 +204,7 @@ def our_sampling(preset: str, n: int, batch_size: int, dtype: str, sample_steps:
     config1, config = configured(preset)
     model = awake(build_denoiser(config), device)
     options = AbsorbingSamplerOptions(sample_steps or config.sample.sample_steps, config.sample.order)
-    sampler = AbsorbingSampler(AbsorbingDiffusion((7, 7), config1.model.codebook_size), options)
+    sampler = AbsorbingSampler(AbsorbingDiffusion((1, 7, 7), config1.model.codebook_size), options)
 
     def run() -> None:
         with torch.inference_mode(), half_precision(model, dtype):
@@ -218,5 +218,5 @@ def awake(model: nn.Module, device: Device) -> nn.Module:
     model.train().to(device)
     with torch.no_grad():
         for _ in range(20):
-            model(torch.randint(96, (8, 7, 7), device=device), torch.arange(1, 9, device=device))
+            model(torch.randint(96, (8, 1, 7, 7), device=device), torch.arange(1, 9, device=device))
     return model.eval()

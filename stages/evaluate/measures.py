@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def reconstruct(vq_svae: VQSVAE, images: Tensor, seed: int, title: str) -> tuple
         title: of the progress bar.
 
     Returns:
-        Reconstructions [N, C, H, W] in [0, 1], and tokens [N, h, w], both on the CPU.
+        Reconstructions [N, C, H, W] in [0, 1], and tokens [N, G, h, w], both on the CPU.
     """
     device = next(vq_svae.parameters()).device
     generator = torch.Generator().manual_seed(seed)
@@ -221,12 +222,14 @@ def reconstruct(vq_svae: VQSVAE, images: Tensor, seed: int, title: str) -> tuple
 
 
 def stage1_metrics(reconstructions: Tensor, tokens: Tensor, images: Tensor, codebook_size: int) -> dict[str, float]:
-    """Errors of reconstructions [N, C, H, W] in [0, 1] of uint8 images, and use of the codebook by tokens [N, h, w]."""
+    """Errors of reconstructions [N, C, H, W] in [0, 1] of uint8 images, and use of the codes by tokens [N, G, h, w]."""
     return reconstruction_error(reconstructions, to_unit(images)) | {
         "num_images": len(images),
         "codebook_size": codebook_size,
-        "codes_used": len(tokens.unique()),
-        "perplexity": perplexity(tokens, codebook_size).item(),
+        "codes_a_position": tokens.shape[1],
+        "bits_per_image": tokens[0].numel() * math.log2(codebook_size),
+        "codes_used": sum(len(code.unique()) for code in tokens.unbind(1)),
+        "perplexity": perplexity(tokens).item(),
     }
 
 

@@ -61,7 +61,7 @@ def describe(model: Model | None, data: ImageData, options: Options) -> dict[str
         report["network_calls"] = network_calls(model.sampling)
         report["network_steps"] = network_steps(model.sampling, config.T)
     if vq_svae is not None:  # the codebook is a buffer where it learns by averages, and counts all the same
-        parameters["vq_svae"] = {*vq_svae.parameters(), vq_svae.quantizer.codebook}
+        parameters["vq_svae"] = {*vq_svae.parameters(), *vq_svae.quantizer.codebooks}
     steps = pipeline.num_steps if pipeline else {"vq_svae": config.T}
     report["T"] = {STAGES[part]: T for part, T in steps.items()}
     return report | {"parameters": {name: sum(weight.numel() for weight in part) for name, part in parameters.items()}}

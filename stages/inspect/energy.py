@@ -40,7 +40,7 @@ class Generation(NamedTuple):
         num_calls: calls of the generating network for all images.
         costs: layer -> its operations for all images, of the layers that computed, in the order of the modules.
         spikes: neuron layer -> spikes [NEURONS, steps] of some of its neurons over all calls for the first image.
-        states: of each image, after each call: tokens [1, h, w], or images [1, C, H, W] in [0, 1].
+        states: of each image, after each call: tokens [1, G, h, w], or images [1, C, H, W] in [0, 1].
     """
 
     num_calls: int

@@ -42,7 +42,7 @@ def film(pipeline: Pipeline, states: Sequence[Tensor], num_frames: int = FRAMES)
 
     Args:
         pipeline: that generated it.
-        states: after each call, see `Pipeline.states`: tokens [1, h, w], or images [1, C, H, W] in [0, 1].
+        states: after each call, see `Pipeline.states`: tokens [1, G, h, w], or images [1, C, H, W] in [0, 1].
         num_frames: spread evenly from the first state to the last.
     """
     chosen = torch.linspace(0, len(states) - 1, num_frames).round().long().tolist()
@@ -51,9 +51,10 @@ def film(pipeline: Pipeline, states: Sequence[Tensor], num_frames: int = FRAMES)
         return to_uint8(frames.cpu())
     masked = frames == pipeline.diffusion.mask_id
     images = pipeline.decode(torch.where(masked, states[-1], frames), torch.Generator().manual_seed(0))
-    height, width = (side // cells for side, cells in zip(images.shape[2:], masked.shape[1:], strict=True))
-    hidden = masked.repeat_interleave(height, 1).repeat_interleave(width, 2).unsqueeze(1)
-    return to_uint8(images.masked_fill(hidden, GREY).cpu())
+    height, width = (side // cells for side, cells in zip(images.shape[2:], masked.shape[2:], strict=True))
+    hidden = masked.to(images.dtype).mean(1, keepdim=True)  # share of a position's codes
+    hidden = hidden.repeat_interleave(height, 2).repeat_interleave(width, 3)
+    return to_uint8(images.lerp(images.new_tensor(GREY), hidden).cpu())
 
 
 def draw_raster(path: Path, frames: Tensor, spikes: dict[str, Tensor]) -> None:
