@@ -43,7 +43,8 @@ def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> 
     Args:
         stage: a key of `STAGES`.
         path: YAML file with all that differs from the defaults, or from the preset in the same folder that `extends`
-            names; its own name is the preset's.
+            names; its own name is the preset's. What differs further for one data set is in a file of the same name in
+            the folder of the data set, as in `configs/absorbing/cifar10/base.yaml`.
         overrides: `key=value` strings; nested fields are dotted, as in `train.lr=1e-3`. An empty value is ignored.
 
     Raises:
@@ -58,8 +59,8 @@ def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> 
             given[key] = value
     _check_keys(stage, given)
     path = Path(path)
-    preset = _read_preset(stage, path)
     chosen = _typed(stage, {key: value for key, value in given.items() if value}, FROM_TEXT)
+    preset = _read_preset(stage, path, chosen.get("data", STAGES[stage].data))
     twin = _as_twin(chosen.get("neuron", preset.get("neuron")), preset)
     return _built(STAGES[stage], {"preset": path.stem} | preset | twin | chosen)
 
@@ -130,19 +131,26 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_preset(stage: str, path: Path, extended_by: Sequence[Path] = ()) -> dict[str, Any]:
-    """Values of a preset by dotted names, on top of the preset that it extends."""
-    values = read_yaml(path)
-    base = values.pop("extends", None)
+def _read_preset(stage: str, path: Path, data: str, extended_by: Sequence[Path] = ()) -> dict[str, Any]:
+    """Values of a preset for a data set by dotted names, on top of the preset that it extends."""
     if path in extended_by:
         raise InputError(f"{path} extends itself: {' -> '.join(file.stem for file in [*extended_by, path])}")
+    base, own = _read_values(stage, path)
+    inherited = _read_preset(stage, path.with_name(f"{base}.yaml"), data, [*extended_by, path]) if base else {}
+    special = path.parent / data / path.name
+    return inherited | own | (_read_values(stage, special)[1] if special.is_file() else {})
+
+
+def _read_values(stage: str, path: Path) -> tuple[str | None, dict[str, Any]]:
+    """The preset that a file extends, and the file's own values by dotted names."""
+    values = read_yaml(path)
+    base = values.pop("extends", None)
     try:
         flat = flatten(values)
         _check_keys(stage, flat)
-        own = _typed(stage, flat, FROM_FILE)
+        return base, _typed(stage, flat, FROM_FILE)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return _read_preset(stage, path.parent / f"{base}.yaml", [*extended_by, path]) | own if base else own
 
 
 def _as_twin(neuron: str | None, preset: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ def located(word: str | Path, *stages: str) -> Path:
     Args:
         word: a file; a run folder, of a preset (`runs/mnist/base`) or of a stage (`runs/mnist/base/absorbing`); or a
             model that ships, by data set, data set and preset, or data set, preset and stage (`mnist-base-gaussian`).
+            A data set alone names its `large` model where one ships, else its `base` model.
         stages: of the model, in the order of search; `STAGES` if none are given.
 
     Raises:
@@ -29,7 +30,7 @@ def located(word: str | Path, *stages: str) -> Path:
     """
     stages, path = stages or STAGES, read_path("model", word)
     own = [path, *(folder / file for folder in (path, *(path / stage for stage in stages)) for file in WEIGHTS)]
-    names = [f"{word}{preset}-{stage}" for stage in stages for preset in ("", "-base")]
+    names = [f"{word}{preset}-{stage}" for stage in stages for preset in ("", "-large", "-base")]
     names += [str(word)] if str(word).endswith(stages) else []
     for file in (*own, *(ZOO / f"{name}.safetensors" for name in names)):
         if read_path("model", file).is_file():

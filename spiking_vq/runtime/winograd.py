@@ -28,8 +28,10 @@ from spiking_vq.runtime.running import running
 OUT, TAPS = 4, 3
 TILE = OUT + TAPS - 1
 
-MIN_CHANNEL_PAIRS = 128 * 256
-"""Smallest product of input and output channels for which the filtering is faster than the convolution."""
+MIN_CHANNEL_PAIRS = {torch.bfloat16: 128 * 256}
+FEW_CHANNEL_PAIRS = 64 * 64
+"""Smallest product of input and output channels for which the filtering is faster than the convolution: by type, and of
+any other type. Cores that multiply bf16 matrices do so much faster than they transform."""
 
 POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-2))  # and infinity
 
@@ -191,10 +193,11 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, H, W]` to `[N, C', H, W]`, channels-last."""
-        kind, wide = x.device.type, self.in_channels * self.out_channels >= MIN_CHANNEL_PAIRS
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        wide = self.in_channels * self.out_channels >= MIN_CHANNEL_PAIRS.get(dtype, FEW_CHANNEL_PAIRS)
         if not (self.training and running().compile and kind == "cpu" and wide):
             return super().forward(x)
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False):
             rows = x.to(dtype).permute(0, 2, 3, 1).contiguous()
             return _Convolution.apply(rows, self.weight).permute(0, 3, 1, 2)

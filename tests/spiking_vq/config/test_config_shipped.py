@@ -18,8 +18,7 @@ PRESET_OF = {("kmnist", "classifier"): "augmented", ("letters", "classifier"): "
 
 def preset_of(stage, data):
     """Name of the preset that trains the model of a data set that ships."""
-    own = (CONFIGS / stage / f"{data}.yaml").is_file()
-    return PRESET_OF.get((data, stage), data if own else "base")
+    return PRESET_OF.get((data, stage), "base")
 
 
 def untrained(config):
@@ -48,7 +47,10 @@ def test_a_preset_has_the_configuration_of_the_shipped_model(path):
             assert (CONFIGS.parent / loaded.train.start_from).is_file()
 
 
-@pytest.mark.parametrize("data", ["mnist", "cifar10", "kmnist", "letters"])
-def test_a_preset_names_its_data(data):
-    for stage in ("vq_svae", "absorbing"):
-        assert load_config(stage, CONFIGS / stage / f"{data}.yaml").data == data
+def test_values_of_a_data_set_lie_over_those_of_its_preset_and_under_overrides():
+    base, cifar10 = CONFIGS / "absorbing" / "base.yaml", "data=cifar10"
+    assert load_config("absorbing", base).model.width == 192
+    assert load_config("absorbing", base, [cifar10]).model.width == 160
+    assert load_config("absorbing", base, [cifar10, "model.width=64"]).model.width == 64
+    twin = load_config("absorbing", CONFIGS / "absorbing" / "base-relu.yaml", [cifar10])
+    assert (twin.model.width, twin.neuron, twin.preset) == (160, "relu", "base-relu")
