@@ -25,6 +25,8 @@ COMMANDS = {
     "evaluate": "stages.evaluate.report",
     "inspect": "stages.inspect.report",
     "study candidates": "stages.study.candidates",
+    "study scaling": "stages.study.scaling",
+    "study calls": "stages.study.calls",
     "study encodings": "stages.study.encodings",
     "study decomposition": "stages.study.decomposition",
     "study thresholds": "stages.study.thresholds",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,12 @@ from spiking_vq.data.datasets import load_dataset
 from spiking_vq.data.levels import to_unit
 from spiking_vq.data.styles import with_styles
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
+from spiking_vq.diffusion.guidance import guided, with_labels
 from spiking_vq.errors import InputError, require
 from spiking_vq.files import atomic_write
 from spiking_vq.models.vq_svae import VQSVAE
+from spiking_vq.pipelines.base import within
+from spiking_vq.runtime.precision import parameter_type
 from stages.training.denoiser import DenoiserStage, with_label_counts
 
 TOKENIZE_BATCH = 256
@@ -43,8 +46,11 @@ def prepare(config: AbsorbingConfig) -> tuple[AbsorbingConfig, TokenData]:
     """Load stage 1 and the data, encode the images, and complete the configuration with stage 1 and the labels.
 
     Raises:
-        InputError: there is no stage 1, or it was trained on other data or another image size.
+        InputError: there is no stage 1, or it was trained on other data or another image size; or guidance is to be
+            distilled, and there is no model to distil it from.
     """
+    if config.distilled_guidance and not config.train.start_from:
+        raise InputError("distilled_guidance needs train.start_from=MODEL, the model whose guided answer is distilled")
     vq_svae, stage1 = load_stage1(config)
     sizes = f"left out, or stage 1's {stage1.image_size or 'own'}"
     require(config.image_size in (None, stage1.image_size), "image_size", sizes, config.image_size)
@@ -82,8 +88,28 @@ def load_stage1(config: AbsorbingConfig) -> tuple[VQSVAE, VQSVAEConfig]:
     return model, stage1
 
 
+def load_teacher(config: AbsorbingConfig) -> nn.Module:
+    """The frozen network of `train.start_from`, whose guided answer is distilled.
+
+    Raises:
+        InputError: it is not class-conditional, knows other labels, or has fewer spiking steps than `distilled_T`.
+    """
+    start, steps = config.train.start_from, config.distilled_T
+    model, trained = load_model(start)
+    if not trained.conditional:
+        raise InputError(f"{start} is not class-conditional, so it has no guidance to distil: name another model")
+    if trained.data != config.data:
+        raise InputError(f"{start} knows the labels of {trained.data}, not of {config.data}: distil on the same data")
+    require(steps is None or steps <= trained.T, "distilled_T", f"in 1..{trained.T}, the T of {start}", steps)
+    return model.denoiser.requires_grad_(False).to(parameter_type(config.precision))
+
+
 class AbsorbingStage(DenoiserStage):
     """The denoiser in training; validated by the masked cross-entropy of the validation split's tokens.
+
+    With `distilled_guidance`, both cross-entropies are between the guided answer of a frozen teacher, the network of
+    `train.start_from` in its own T spiking steps, and the denoiser's with the same label. Where the label is dropped,
+    the target is the teacher's own answer without label.
 
     Args:
         config: of the run.
@@ -96,6 +122,16 @@ class AbsorbingStage(DenoiserStage):
         self.frozen = [vq_svae]  # a list, so that it is neither trained nor part of the checkpoints
         diffusion = AbsorbingDiffusion(vq_svae.code_grid, vq_svae.codebook_size, config.loss)
         super().__init__(config, build_denoiser(config), diffusion, train, val)
+        self.teachers = [load_teacher(config)] if config.distilled_guidance else []  # a list, as above
+
+    def objective(self, labels: Tensor) -> dict[str, Any]:
+        """The teacher with these labels [B], if guidance is distilled."""
+        if not self.teachers:
+            return {}
+        network, config = self.teachers[0].to(self.device), self.config
+        strong, weak = (within(network, num_steps=steps) for steps in (None, config.distilled_T))
+        teacher = guided(strong, config.distilled_guidance, weak, applies=lambda tokens: labels != self.no_label)
+        return {"teacher": with_labels(teacher, labels)}
 
     def export(self) -> nn.Module:
         """The denoiser with the frozen stage 1."""

@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
     path = options.find()
     pipeline = load(path, precision=options.precision)
     config, settings = pipeline.config, sampler_settings(pipeline, options)
-    pipeline.compile = worth_compiling(options.n, settings)
+    pipeline.compile = worth_compiling(options.n * pipeline.evaluations(**settings).calls)
     folder = "samples" if config.stage == "absorbing" else f"{config.stage}-samples"
     out = options.out or options.runs / config.data / config.preset / folder
     claim_folder(out)

@@ -24,6 +24,7 @@ from spiking_vq.config.schema import Config, VQSVAEConfig
 from spiking_vq.data.datasets import load_dataset
 from spiking_vq.errors import InputError
 from spiking_vq.files import NO_SPACE, atomic_write, cannot_write, json_text
+from spiking_vq.pipelines.zoo import located
 from spiking_vq.runtime.precision import usual_defaults
 from spiking_vq.runtime.running import run_with
 from stages.absorbing import AbsorbingStage
@@ -48,6 +49,9 @@ def main(arguments: list[str]) -> None:
     preset = presets[-1] if presets else "base"  # the last one wins, as with every other override
     config = load_config(stage_name, preset_file(stage_name, preset), overrides)
     check_device(config.device, config.trainer.devices)
+    if config.train.start_from:
+        start = located(config.train.start_from, stage_name, *STAGES[stage_name].held_by)
+        config = replace(config, train=replace(config.train, start_from=str(start)))
     folder = RunFolder(config)
     folder.check(config)
     if isinstance(config, VQSVAEConfig):

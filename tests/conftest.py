@@ -70,7 +70,7 @@ def vq_svae(vq_svae_config, images):
 def latent_model(vq_svae, absorbing_config):
     """Both networks, awake."""
     denoiser = build_denoiser(absorbing_config)
-    wake(denoiser, torch.randint(9, (16, 3, 3)), torch.ones(16).long())
+    wake(denoiser, torch.randint(9, (16, 1, 3, 3)), torch.ones(16).long())
     denoiser.readout.weight.data *= 10  # so that what is drawn at one place depends on the others
     return LatentModel(vq_svae, denoiser).eval()
 
@@ -104,7 +104,7 @@ def labelled_latents(latent_model, absorbing_config):
     """A generator of tokens whose network knows labels."""
     absorbing_config.conditional, absorbing_config.num_classes = True, 10
     denoiser = build_denoiser(absorbing_config)
-    wake(denoiser, torch.randint(9, (16, 3, 3)), torch.ones(16).long())
+    wake(denoiser, torch.randint(9, (16, 1, 3, 3)), torch.ones(16).long())
     denoiser.readout.weight.data *= 10
     denoiser.labels.weight.data *= 50
     latent_model.denoiser = denoiser

@@ -158,7 +158,8 @@ def _as_twin(neuron: str | None, preset: Mapping[str, Any]) -> dict[str, Any]:
     if neuron not in TWINS:
         return {}
     bits = {"activation_bits": twin_bits(preset.get("T", SpikingConfig.T))} if neuron == "quantised" else {}
-    unset = {name: None for name in ("early_T", "sample.guidance_T") if name in preset}
+    many_steps = {"early_T": None, "sample.guidance_T": None, "sample.guide": "unlabelled"}
+    unset = {name: value for name, value in many_steps.items() if name in preset}
     return {"T": 1, "rate.weight": 0.0} | unset | bits
 
 

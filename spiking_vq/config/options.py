@@ -19,9 +19,10 @@ from spiking_vq.fields import (
     check_fields,
 )
 from spiking_vq.models.quantizers import QUANTIZERS
+from spiking_vq.models.spike_encoding import ENCODINGS, PSPS
 from spiking_vq.models.spike_generators import SPIKE_GENERATORS
 from spiking_vq.models.token_denoiser import MIXERS
-from spiking_vq.models.vq_svae import ENCODINGS, OUTPUTS, PSPS
+from spiking_vq.models.vq_svae import OUTPUTS
 from spiking_vq.neurons.dynamics import RESETS
 from spiking_vq.neurons.surrogates import SURROGATES
 
@@ -246,9 +247,9 @@ class TrainOptions(OptionGroup):
         val_every: steps between validations.
         save_every: steps between writes of `last.ckpt`.
         grad_clip: largest norm of the gradient of all parameters together; 0 (default) does not clip.
-        start_from: file of a trained model, or a checkpoint in its run folder, whose weights to fine-tune; None
-            (default) starts from random weights. On other data the label embeddings start anew, and stage 2 needs a
-            stage 1 that was fine-tuned from the same file's.
+        start_from: trained model whose weights to fine-tune: a file, a checkpoint in its run folder, that folder, or
+            the name of a model that ships, such as `mnist`; None (default) starts from random weights. On other data
+            the label embeddings start anew, and stage 2 needs a stage 1 that was fine-tuned from the same file's.
         start_from_sha256: fingerprint of these weights; filled in when training starts.
         compile: use `torch.compile`, where there is a compiler, and Winograd convolutions.
     """

@@ -6,6 +6,7 @@ checks itself when it is made, and raises `InputError` naming the field.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -27,7 +28,7 @@ from spiking_vq.diffusion.absorbing import LOSSES
 from spiking_vq.diffusion.absorbing_sampler import AbsorbingSamplerOptions
 from spiking_vq.diffusion.gaussian_sampler import GaussianSamplerOptions
 from spiking_vq.errors import require
-from spiking_vq.fields import Bits, Count, FilePath, Natural, OneOf, ProperShare, Seed, Share, check_fields
+from spiking_vq.fields import Bits, Count, FilePath, Natural, NonNegative, OneOf, ProperShare, Seed, Share, check_fields
 from spiking_vq.runtime.precision import PRECISIONS
 
 TWINS = ("relu", "quantised")
@@ -137,7 +138,7 @@ class DenoiserConfig(SpikingConfig):
     def __post_init__(self) -> None:
         """Check the fields by themselves and against each other."""
         super().__post_init__()
-        guidance = self.sample.guidance
+        guidance = self.sample.guidance if self.sample.guides_by_labels else 0
         require(self.styles.bit_count() == 1, "styles", "a power of two", self.styles)
         require(self.conditional or self.styles == 1, "styles", "1 without conditional=true", self.styles)
         require(self.conditional or not guidance, "sample.guidance", "0 without conditional=true", guidance)
@@ -171,8 +172,13 @@ class VQSVAEConfig(SpikingConfig):
     def __post_init__(self) -> None:
         """Check the fields by themselves and against each other."""
         super().__post_init__()
+        if self.model.quantizer == "count":
+            encoding = self.model.encoding
+            require(encoding == "rate", "model.encoding", "rate with quantizer=count", repr(encoding))
         if self.model.quantizer == "count" and self.neuron == "lif":
-            needed = (self.T + 1) ** (self.model.embedding_dim // self.model.num_codes)
+            digits = self.model.embedding_dim // self.model.num_codes
+            fits = digits * math.log2(self.T + 1) < 31
+            needed = (self.T + 1) ** digits if fits else "which is too many: take more num_codes"
             expected = f"(T + 1)^(embedding_dim / num_codes), {needed}, with quantizer=count"
             require(self.model.codebook_size == needed, "model.codebook_size", expected, self.model.codebook_size)
 
@@ -184,6 +190,10 @@ class AbsorbingConfig(DenoiserConfig):
     Attributes:
         model: its network.
         loss: objective of the diffusion.
+        distilled_guidance: train the network to give, in one evaluation, the answer of the network in
+            `train.start_from` under guidance of this strength; then `sample.guidance` 1 samples guided images. 0
+            (default) trains on data.
+        distilled_T: spiking steps of that network's prediction without label; None (default): its T.
         sample: defaults of the sampler; its `schedule` is the unmasking schedule.
         stage1: file of the frozen stage 1, or of a stage 2 that holds it; None (default) takes that of
             `train.start_from`, if it was trained on the same data, or else that of the same data, preset and `runs`.
@@ -195,6 +205,8 @@ class AbsorbingConfig(DenoiserConfig):
     stage: str = "absorbing"
     model: DenoiserOptions = field(default_factory=DenoiserOptions)
     loss: Annotated[str, OneOf(tuple(LOSSES))] = "masked_ce"
+    distilled_guidance: NonNegative = 0.0
+    distilled_T: Count | None = None
     sample: AbsorbingSamplerOptions = field(default_factory=AbsorbingSamplerOptions)
     stage1: FilePath | None = None
     stage1_sha256: str | None = None
@@ -206,6 +218,10 @@ class AbsorbingConfig(DenoiserConfig):
         super().__post_init__()
         steps, expected = self.sample.guidance_T, f"in 1..T, {self.T}, or null, which takes T"
         require(steps is None or steps <= self.T, "sample.guidance_T", expected, steps)
+        self.sample.check_guide(self.T, "sample.")
+        distilled, teacher_steps = self.distilled_guidance, self.distilled_T
+        require(self.conditional or not distilled, "distilled_guidance", "0 without conditional=true", distilled)
+        require(distilled or not teacher_steps, "distilled_T", "null without distilled_guidance", teacher_steps)
 
 
 @dataclass

@@ -117,21 +117,32 @@ class AbsorbingDiffusion:
         uniform = uniform_noise(tokens.shape, generator, tokens.device)
         return tokens.masked_fill(uniform < (t.float() / self.diffusion_steps).view(-1, 1, 1, 1), self.mask_id)
 
-    def loss(self, denoiser: Denoiser, tokens: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def loss(
+        self,
+        denoiser: Denoiser,
+        tokens: Tensor,
+        generator: torch.Generator | None = None,
+        teacher: Denoiser | None = None,
+    ) -> dict[str, Tensor]:
         """Training objective at one time per image, the times stratified over 1..N.
 
-        loss = mean_b weight_b * sum over masked i of -ln p(x_0[b, i] | x_t[b]), the weight from `LOSSES`.
+        loss = mean_b weight_b * sum over masked i of -ln p(x_0[b, i] | x_t[b]), the weight from `LOSSES`. With a
+        teacher, the mean of -ln p over its distribution of the token takes the place of -ln p of the token: the
+        denoiser is distilled, whatever the data are.
 
         Args:
             denoiser: called once, with gradients.
             tokens: int64 [B, G, h, w] in 0..K-1.
             generator: on the device of the tokens.
+            teacher: called once, without gradients; None (default) trains on the tokens.
 
         Returns:
             Scalars: `loss` with its gradient; detached over the masked tokens, `cross_entropy` in nats per token and
             `accuracy` in [0, 1].
+
+        Reference: distilled guidance, Meng et al., arXiv:2210.03142.
         """
-        return self.loss_of(denoiser, self.draw(tokens, generator))
+        return self.loss_of(denoiser, self.draw(tokens, generator), teacher)
 
     def draw(self, tokens: Tensor, generator: torch.Generator | None = None) -> Draw:
         """The random part of `loss`: times, masked tokens and weights of a whole batch."""
@@ -140,12 +151,17 @@ class AbsorbingDiffusion:
         weight = LOSSES[self.objective](t, (noisy == self.mask_id).sum((1, 2, 3)), self.diffusion_steps)
         return Draw(tokens, t, noisy, weight)
 
-    def loss_of(self, denoiser: Denoiser, drawn: Draw) -> dict[str, Tensor]:
+    def loss_of(self, denoiser: Denoiser, drawn: Draw, teacher: Denoiser | None = None) -> dict[str, Tensor]:
         """The objective of a draw, or of some of its rows; see `loss`."""
         tokens, t, noisy, weight = drawn
         masked = noisy == self.mask_id
         rows, targets = denoiser(noisy, t).movedim(1, -1)[masked], tokens[masked]
-        nll = F.cross_entropy(rows.to(state_type(rows)), targets, reduction="none")
+        taught = targets
+        if teacher is not None:
+            with torch.no_grad():
+                taught = teacher(noisy, t).movedim(1, -1)[masked]
+            taught = taught.to(state_type(taught)).softmax(1)
+        nll = F.cross_entropy(rows.to(state_type(rows)), taught, reduction="none")
         weights = weight.view(-1, 1, 1, 1).expand(masked.shape)[masked]
         num_masked = max(len(rows), 1)  # small t may mask nothing at all
         return {

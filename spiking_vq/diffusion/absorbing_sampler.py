@@ -11,11 +11,19 @@ import torch
 from torch import Tensor
 
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
-from spiking_vq.diffusion.guidance import with_labels
+from spiking_vq.diffusion.guidance import GUIDES, with_labels
 from spiking_vq.diffusion.sampling import Sampler, State
-from spiking_vq.diffusion.unmasking import ORDERS, UNMASK_SCHEDULES, Plan, call_times, plan_calls, unmask_calls
+from spiking_vq.diffusion.unmasking import (
+    ORDERS,
+    ROUNDING,
+    UNMASK_SCHEDULES,
+    Plan,
+    call_times,
+    plan_calls,
+    unmask_calls,
+)
 from spiking_vq.errors import InputError, require
-from spiking_vq.fields import Count, NonNegative, OneOf, PositiveShare, check_fields
+from spiking_vq.fields import Count, NonNegative, OneOf, PositiveShare, Share, check_fields
 from spiking_vq.randomness import uniform_noise
 from spiking_vq.runtime.precision import state_type
 
@@ -29,15 +37,24 @@ class AbsorbingSamplerOptions:
 
     Attributes:
         sample_steps: number of calls of the denoiser, S; None (default) is N, the number of tokens.
-        order: of unmasking the positions: `random`; `bernoulli`, the paper's; or `halton`, spread over the grid.
+        order: of unmasking the tokens: `random` (default); `bernoulli`, the paper's; `halton`, spread over the grid;
+            `positions`, random, but with all codes of a position one after another; or `levels`, code 0 of all
+            positions first, then code 1, and so on: coarse to fine for residual codes.
         temperature: of the softmax that tokens are drawn from; 0 takes the most probable token.
         last_temperature: of an image's last call, which it approaches in equal steps from `temperature`; None (default)
             keeps `temperature`. Early tokens decide what an image shows and need variety, late tokens have to fit.
         top_p: tokens are drawn from the most probable ones that together have this probability.
         schedule: of unmasking the positions: `linear`, as many in every call; or `cosine`, few at first.
-        guidance: strength of classifier-free guidance, applied by the pipeline; 0 (default) is unconditional. Above 0,
-            labels are drawn where none are given.
-        guidance_T: spiking steps of the unconditional prediction in guidance, fewer are cheaper; None (default): T.
+        guidance: strength of guidance, applied by the pipeline; 0 (default) is unconditional. Above 0, labels are drawn
+            where none are given.
+        guide: prediction that guidance leads away from: `unlabelled` (default), without the label, which is
+            classifier-free guidance; or `same_label`, with the label and fewer spiking steps, which is autoguidance and
+            works without labels, too.
+        guidance_T: spiking steps of that prediction, fewer are cheaper; None (default): T. With `same_label` it must be
+            below T.
+        guidance_from: share of an image's tokens that are known when guidance begins; 0 (default): from the first call.
+        guidance_to: share of an image's tokens that are known when guidance ends; 1 (default): after the last call.
+            Calls without guidance take the class-conditional prediction alone.
     """
 
     sample_steps: Count | None = None
@@ -47,11 +64,35 @@ class AbsorbingSamplerOptions:
     top_p: PositiveShare = 1.0
     schedule: Annotated[str, OneOf(tuple(UNMASK_SCHEDULES))] = "linear"
     guidance: NonNegative = 0.0
+    guide: Annotated[str, OneOf(GUIDES)] = "unlabelled"
     guidance_T: Count | None = None
+    guidance_from: Share = 0.0
+    guidance_to: Share = 1.0
 
     def __post_init__(self) -> None:
         """Raise `InputError` if an option is out of range."""
         check_fields(self)
+        before = self.guidance_from < self.guidance_to
+        require(before, "guidance_from", f"below guidance_to, {self.guidance_to:g}", self.guidance_from)
+
+    @property
+    def guides_by_labels(self) -> bool:
+        """Whether guidance needs a class-conditional network."""
+        return self.guide == "unlabelled"
+
+    def check_guide(self, T: int, prefix: str = "") -> None:
+        """Check that the guide of a network of T spiking steps is weaker than the network.
+
+        Args:
+            T: of the network.
+            prefix: of the names of fields in the message.
+
+        Raises:
+            InputError: `same_label` without fewer spiking steps.
+        """
+        weaker = self.guides_by_labels or (self.guidance_T is not None and self.guidance_T < T)
+        expected = f"below the network's T, {T}, with {prefix}guide=same_label"
+        require(weaker, f"{prefix}guidance_T", expected, self.guidance_T)
 
     def replaced(self, **given: Any) -> AbsorbingSamplerOptions:
         """The options with those given in their place; a `temperature` given alone is that of all calls."""
@@ -77,6 +118,35 @@ class AbsorbingSampler(Sampler):
         self.sample_steps, most = self.options.sample_steps or diffusion.diffusion_steps, diffusion.diffusion_steps
         require(self.sample_steps <= most, "sample_steps", f"in 1..{most}", self.sample_steps)
 
+    @property
+    def guided_calls(self) -> int:
+        """See `Sampler`; of images without known tokens, and in the Bernoulli order of a typical one."""
+        options, N, S = self.options, self.diffusion.diffusion_steps, self.sample_steps
+        free = torch.ones(1, *self.diffusion.grid, dtype=torch.bool, device="cpu")
+        noise = (torch.arange(N, device="cpu")[None] + 0.5) / N
+        unmask_call = unmask_calls(options.order, noise, free, S, options.schedule).flatten()
+        selected = self._in_interval((unmask_call < torch.arange(S, device="cpu")[:, None]).sum(1))
+        return super().guided_calls if selected is None else min(super().guided_calls, int(selected.sum()))
+
+    def guided_images(self, tokens: Tensor) -> Tensor | None:
+        """Images to guide: those of which a share in `guidance_from`..`guidance_to` is known.
+
+        Args:
+            tokens: int64 [B, G, h, w] in 0..K.
+
+        Returns:
+            bool [B]; None for all, at any share.
+        """
+        return self._in_interval((tokens != self.diffusion.mask_id).sum((1, 2, 3)))
+
+    def _in_interval(self, num_known: Tensor) -> Tensor | None:
+        """Whether so many known tokens are in `guidance_from`..`guidance_to`; None if any number is."""
+        first, end = self.options.guidance_from, self.options.guidance_to
+        if (first, end) == (0, 1):
+            return None
+        N = self.diffusion.diffusion_steps
+        return (num_known >= first * N - ROUNDING) & (num_known < end * N - ROUNDING)
+
     @torch.no_grad()
     def states(
         self,
@@ -92,7 +162,7 @@ class AbsorbingSampler(Sampler):
         Args:
             denoiser: called as `(tokens, t)`, or with labels as `(tokens, t, labels)`, with `batch_size` images that
                 are not all at the same t.
-            seeds: one for each image; the noise of an image takes 4 N (K + 1) bytes.
+            seeds: one for each image; the noise of an image takes 4 N K bytes while it has a slot of the batch.
             labels: int64 [n] on the device; None for none.
             known: int64 [n, G, h, w] in 0..K, mask_id where free; the other tokens stay. None: all are free.
             batch_size: images in each call; None for all.
@@ -107,15 +177,15 @@ class AbsorbingSampler(Sampler):
         start, n = self._start(len(seeds), known, device), len(seeds)
         slots = n if batch_size is None else batch_size
         require(slots >= 1, "batch_size", "at least 1, or None for all images at once", slots)
-        order_noise, gumbel = self._noise(seeds)
-        plan = Plan(*(each.to(start.device) for each in self.plan(order_noise, start == self.diffusion.mask_id, slots)))
-        gumbel, total = gumbel.to(start.device), len(plan.rows)
+        plan = self.plan(self._order_noise(seeds), start == self.diffusion.mask_id, slots)
+        noise, total = self._gumbel_noise(seeds, plan.rows.tolist(), start.device), len(plan.rows)
+        plan = Plan(*(each.to(start.device) for each in plan))
         tokens = torch.cat([start, start.new_zeros(slots, *self.diffusion.grid)])  # rows for slots without an image
         yield State(tokens[:n], 0, total)
-        for calls, (rows, t, chosen, temperature) in enumerate(zip(*plan, strict=True), start=1):
+        for calls, (gumbel, rows, t, chosen, temperature) in enumerate(zip(noise, *plan, strict=True), start=1):
             seen, images = tokens[rows], rows.clamp(max=n - 1)
             logits = with_labels(denoiser, labels, images)(seen, t)
-            drawn = draw_chosen(logits, seen, chosen, gumbel[images], temperature, self.options.top_p)
+            drawn = draw_chosen(logits, seen, chosen, gumbel, temperature, self.options.top_p)
             tokens = tokens.index_copy(0, rows, drawn)
             yield State(tokens[:n], calls, total)
 
@@ -142,14 +212,34 @@ class AbsorbingSampler(Sampler):
             )
         return known.to(device, torch.int64)
 
-    def _noise(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Uniform noise [n, N] and Gumbel noise [n, K, G, h, w], each image's from its own generator; on the CPU."""
-        order_noise, gumbel = [], []
-        for seed in seeds:
-            generator = torch.Generator("cpu").manual_seed(seed)
-            order_noise.append(uniform_noise((self.diffusion.diffusion_steps,), generator))
-            gumbel.append(gumbel_noise((*self.diffusion.grid, self.diffusion.codebook_size), generator))
-        return torch.stack(order_noise), torch.stack(gumbel).movedim(-1, 1)
+    def _order_noise(self, seeds: Sequence[int]) -> Tensor:
+        """Uniform noise [n, N], the first of each image's own generator; on the CPU."""
+        return torch.stack([self._seeded(seed)[1] for seed in seeds])
+
+    def _gumbel_noise(
+        self, seeds: Sequence[int], rows: Sequence[Sequence[int]], device: torch.device
+    ) -> Iterator[Tensor]:
+        """Gumbel noise [slots, K, G, h, w] of each call, drawn when an image takes a slot, from its own generator.
+
+        Args:
+            seeds: of the images.
+            rows: the image of each slot in each call, see `Plan`.
+            device: of the noise; it is drawn on the CPU.
+        """
+        shape = *self.diffusion.grid, self.diffusion.codebook_size
+        before = [len(seeds)] * len(rows[0]) if rows else []
+        noise = torch.zeros(len(before), *shape, device=device, dtype=torch.float32).movedim(-1, 1)
+        for images in rows:
+            for slot, image in enumerate(images):
+                if image != before[slot] and image < len(seeds):
+                    noise[slot] = gumbel_noise(shape, self._seeded(seeds[image])[0]).movedim(-1, 0)
+            before = images
+            yield noise
+
+    def _seeded(self, seed: int) -> tuple[torch.Generator, Tensor]:
+        """An image's generator after its first noise, uniform [N], and that noise."""
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return generator, uniform_noise((self.diffusion.diffusion_steps,), generator)
 
 
 def gumbel_noise(shape: Sequence[int], generator: torch.Generator | None) -> Tensor:

@@ -9,8 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ORDERS = ("bernoulli", "random", "halton")
-
 
 class UnmaskSchedule(NamedTuple):
     """How the positions are spread over the calls; both functions map [0, 1] to [0, 1], each the other's inverse.
@@ -34,6 +32,20 @@ UNMASK_SCHEDULES = {
 
 ROUNDING = 1e-9
 """Largest error of a product that should be an integer."""
+
+SCORES: dict[str, Callable[[Tensor, tuple[int, int]], Tensor]] = {
+    "random": lambda noise, grid: noise,
+    "halton": lambda noise, grid: halton_order(grid).argsort().expand_as(noise),
+    "positions": lambda noise, grid: noise[:, :1].argsort(dim=2, stable=True).argsort(dim=2).expand_as(noise),
+    "levels": lambda noise, grid: noise.double() + torch.arange(noise.shape[1], device="cpu").view(-1, 1),
+}
+"""Order -> score [n, G, h w] of uniform noise [n, G, h w] and the grid (h, w): tokens are unmasked by ascending score,
+those of equal score by ascending code."""
+
+ORDERS = ("bernoulli", *SCORES)
+"""Orders of unmasking, see `unmask_calls`. `random` ranks each code by itself, `positions` all codes of a position
+together, `levels` code 0 of all positions before code 1, and so on; with one code a position these three are the same.
+`halton` ranks positions by `halton_order`, and `bernoulli` ranks nothing."""
 
 
 class Plan(NamedTuple):
@@ -60,8 +72,8 @@ def unmask_calls(order: str, order_noise: Tensor, free: Tensor, sample_steps: in
     with probability prod_{j<c} (1 - 1 / (S - j)) * 1 / (S - c) = (S - c) / S * 1 / (S - c) = 1 / S: its call is
     uniform over 0..S-1. For S = N about 36 % of the calls unmask nothing in a given image.
 
-    "random" ranks the free positions by a random permutation, "halton" by `halton_order`; both split the ranks over the
-    calls as evenly as possible. With fewer free positions than calls, the first calls unmask one each.
+    The other orders rank the free tokens, see `SCORES`, and split the ranks over the calls as evenly as possible. With
+    fewer free tokens than calls, the first calls unmask one each.
 
     This is the schedule "linear". Any other replaces a position's share of the row of positions by `inverse` of it.
 
@@ -79,17 +91,9 @@ def unmask_calls(order: str, order_noise: Tensor, free: Tensor, sample_steps: in
     if order == "bernoulli":
         call = (inverse(order_noise) * sample_steps).long()
     else:
-        score = order_noise
-        if order == "halton":
-            score = (
-                halton_order(tuple(free.shape[2:]))
-                .argsort()
-                .repeat(free.shape[1])
-                .to(order_noise)
-                .expand_as(order_noise)
-            )
+        score = SCORES[order](order_noise.unflatten(1, (free.shape[1], -1)), tuple(free.shape[2:])).flatten(1)
         # Stable, so that ties, rare in 24-bit noise, fall the same way in every batch and on every device.
-        by_score = score.masked_fill(~free.flatten(1), math.inf).argsort(dim=1, stable=True)
+        by_score = score.double().masked_fill(~free.flatten(1), math.inf).argsort(dim=1, stable=True)
         num_free = free.sum((1, 2, 3)).clamp(min=1)[:, None]
         rank = by_score.argsort(dim=1).clamp(max=num_free - 1)  # those that are not free come last
         call = (inverse(rank / num_free.double()) * num_free.clamp(max=sample_steps) + ROUNDING).long()

@@ -44,7 +44,7 @@ class DirectSpikeGenerator(nn.Module):
         """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w]; `generator` is not used."""
         with torch.no_grad():  # a hair above, so that k times 1 / T reaches the threshold whatever the rounding
             spk = self.neuron(direct_coding((1 + ROUNDING) * vectors.unsqueeze(0), num_steps))
-        return vectors + (spk - vectors).detach()
+        return spk + (vectors - vectors.detach())  # the sum is exact: a synapse sees 0 and 1
 
 
 class PoissonSpikeGenerator(nn.Module):

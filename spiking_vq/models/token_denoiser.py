@@ -66,7 +66,7 @@ class TokenDenoiser(nn.Module):
         self.T = T
         self.num_codes, positions = grid[0], grid[1:]
         self.token_embedding = nn.Embedding(self.num_codes * (codebook_size + 1), width)
-        nn.init.normal_(self.token_embedding.weight, std=self.num_codes**-0.5)
+        self.token_embedding.weight.data *= self.num_codes**-0.5  # the sum of G embeddings has variance 1
         first = torch.arange(self.num_codes, device="cpu") * (codebook_size + 1)
         self.register_buffer("first_row", first.view(-1, 1, 1), persistent=False)
         self.position_embedding = nn.Parameter(torch.randn(width, *positions))

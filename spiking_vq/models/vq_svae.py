@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from spiking_vq.errors import InputError, require, require_one_of, require_unit_range
 from spiking_vq.layers.readout import MembraneReadout
 from spiking_vq.layers.synapses import NeuronFactory, SpikingResidual, conv_norm, direct_coding, up_conv_norm
-from spiking_vq.models.quantizers import Quantized, build_quantizer
+from spiking_vq.models.quantizers import build_quantizer
+from spiking_vq.models.quantizers.vector import Quantized
+from spiking_vq.models.spike_encoding import SpikeEncoding
 from spiking_vq.models.spike_generators import SPIKE_GENERATORS
-from spiking_vq.neurons.readouts import decayed_sum, firing_rate, psp_trace
+from spiking_vq.neurons.readouts import psp_trace
 from spiking_vq.runtime.running import steps_of
 
-ENCODINGS = ("rate", "psp", "both")
-PSPS = ("decay", "trace")
 STRETCH = 0.05
 
 
@@ -50,40 +50,6 @@ def stretched_sigmoid(potential: Tensor) -> Tensor:
 
 OUTPUTS = {"tanh": torch.tanh, "sigmoid": stretched_sigmoid}
 """Output functions: the read-out's membrane potential to images minus 0.5."""
-
-
-class SpikeEncoding(nn.Module):
-    """A spike train as one vector: firing rate, postsynaptic potential, or a learnt mix of the two.
-
-    `(1 - a) * PSP(z) + a * SFR(z)`, `SFR(z) = mean_t z[t]`, `a` a learnable scalar that starts at 0.5.
-
-    Args:
-        encoding: `rate` (SFR alone), `psp` (PSP alone) or `both`.
-        psp: `decay`, `PSP = sum_t 0.8^(T-1-t) z[t]`, as in the authors' program; or `trace`, the last value of the
-            paper's `PSP[t] = PSP[t-1] / 2 + z[t] / 2`.
-
-    Raises:
-        InputError: another name.
-
-    Reference: Liu et al., arXiv:2308.10187, encoding by firing rate and postsynaptic potential.
-    """
-
-    def __init__(self, encoding: str = "both", psp: str = "decay") -> None:
-        super().__init__()
-        require_one_of("encoding", encoding, ENCODINGS)
-        require_one_of("psp", psp, PSPS)
-        self.encoding, self.psp = encoding, psp
-        if encoding == "both":
-            self.mix = nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, spk: Tensor) -> Tensor:
-        """Spikes `[T, B, D, h, w]` to vectors [B, D, h, w]."""
-        if self.encoding == "rate":
-            return firing_rate(spk)
-        psp = decayed_sum(spk) if self.psp == "decay" else psp_trace(spk)[-1]
-        if self.encoding == "psp":
-            return psp
-        return (1 - self.mix) * psp + self.mix * firing_rate(spk)
 
 
 class Autoencoded(NamedTuple):
@@ -212,9 +178,12 @@ class VQSVAE(nn.Module):
         averages = {"commitment_cost": commitment_cost, "ema_decay": ema_decay, "restart_below": restart_below}
         self.quantizer = build_quantizer(quantizer, num_codes, codebook_size, embedding_dim, **averages)
         self.spike_generator = SPIKE_GENERATORS[spike_generator](embedding_dim, neuron)
-        widths = list(decoder_channels or channels)[::-1]
-        depths = decoder_blocks or [num_residual_blocks]
-        self.decoder = _decoder(embedding_dim, widths, [*depths, *[0] * (len(channels) + 1 - len(depths))], neuron)
+        widths = list(channels if decoder_channels is None else decoder_channels)[::-1]
+        depths = [num_residual_blocks] if decoder_blocks is None else list(decoder_blocks)
+        halvings = len(channels)
+        require(len(widths) == halvings, "decoder_channels", f"{halvings} widths, as many as channels", widths[::-1])
+        require(len(depths) <= halvings + 1, "decoder_blocks", f"at most {halvings + 1} numbers", depths)
+        self.decoder = _decoder(embedding_dim, widths, [*depths, *[0] * (halvings + 1 - len(depths))], neuron)
         self.readout = MembraneReadout(neuron(), _last_synapse(widths[-1], image_shape[0]))
         self.to(memory_format=torch.channels_last)
 

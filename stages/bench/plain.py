@@ -116,20 +116,20 @@ class PlainSDID(nn.Module):
         self.readout = layer.SeqToANNContainer(nn.Conv2d(256 + 64, K, 3, 1, 1))
 
     def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
-        """Logits [B, K, 7, 7] of tokens [B, 7, 7] at times t [B]."""
+        """Logits [B, K, 1, 7, 7] of tokens [B, 1, 7, 7] at times t [B]."""
         functional.reset_net(self)
-        planes = torch.stack([tokens.float(), t.view(-1, 1, 1).expand(tokens.shape).float()], dim=1)
+        planes = torch.cat([tokens.float(), t.view(-1, 1, 1, 1).expand(tokens.shape).float()], dim=1)
         first = self.first(planes.unsqueeze(0).repeat(T, 1, 1, 1, 1))
         last = self.blocks(first)
-        return self.readout(torch.cat([last, first], dim=2)).mean(0)
+        return self.readout(torch.cat([last, first], dim=2)).mean(0).unsqueeze(2)
 
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
-        """Token grids [n, 7, 7] from 49 calls."""
-        tokens = torch.full((n, *GRID), K, device=self.readout[0].weight.device)
+        """Token grids [n, 1, 7, 7] from 49 calls."""
+        tokens = torch.full((n, 1, *GRID), K, device=self.readout[0].weight.device)
         for t in range(GRID[0] * GRID[1], 0, -1):
             chosen = (tokens == K) & (torch.rand(tokens.shape, device=tokens.device) < 1 / t)
             logits = self(tokens, tokens.new_full((n,), t)) / temperature
-            drawn = torch.distributions.Categorical(logits=logits.permute(0, 2, 3, 1)).sample()
+            drawn = torch.distributions.Categorical(logits=logits.movedim(1, -1)).sample()
             tokens = torch.where(chosen, drawn, tokens)
         return tokens

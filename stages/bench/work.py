@@ -15,7 +15,7 @@ from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.diffusion.absorbing_sampler import AbsorbingSampler, AbsorbingSamplerOptions
 from spiking_vq.diffusion.guidance import Denoiser, with_labels
 from spiking_vq.layers.mixing import PositionLinear
-from spiking_vq.models.vq_svae import VQSVAE
+from spiking_vq.models.vq_svae import VQSVAE, token_grid
 from spiking_vq.neurons.activity import observed
 from spiking_vq.neurons.lif import LIF
 from spiking_vq.neurons.snntorch_exchange import to_snntorch
@@ -85,7 +85,7 @@ def spikingjelly_neuron(device: Device) -> Layer:
 def configured(preset: str, *overrides: str) -> tuple[Config, Config]:
     """Configurations of both stages for grey images, 28x28 unless an override says otherwise."""
     stage1 = load_config("vq_svae", preset_file("vq_svae", preset), overrides)
-    free = *overrides, "sample.guidance_T=null"  # at most T otherwise
+    free = *overrides, "sample.guidance_T=null", "sample.guide=unlabelled"  # T bounds them otherwise
     stage2 = load_config("absorbing", preset_file("absorbing", preset), free)
     size = stage1.image_size or 28
     stage1.image_shape = stage2.image_shape = [1, size, size]
@@ -122,8 +122,7 @@ def plain_task(stage: str, neurons: str, device: Device) -> Task:
         model, images = plain.PlainVQSVAE(lif).to(device), torch.rand(BATCH, 1, 28, 28, device=device)
         return model, lambda: model.loss(images)
     model = plain.PlainSDID(lif).to(device)
-    denoiser = lambda tokens, t: model(tokens.squeeze(1), t).unsqueeze(2)  # noqa: E731
-    return model, denoising_loss(denoiser, plain.K, (BATCH, 1, *plain.GRID), "reweighted", device)
+    return model, denoising_loss(model, plain.K, (BATCH, 1, *plain.GRID), "reweighted", device)
 
 
 def denoising_loss(
@@ -195,16 +194,18 @@ def plain_sampling(neurons: str, device: Device) -> Run:
     """49 Bernoulli calls of the paper's denoiser on SpikingJelly."""
     from stages.bench import plain
 
-    model = awake(plain.PlainSDID(getattr(plain, neurons)), device)
+    model = awake(plain.PlainSDID(getattr(plain, neurons)), (1, *plain.GRID), plain.K, device)
     return lambda: model.sample(BATCH)
 
 
 def our_sampling(preset: str, n: int, batch_size: int, dtype: str, sample_steps: int | None, device: Device) -> Run:
     """Token grids from our sampler, `batch_size` in each call, in so many calls; None: as many as the preset says."""
     config1, config = configured(preset)
-    model = awake(build_denoiser(config), device)
+    codes, K = config1.model, config1.model.codebook_size
+    grid = codes.num_codes, *token_grid(config1.image_shape, codes.channels)
+    model = awake(build_denoiser(config), grid, K, device)
     options = AbsorbingSamplerOptions(sample_steps or config.sample.sample_steps, config.sample.order)
-    sampler = AbsorbingSampler(AbsorbingDiffusion((1, 7, 7), config1.model.codebook_size), options)
+    sampler = AbsorbingSampler(AbsorbingDiffusion(grid, K), options)
 
     def run() -> None:
         with torch.inference_mode(), half_precision(model, dtype):
@@ -213,10 +214,10 @@ def our_sampling(preset: str, n: int, batch_size: int, dtype: str, sample_steps:
     return run
 
 
-def awake(model: nn.Module, device: Device) -> nn.Module:
-    """The model after batch norm has seen batches, so that neurons fire in evaluation."""
+def awake(model: nn.Module, grid: tuple[int, int, int], codebook_size: int, device: Device) -> nn.Module:
+    """The denoiser of such tokens after batch norm has seen batches, so that neurons fire in evaluation."""
     model.train().to(device)
     with torch.no_grad():
         for _ in range(20):
-            model(torch.randint(96, (8, 1, 7, 7), device=device), torch.arange(1, 9, device=device))
+            model(torch.randint(codebook_size, (8, *grid), device=device), torch.arange(1, 9, device=device))
     return model.eval()

@@ -48,20 +48,9 @@ COMPILE_FROM = 10_000
 """Network evaluations from which on sampling compiles first: about the break-even with an empty cache of kernels."""
 
 
-def network_calls(settings: dict[str, Any]) -> int:
-    """Network function evaluations per image; with guidance, each call is one with and one without the label."""
-    return settings["sample_steps"] * (1 if settings.get("guidance", 0) in (0, 1) else 2)
-
-
-def network_steps(settings: dict[str, Any], T: int) -> int:
-    """Spiking steps per image in all evaluations of the network: T with the label, `guidance_T` without."""
-    guiding = network_calls(settings) - settings["sample_steps"]
-    return settings["sample_steps"] * T + guiding * (settings.get("guidance_T") or T)
-
-
-def worth_compiling(num_images: int, settings: dict[str, Any]) -> bool:
-    """Whether compiling saves more time in sampling so many images than it takes, and works."""
-    return num_images * network_calls(settings) >= COMPILE_FROM and can_compile()
+def worth_compiling(num_evaluations: int) -> bool:
+    """Whether compiling saves more time in so many evaluations of the network than it takes, and works."""
+    return num_evaluations >= COMPILE_FROM and can_compile()
 
 
 def peak_memory_mb(device: str) -> float:

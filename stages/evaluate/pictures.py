@@ -23,7 +23,7 @@ def write_picture(path: Path, images: Tensor, columns: int) -> None:
 
 def completions(pipeline: LatentPipeline, images: Tensor, seed: int) -> Tensor:
     """Each uint8 image [N, C, H, W] and seven completions of the upper half of its tokens: [8 N, C, H, W]."""
-    height, width = pipeline.diffusion.grid
+    height, width = pipeline.diffusion.grid[-2:]
     keep = (torch.arange(height) < height / 2).unsqueeze(1).expand(height, width)
     completed = pipeline.inpaint(images.repeat_interleave(7, 0), keep, seed).images
     return torch.cat([images.unsqueeze(1), completed.unflatten(0, (-1, 7))], dim=1).flatten(0, 1)

@@ -111,7 +111,7 @@ def evaluate(options: Options, folder: Folder | None, out: Path) -> dict[str, An
     if folder:
         report |= sets_report({"folder": given.images}, examiner, data.train.images, held_out, out)
     elif only != "reconstruction":
-        model.pipeline.compile = worth_compiling(GROUP, model.sampling)
+        model.pipeline.compile = worth_compiling(GROUP * model.pipeline.evaluations(**model.sampling).calls)
         report["seeds"] = [options.seed + number for number in range(protocol.num_seeds)]
         sets = {f"seed {seed}": model.sample(n, seed) for seed in report["seeds"]}
         report |= sets_report(sets, examiner, data.train.images, held_out, out)

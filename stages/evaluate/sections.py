@@ -13,7 +13,7 @@ from spiking_vq.config.compare import config_hash
 from spiking_vq.data.datasets import ImageData
 from spiking_vq.data.levels import to_uint8
 from spiking_vq.pipelines.latent import LatentPipeline
-from stages.cli.machine import describe_machine, network_calls, network_steps
+from stages.cli.machine import describe_machine
 from stages.evaluate.measures import (
     LIKELIHOOD_IMAGES,
     Examiner,
@@ -58,8 +58,7 @@ def describe(model: Model | None, data: ImageData, options: Options) -> dict[str
     if pipeline is not None:
         parameters = {STAGES[name]: set(part.parameters()) for name, part in pipeline.model.named_children()}
         report["sampler"] = model.sampling | {"precision": pipeline.precision}
-        report["network_calls"] = network_calls(model.sampling)
-        report["network_steps"] = network_steps(model.sampling, config.T)
+        report["network_calls"], report["network_steps"] = pipeline.evaluations(**model.sampling)
     if vq_svae is not None:  # the codebook is a buffer where it learns by averages, and counts all the same
         parameters["vq_svae"] = {*vq_svae.parameters(), *vq_svae.quantizer.codebooks}
     steps = pipeline.num_steps if pipeline else {"vq_svae": config.T}

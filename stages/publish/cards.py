@@ -1,4 +1,4 @@
-"""Model cards of the weights that ship: training, metrics next to their floors, firing rates, energy."""
+"""Model cards of the weights that ship: training, metrics next to their floors, speed, firing rates, energy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spiking_vq.errors import require
 from stages.cli.options import CONFIGS
 from stages.compare.tables import TITLES
 from stages.evaluate.protocols import PROTOCOLS
-from stages.reporting.markdown import table
+from stages.reporting.markdown import cells, table
 from stages.reporting.report import Report, inspected, report_folder, write_report, write_text
 from stages.reporting.spread import Spread
 
@@ -74,7 +74,7 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
     """The measurements of the file with this hash, from the reports in a folder.
 
     Returns:
-        Protocol -> its metrics, and `energy`, where measured; `firing_rate` of each stage that fires.
+        Protocol -> its metrics, and `calls` and `energy`, where measured; `firing_rate` of each stage that fires.
     """
     files = {name: folder / f"{name}.json" for name in PROTOCOLS}
     reports = {
@@ -96,6 +96,10 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
     parts = (report.part("firing_rate", default={}) for report in reports.values())
     rates = inspected(folder, "firing_rate", sha256) or next((part for part in parts if part.contents), None)
     measurements["firing_rate"] = {stage: rates.get(float, stage, "all") for stage in rates.contents} if rates else {}
+    calls = folder / "calls.json"
+    if calls.is_file() and (report := Report.read(calls)).is_on(sha256):
+        names = ("command", "images", "seeds", "precision", "sampler", "rows")
+        measurements["calls"] = {name: report.get(object, name) for name in names}
     if energy := inspected(folder, "energy", sha256):
         image = energy.part("spiking", "image")
         measurements["energy"] = {
@@ -119,6 +123,8 @@ def card(description: Report, config: Config) -> str:
     results = description.part("measured")
     for protocol in (name for name in PROTOCOLS if name in results.contents):
         lines += [f"## {protocol}", "", *metrics(protocol, results.part(protocol), Path(file).stem), ""]
+    if "calls" in results.contents:
+        lines += ["## Speed and quality", "", *speed(results.part("calls"), Path(file).stem), ""]
     if isinstance(config, SpikingConfig) and config.neuron == "lif":
         lines += ["## Spikes", "", *spikes(results), ""]
     lines += ["## Configuration", "", "```yaml", to_yaml(asdict(config)).rstrip(), "```"]
@@ -159,9 +165,9 @@ def training(runs: Report, config: Config) -> Iterator[str]:
 def preset_of(config: Config) -> Config | None:
     """The configuration of the preset that trains a network of this configuration; None if there is no such preset.
 
-    Where there are several, the data set's own comes first.
+    Where there are several, that of the configuration's own name comes first.
     """
-    files = sorted((CONFIGS / config.stage).glob("*.yaml"), key=lambda file: (file.stem != config.data, file.stem))
+    files = sorted((CONFIGS / config.stage).glob("*.yaml"), key=lambda file: (file.stem != config.preset, file.stem))
     for preset in (load_config(config.stage, file, [f"data={config.data}"]) for file in files):
         changes = [line for line in differences(config, preset, incomplete=True) if not line.startswith("preset:")]
         if not changes and (preset.train.start_from is None) == (config.train.start_from_sha256 is None):
@@ -192,6 +198,19 @@ def metrics(protocol: str, report: Report, model: str) -> list[str]:
     compared = "{generated:,} generated and {floor:,} real training images{why} with {reference:,}"
     about = f"{report.get(str, 'about')}. Compared were {compared.format(**counts, why=why)}. Sampler: {sampler}."
     return [about, "", *table(rows), "", f"    {shown_command(report.get(str, 'command'), 'evaluate', model)}"]
+
+
+def speed(report: Report, model: str) -> list[str]:
+    """Quality against network calls and spiking steps, and the command that measures it."""
+    shown = ("sample_steps", "network calls", "spiking steps", *(title for title, _ in SHOWN.values()))
+    rows = [cells({name: row.contents[name] for name in shown if name in row.contents}) for row in report.parts("rows")]
+    about = (
+        f"{report.get(int, 'images'):,} generated images against the validation images, seeds:"
+        f" {report.get(int, 'seeds')}, {report.get(str, 'precision')}. The model's own `sample_steps` is"
+        f" {report.get(int, 'sampler', 'sample_steps')}; other settings are its own in all rows. Network calls and"
+        " spiking steps are those of an image; a guided step calls the network twice."
+    )
+    return [about, "", *table(rows), "", f"    {shown_command(report.get(str, 'command'), 'study', 'calls', model)}"]
 
 
 def spikes(results: Report) -> list[str]:

@@ -8,16 +8,13 @@ Writes `<results>/<data>/candidates-<stage>.json` and `.md`, and of trained cand
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 from spiking_vq.config.load import load_config
 from spiking_vq.errors import require
 from spiking_vq.fields import OneOf, Range
-from spiking_vq.files import atomic_write
 from spiking_vq.pipelines.load import load
 from spiking_vq.pipelines.zoo import find_model
 from stages.cli.machine import check_device, describe_machine
@@ -30,11 +27,11 @@ from stages.cli.options import (
     say_which_weights,
 )
 from stages.evaluate.options import NETWORKS
-from stages.reporting.markdown import table
+from stages.reporting.markdown import cells, table
 from stages.reporting.report import claim_report, identity, write_report, write_text
-from stages.reporting.spread import Spread
+from stages.study.charts import quality_by_rate, require_matplotlib
 from stages.study.options import TrainingOptions
-from stages.study.runner import Chain, Names, Study, run, trained
+from stages.study.runner import Chain, Names, Study, folder_name, run, trained
 from stages.study.steps import common, evaluation, perceptual_step
 
 EXAMPLE = 'spiking-vq study candidates stage=absorbing only="base elbo" length=0.1'
@@ -65,8 +62,8 @@ def main(arguments: list[str]) -> None:
     check_device(options.device)
     study, trains = Study.read(options.stage), options.stage != "sampler"
     require(trains or options.length == 1, "length", "1, as the sampler trains nothing", options.length)
-    charted = not trains or find_spec("matplotlib") is not None
-    require(charted, "matplotlib", "installed, for the chart (pip install 'spiking_vq[metrics]')", "none")
+    if trains:
+        require_matplotlib()
     model = study.built_on and find_model(study.built_on, options.data, "base", options.runs, options.ckpt)
     if model and not options.ckpt:
         say_which_weights(model, options.runs)
@@ -81,14 +78,13 @@ def main(arguments: list[str]) -> None:
 
     out = options.results / options.data / f"candidates-{options.stage}.json"
     claim_report(out, stage=options.stage, data=options.data)
-    columns = [name for name in study.measured if name != "FID" or options.features == "all"]
     first = [] if model else [perceptual_step(options.data, options)]
     chosen = {names: variants[names] for names in only or variants}
     logs = options.runs / "candidates" / options.stage / "logs"
-    rows = run(study, chosen, planned, columns, options, logs, first)
+    rows = run(study, chosen, planned, study.columns(options.features), options, logs, first)
     report = {
         "command": recorded_command("study candidates", arguments),
-        **{name: getattr(options, name) for name in ("stage", "data", "length", "seeds")},
+        **{name: getattr(options, name) for name in ("stage", "data", "length", "seeds", "precision")},
         **({"model": identity(model)} if model else {}),
         "about": "base with each of these changes; distances are to the validation images",
         "machine": describe_machine(options.device),
@@ -100,71 +96,37 @@ def main(arguments: list[str]) -> None:
     write_report(out, report)
     write_text(out.with_suffix(".md"), markdown(report))
     if trains:
-        draw_quality_by_rate(report, out.with_suffix(".png"))
+        quality_by_rate(report, out.with_suffix(".png"))
     print("\n" + markdown(report))
 
 
 def chain(study: Study, options: Options, model: Path | None, name: str, changes: list[str], seed: int) -> Chain:
     """Training and evaluation of a candidate, in a folder named after it and a hash of its changes and the model."""
     if options.length != 1:
-        steps = load_config(study.stage, preset_file(study.stage, "base"), changes).train.max_steps
+        given = [f"data={options.data}", *changes]
+        steps = load_config(study.stage, preset_file(study.stage, "base"), given).train.max_steps
         require(steps is not None, "train.max_steps", "a number where length is not 1", "null")
         changes = [*changes, *(f"train.{key}={round(options.length * steps)}" for key in ("max_steps", "val_every"))]
-    described = hashlib.sha256(" ".join(changes).encode() + (model.read_bytes() if model else b"")).hexdigest()[:8]
-    runs = options.runs / "candidates" / options.stage / f"{name}-{described}-{seed}"
-    measuring = {"protocol": "val", "features": options.features, "precision": "bf16"}
+    built_on = model.read_bytes() if model else b""
+    runs = options.runs / "candidates" / options.stage / folder_name(name, changes, options.precision, seed, built_on)
+    measuring = {"protocol": "val", "features": options.features}
     if options.stage == "sampler":
         settings = {
             key: value for key, value in asdict(read_options(SamplerArguments, changes)).items() if value is not None
         }
-        measuring |= {"only": "samples", "seed": seed, "results": runs / "results"} | settings | common(options)
+        measuring |= {"precision": options.precision, "only": "samples", "seed": seed, "results": runs / "results"}
+        measuring |= settings | common(options)
         return [evaluation(model, stage=study.stage, data=options.data, preset="base", **measuring)]
     if options.stage == "absorbing":
         changes = [*changes, f"stage1={model}", f"tokens_dir={options.runs / options.data / 'tokens'}"]
     else:
         changes = [*changes, f"perceptual.classifier={perceptual_step(options.data, options).leaves}"]
-    return trained(study, options, "base", changes, seed, runs, **measuring)
-
-
-def draw_quality_by_rate(report: dict[str, Any], out: Path) -> None:
-    """Draw all candidates as PNG, each a cross of standard deviations: the lower left corner is best."""
-    from matplotlib import pyplot as plt  # of the extra `metrics`
-
-    chart, axis = plt.subplots(figsize=(8, 5), layout="constrained")
-    rows = sorted(report["rows"], key=lambda row: row["classifier distance"]["mean"])
-    for index, row in enumerate(
-        rows
-    ):  # many rates are alike: the names stand in a column, each with a line to its cross
-        (x, dx), (y, dy) = ((row[name]["mean"], row[name]["std"]) for name in ("firing rate", "classifier distance"))
-        color = axis.errorbar(x, y, dy, dx, fmt="o", markersize=4).lines[0].get_color()
-        axis.annotate(
-            row["candidate"],
-            (x, y),
-            xytext=(1.03, (index + 0.5) / len(rows)),
-            textcoords="axes fraction",
-            fontsize=8,
-            verticalalignment="center",
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "relpos": (0, 0.5)},
-        )
-    axis.set(xlabel="mean firing rate", ylabel="classifier distance", title=f"{report['data']}, {report['stage']}")
-    axis.set_xlim(left=0)
-    axis.set_yscale("log")  # most candidates are close together, some far off
-    for formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-        formatter("{x:g}")
-    axis.spines[["top", "right"]].set_visible(False)
-    with atomic_write(out) as temporary:
-        chart.savefig(temporary, format="png", dpi=120)
-    plt.close(chart)
-    print(f"wrote {out}")
+    return trained({study.stage: changes}, options, "base", seed, runs, **measuring)
 
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as a document."""
-    rows = [
-        {"candidate": row["candidate"], "changes": f"`{row['changes']}`" if row["changes"] else ""}
-        | {name: Spread(**value).text() for name, value in row.items() if isinstance(value, dict)}
-        for row in report["rows"]
-    ]
+    rows = [cells(row | {"changes": f"`{row['changes']}`".replace("``", "")}) for row in report["rows"]]
     title = f"# {report['data']}, {report['stage']}: what makes base better?"
     length = "" if report["length"] == 1 else f", all trained {report['length']:g} of the steps"
     about = f"{report['about']}{length}; mean ± standard deviation over {report['seeds']} seeds."

@@ -32,7 +32,6 @@ class Options(TrainingOptions):
         T: number of spiking steps.
         epochs: length of the trainings.
         protocol: of the evaluation.
-        precision: of training and evaluation; `bf16` is autocast, with membranes in fp32.
     """
 
     preset: str = "paper"
@@ -48,12 +47,12 @@ def main(arguments: list[str]) -> None:
     options = read_options(Options, arguments)
     check_device(options.device)
     study, root = Study.read("encodings"), options.runs / "ablation"
-    network = [f"T={options.T}", f"train.max_epochs={options.epochs}", f"precision={options.precision}"]
+    network = [f"T={options.T}", f"train.max_epochs={options.epochs}"]
 
     def chain(names: Names, changes: list[str], seed: int) -> Chain:
         runs = root / f"T={options.T}-epochs={options.epochs}-{options.precision}" / "-".join([*names, str(seed)])
-        measuring = {"protocol": options.protocol, "precision": options.precision}
-        return trained(study, options, options.preset, [*network, *changes], seed, runs, **measuring)
+        stages = {study.stage: [*network, *changes]}
+        return trained(stages, options, options.preset, seed, runs, protocol=options.protocol)
 
     out = options.results / options.data / "ablation.json"
     claim_report(out, data=options.data, preset=options.preset)

@@ -54,7 +54,8 @@ def main(arguments: list[str]) -> None:
     settings = sampler_settings(pipeline, replace(options, label=0, guidance=min(strengths)))
     out = claim_model_report(options.results, "labels.json", config)
     measures, reference = options.examiner(config)
-    pipeline.compile = worth_compiling(n * len(config.labels) * len(strengths), settings)
+    num_images = n * len(config.labels) * len(strengths)
+    pipeline.compile = worth_compiling(num_images * pipeline.evaluations(**settings).calls)
     labels = torch.tensor(config.labels, device="cpu")
     rows: list[dict[str, Any]] = []
     for guidance in strengths:

@@ -44,18 +44,29 @@ class Shared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(Shared):
+class VariantOptions(Shared):
+    """Options of studies that measure variants, each with several seeds.
+
+    Attributes:
+        seeds: number of seeds.
+        jobs: number of variants that run at the same time, each on its share of the cores.
+        precision: of all computation; `bf16` is autocast, with membranes in fp32.
+    """
+
+    seeds: Annotated[int, number_of_seeds(1)] = 2
+    jobs: Count = 1
+    precision: Precision = "bf16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(VariantOptions):
     """Options of studies that train variants.
 
     Attributes:
         data: name of the data set.
-        seeds: number of seeds.
-        jobs: number of trainings that run at the same time, each on its share of the cores.
     """
 
     data: Annotated[str, OneOf(tuple(DATASETS))] = "mnist"
-    seeds: Annotated[int, number_of_seeds(1)] = 2
-    jobs: Count = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
 from spiking_vq.config.yaml_files import read_yaml
 from spiking_vq.errors import InputError, require
@@ -16,7 +17,7 @@ from stages.cli.options import CONFIGS
 from stages.evaluate.measures import check_inception
 from stages.reporting.report import Report
 from stages.reporting.spread import Spread
-from stages.study.options import TrainingOptions
+from stages.study.options import TrainingOptions, VariantOptions
 from stages.study.steps import Step, check_trainings, classifier_steps, common, evaluation, run_steps, training
 
 STUDIES = CONFIGS / "studies"
@@ -24,7 +25,12 @@ STUDIES = CONFIGS / "studies"
 Names = tuple[str, ...]
 """A variant: one choice of each switch."""
 Chain = Sequence[Step]
-"""Training and evaluation of a variant with one seed; the evaluation alone where only the sampler varies."""
+"""Trainings and evaluation of a variant with one seed; the evaluation alone where only the sampler varies."""
+Changes = TypeVar("Changes")
+"""Overrides of a variant, or overrides of each of its stages."""
+
+INCEPTION = {"fid", "kid", "precision", "recall", "density", "coverage", "inception_score"}
+"""Metrics in the features of the Inception."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +39,21 @@ class Study:
 
     Attributes:
         stage: of the network that is measured.
-        measured: column -> position of its metric in the evaluation's report, or, after `training`, in the training's
-            summary; a factor may follow, as in `stage1.mse * 1000`.
+        measured: column -> position of its metric in the evaluation's report, or, after `training`, in the summary of
+            the stage's training; a factor may follow, as in `stage1.mse * 1000`. `core_hours` is the time of all
+            trainings of a variant.
         vary: switch -> name of a choice -> its overrides of the configuration, or settings of the sampler.
         built_on: stage of the trained model that all variants share; the same as `stage` where only the sampler varies.
         compare: switch -> the choice that `differences` compares with each other choice; for two switches.
+        designs: of `study scaling`, which has no switches of its own.
     """
 
     stage: str
     measured: dict[str, str]
-    vary: dict[str, dict[str, str | None]]
+    vary: dict[str, dict[str, str | None]] = field(default_factory=dict)
     built_on: str | None = None
     compare: dict[str, str] = field(default_factory=dict)
+    designs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, name: str) -> Study:
@@ -72,23 +81,50 @@ class Study:
             for names in product(*self.vary.values())
         }
 
+    def columns(self, features: str) -> list[str]:
+        """The columns that an evaluation with these features measures: without `all`, none of the Inception."""
+        return [name for name in self.measured if features == "all" or not self.needs_inception(name)]
+
+    def needs_inception(self, column: str) -> bool:
+        """Whether a column is in the features of the Inception."""
+        return not INCEPTION.isdisjoint(self.measured[column].split(" * ")[0].split("."))
+
+
+def folder_name(name: str, changes: Sequence[str], precision: str, seed: int, built_on: bytes = b"") -> str:
+    """The folder of a variant's runs with a seed: other changes, precision or files to build on give another name."""
+    usual = [] if precision == "bf16" else [f"precision={precision}"]  # so that the name of older runs stays
+    described = hashlib.sha256(" ".join([*changes, *usual]).encode() + built_on).hexdigest()[:8]
+    return f"{name}-{described}-{seed}"
+
 
 def trained(
-    study: Study, options: TrainingOptions, preset: str, changes: list[str], seed: int, runs: Path, **measuring: Any
+    changes: dict[str, list[str]], options: TrainingOptions, preset: str, seed: int, runs: Path, **measuring: Any
 ) -> Chain:
-    """Training of a variant in run folders of its own, and its evaluation with options `measuring`."""
-    subject = {"data": options.data, "preset": preset, "seed": seed}
-    step = training(study.stage, *changes, **subject, **common(options) | {"runs": runs})
-    measuring |= {"only": "reconstruction" if study.stage == "vq_svae" else "samples"} | common(options)
-    return [step, evaluation(step.leaves, stage=study.stage, results=runs / "results", **subject, **measuring)]
+    """Trainings of a variant in run folders of its own, and its evaluation.
+
+    Args:
+        changes: stage -> overrides, in the order of training; of several stages, the last one is evaluated.
+        options: data, precision and folders.
+        preset: that the overrides change.
+        seed: of trainings and samples.
+        runs: folder of the run folders.
+        measuring: options of the evaluation.
+    """
+    subject, precision = {"data": options.data, "preset": preset, "seed": seed}, {"precision": options.precision}
+    folders = common(options) | {"runs": runs}
+    steps = [training(stage, *changes[stage], **subject, **folders, **precision) for stage in changes]
+    *first, stage = changes
+    only = "all" if first else {"vq_svae": "reconstruction"}.get(stage, "samples")
+    measuring |= precision | {"only": only} | common(options)
+    return [*steps, evaluation(steps[-1].leaves, stage=stage, results=runs / "results", **subject, **measuring)]
 
 
 def run(
     study: Study,
-    variants: dict[Names, list[str]],
-    chain: Callable[[Names, list[str], int], Chain],
+    variants: dict[Names, Changes],
+    chain: Callable[[Names, Changes, int], Chain],
     columns: Sequence[str],
-    options: TrainingOptions,
+    options: VariantOptions,
     logs: Path,
     first: Sequence[Step] = (),
 ) -> list[dict[str, Any]]:
@@ -99,7 +135,7 @@ def run(
         variants: with their changes.
         chain: function of variant, changes and seed.
         columns: those of `study.measured` that are wanted.
-        options: seeds, jobs and folders.
+        options: data, seeds, jobs and folders.
         logs: folder of the commands' output, with several jobs.
         first: steps that all chains need.
 
@@ -116,7 +152,7 @@ def run(
             check_trainings(chains[names][0])  # the seeds differ in nothing else
         except InputError as error:
             raise InputError(f"candidate {' '.join(names)}: {error}") from error
-    if "FID" in columns:
+    if any(map(study.needs_inception, columns)):
         check_inception(options.data_dir)
     run_steps([[*classifier_steps(options.data, options), *first]])
     run_steps([steps for seeds in chains.values() for steps in seeds], options.jobs, logs)
@@ -129,11 +165,19 @@ def run(
 
 def _metric(where: str, chain: Chain) -> float | None:
     """The metric at a position as in `Study.measured`."""
+    summaries, report = [step.leaves.with_name("training.json") for step in chain[:-1]], chain[-1].leaves
+    if where == "core_hours":
+        return sum(core_hours(Report.read(path)) for path in summaries)
     keys, _, factor = where.partition(" * ")
     first, *others = keys.split(".")
-    path = chain[0].leaves.with_name("training.json") if first == "training" else chain[-1].leaves
+    path = summaries[-1] if first == "training" else report
     value = Report.read(path).get(float, *others if first == "training" else (first, *others), default=None)
     return None if value is None else float(Fraction(factor or 1)) * value
+
+
+def core_hours(summary: Report) -> float:
+    """Time of a finished training on all of its threads, validation included, in hours of one core."""
+    return summary.get(float, "seconds") * summary.get(int, "machine", "threads") / 3600
 
 
 def differences(study: Study, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

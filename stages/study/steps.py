@@ -97,29 +97,38 @@ def check_trainings(steps: Iterable[Step]) -> None:
     Raises:
         InputError: as `train` would, except for errors that depend on files that are not there yet.
     """
+    trained: dict[Path, VQSVAEConfig] = {}
     for step in steps:
         if step.command == "train":
             stage, *overrides = step.arguments
             (preset,) = (text.removeprefix("preset=") for text in overrides if text.startswith("preset="))
-            check_networks(load_config(stage, preset_file(stage, preset), overrides))
+            config, runs = load_config(stage, preset_file(stage, preset), overrides), step.leaves.parents[1]
+            check_networks(config, trained.get(runs))
+            if isinstance(config, VQSVAEConfig):
+                trained[runs] = config
 
 
-def check_networks(config: Config) -> None:
-    """Build the networks of a configuration, for the official images and, in stage 2, on any stage 1.
+def check_networks(config: Config, stage1: VQSVAEConfig | None = None) -> None:
+    """Build the networks of a configuration, for the official images.
+
+    Args:
+        config: of the stage.
+        stage1: configuration that a stage 2 is trained on; None takes any.
 
     Raises:
         InputError: they cannot be built.
     """
     data = load_dataset(config.data, config.data_dir, config.image_size)
     known: dict[str, Any] = {"image_shape": list(data.official_shape)}
+    if isinstance(config, AbsorbingConfig):
+        known["vq_svae"] = replace(stage1, **known) if stage1 else VQSVAEConfig(image_shape=[1, 28, 28])
     if isinstance(config, DenoiserConfig | ClassifierConfig):
         known["num_classes"] = config.num_classes or 1
-    if isinstance(config, AbsorbingConfig):
-        known["vq_svae"] = VQSVAEConfig(image_shape=[1, 28, 28])
     config = replace(config, **known)
     model = build_model(config)
     if isinstance(config, DenoiserConfig):
-        _ = pipeline_of(model, config).diffusion
+        pipeline = pipeline_of(model, config)
+        _ = pipeline.sampling() if stage1 else pipeline.diffusion  # samplers differ by the number of tokens
 
 
 def run_steps(chains: Sequence[Sequence[Step]], jobs: int = 1, logs: Path | None = None) -> None:

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
         pipeline.sampling(threshold_shift=shift)  # finds mistakes before the work
     out = claim_model_report(options.results, "threshold_sweep.json", config)
     measures, reference = options.examiner(config)
-    pipeline.compile = worth_compiling(options.n, settings)
+    pipeline.compile = worth_compiling(options.n * pipeline.evaluations(**settings).calls)
 
     def distance(shift: float, seed: int) -> float:
         with progress(title=f"shift {shift:g}, seed {seed}", total=options.n) as bar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +61,18 @@ class DenoiserStage(Stage):
         self.diffusion, self.val = diffusion, val
         self.pipeline().sampling()  # so that a sampler that does not fit is found before training
 
+    @property
+    def no_label(self) -> int:
+        """The label that stands for none, of a class-conditional network."""
+        return self.config.num_classes * self.config.styles
+
     def prepared(self, examples: Tensor) -> Tensor:
         """Examples as the diffusion takes them."""
         return examples
+
+    def objective(self, labels: Tensor) -> dict[str, Any]:
+        """Further arguments of the diffusion's objective for images with these labels [B]; none by default."""
+        return {}
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The diffusion's objective: drawn for the whole batch, computed for this rank's rows."""
@@ -71,7 +81,7 @@ class DenoiserStage(Stage):
         drawn = self.diffusion.draw(self.prepared(examples), generator)
         drawn = type(drawn)(*map(own_rows, drawn))
         labels = own_rows(self._with_dropout(labels, generator))
-        return self.diffusion.loss_of(self._denoiser(self.model, labels), drawn)
+        return self.diffusion.loss_of(self._denoiser(self.model, labels), drawn, **self.objective(labels))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -79,8 +89,9 @@ class DenoiserStage(Stage):
         network, generator, sums = self.trained.eval(), self._on_device(self.generator(Stream.VALIDATION)), {}
         with self.autocast():
             for examples, labels in zip(*(rows.split(VALIDATION_BATCH) for rows in self.val), strict=True):
-                denoiser = self._denoiser(network, labels.to(self.device))
-                metrics = self.diffusion.loss(denoiser, self.prepared(examples.to(self.device)), generator)
+                labels = labels.to(self.device)
+                denoiser, further = self._denoiser(network, labels), self.objective(labels)
+                metrics = self.diffusion.loss(denoiser, self.prepared(examples.to(self.device)), generator, **further)
                 for name, value in metrics.items():
                     sums[name] = sums.get(name, 0) + len(labels) * value.item()
         return {name: value / len(self.val[0]) for name, value in sums.items()}
@@ -104,7 +115,7 @@ class DenoiserStage(Stage):
         if not self.config.conditional:
             return labels
         dropped = uniform_noise(labels.shape, generator, labels.device) < self.config.label_dropout
-        return labels.masked_fill(dropped, self.config.num_classes * self.config.styles)
+        return labels.masked_fill(dropped, self.no_label)
 
     def _denoiser(self, network: nn.Module, labels: Tensor) -> Denoiser:
         """The network as a denoiser with these labels; unconditional, without."""

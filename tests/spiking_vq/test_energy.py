@@ -197,13 +197,13 @@ def test_unfolded_read_outs_give_the_same_and_see_spikes(absorbing_config, vq_sv
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.bias.data += 1  # so that neurons fire
-    tokens, t = torch.randint(9, (2, 3, 3)), torch.tensor([3, 7])
+    tokens, t = torch.randint(9, (2, 1, 3, 3)), torch.tensor([3, 7])
     folded = model(tokens, t)
     with count_operations(model) as costs:
         torch.testing.assert_close(model(tokens, t), folded)
     assert costs["readout"].input_bits == 1
     assert costs["readout"].accumulates > 0
-    ids = torch.randint(8, (2, 3, 3))
+    ids = torch.randint(8, (2, 1, 3, 3))
     with count_operations(vq_svae) as costs:
         image = vq_svae.decode(ids)
     torch.testing.assert_close(image, vq_svae.decode(ids))

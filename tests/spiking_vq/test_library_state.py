@@ -87,7 +87,7 @@ def test_poisson_spikes(foreign_state, vq_svae_config, latent_model, absorbing_c
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses(foreign_state, latent_model, loss):
-    diffusion, tokens = AbsorbingDiffusion((3, 3), 8, loss), torch.randint(8, (6, 3, 3))
+    diffusion, tokens = AbsorbingDiffusion((1, 3, 3), 8, loss), torch.randint(8, (6, 1, 3, 3))
 
     def figures():
         generator = torch.Generator("cpu").manual_seed(0)
@@ -112,7 +112,7 @@ def test_images_and_maps(foreign_state):
     def drawn():
         data, generator = load_dataset("digits", "none"), torch.Generator("cpu").manual_seed(0)
         maps = random_affine(3, generator, degrees=5, shift=0.1)
-        return [*data.train, *data.test, maps, perplexity(torch.arange(9, device="cpu"), 9)], data.variance
+        return [*data.train, *data.test, maps, perplexity(torch.arange(9, device="cpu").view(1, 1, 3, 3))], data.variance
 
     expected, variance = drawn()
     foreign_state()

@@ -61,7 +61,7 @@ def test_weights_come_back_bit_by_bit(trained, tmp_path, images):
         assert torch.equal(value, loaded.state_dict()[name]), name
         assert value.dtype == loaded.state_dict()[name].dtype
     if isinstance(model, LatentModel):
-        tokens = torch.randint(9, (4, 3, 3))
+        tokens = torch.randint(9, (4, 1, 3, 3))
         assert torch.equal(loaded.denoiser(tokens, torch.ones(4)), model.denoiser(tokens, torch.ones(4)))
     else:
         assert torch.equal(loaded(images)[0], model(images)[0])

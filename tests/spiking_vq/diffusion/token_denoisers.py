@@ -9,12 +9,16 @@ from spiking_vq.diffusion.absorbing_sampler import AbsorbingSampler, AbsorbingSa
 
 K, N = 3, 2  # the enumerable case
 MASK = K
+GRIDS = [(1, 1, N), (N, 1, 1)]
+"""Grids [G, h, w] of two tokens: two positions, or two codes of one position."""
+
 IMAGES = list(product(range(K), repeat=N))
 TABLE = 2 * torch.randn(N, K + 1, K + 1, N, K, generator=torch.Generator().manual_seed(0))  # [t - 1, x_0, x_1, i, k]
 
 
 def table_denoiser(tokens, t):
-    return TABLE[t - 1, tokens[:, 0, 0], tokens[:, 0, 1]].movedim(-1, 1).unsqueeze(2)
+    first, second = tokens.flatten(1).unbind(1)
+    return TABLE[t - 1, first, second].movedim(-1, 1).view(len(tokens), K, *tokens.shape[1:])
 
 
 def table_prob(state, t, i, k):
@@ -59,14 +63,15 @@ PAPER_MODEL = exact_model(times=(2, 1), chance=lambda t: 1 / t)
 
 
 def chi_square(samples, probabilities):
-    """Pearson's statistic of sampled images [B, 1, 2]; 8 degrees of freedom: above 26.1 once in a thousand."""
-    counts = (samples[:, 0, 0] * K + samples[:, 0, 1]).bincount(minlength=K * K)
+    """Pearson's statistic of sampled tokens, two an image; 8 degrees of freedom: above 26.1 once in a thousand."""
+    first, second = samples.flatten(1).unbind(1)
+    counts = (first * K + second).bincount(minlength=K * K)
     expected = probabilities * len(samples)
     return ((counts - expected) ** 2 / expected).sum().item()
 
 
-def all_images(repeats):
-    return torch.tensor(IMAGES).unsqueeze(1).repeat(repeats, 1, 1)
+def all_images(repeats, grid):
+    return torch.tensor(IMAGES).view(-1, *grid).repeat(repeats, 1, 1, 1)
 
 
 def seeded(seed=0):
@@ -84,7 +89,7 @@ class Recorder:
         return self.denoiser(tokens, t)
 
     def num_masked(self, mask_id):
-        return [(tokens == mask_id).sum((1, 2)).tolist() for tokens, _ in self.calls]
+        return [(tokens == mask_id).sum((1, 2, 3)).tolist() for tokens, _ in self.calls]
 
 
 def oracle(images, codebook_size):
@@ -93,10 +98,10 @@ def oracle(images, codebook_size):
 
 
 def mixing_denoiser(tokens, t):
-    """Logits [B, 5, h, w] that depend on position, t and the whole image, but not on the batch: exact in integers."""
+    """Logits [B, 5, G, h, w] that depend on token, t and the whole image, not on the batch; exact in integers."""
     position = torch.arange(tokens[0].numel()).view(tokens.shape[1:])
-    state = (tokens * (position + 1)).sum((1, 2)).view(-1, 1, 1, 1) + t.view(-1, 1, 1, 1)
-    return (state + 3 * position + 7 * torch.arange(5).view(-1, 1, 1)) % 11 / 4
+    state = (tokens * (position + 1)).sum((1, 2, 3)).view(-1, 1, 1, 1, 1) + t.view(-1, 1, 1, 1, 1)
+    return (state + 3 * position + 7 * torch.arange(5).view(-1, 1, 1, 1)) % 11 / 4
 
 
 def sample(diffusion, denoiser, seeds, known=None, labels=None, batch_size=None, **options):

@@ -1,11 +1,10 @@
+"""One code a position: the nearest code vector, its gradient, moving averages and restarts."""
+
 import pytest
 import torch
-from torch import nn
 
 from spiking_vq.errors import InputError
 from spiking_vq.models.quantizers import VectorQuantizer
-from spiking_vq.models.spike_generators import SPIKE_GENERATORS
-from spiking_vq.neurons.lif import LIF
 
 K, D = 8, 4
 
@@ -28,7 +27,7 @@ def batch(b=3):
 def test_nearest_by_brute_force():
     quantizer, z = VectorQuantizer(K, D), batch()
     expected = [min(range(K), key=lambda k: (row - quantizer.codebook[k]).norm().item()) for row in rows_of(z)]
-    assert quantizer.nearest(z).shape == (3, 2, 5)
+    assert quantizer.nearest(z).shape == (3, 1, 2, 5)
     assert quantizer.nearest(z).flatten().tolist() == expected
     assert len(set(expected)) > 2
 
@@ -42,8 +41,8 @@ def test_ties_go_to_the_lowest_id():
 
 def test_lookup():
     quantizer = VectorQuantizer(K, D)
-    tokens = torch.randint(K, (3, 2, 5))
-    assert torch.equal(quantizer.lookup(tokens)[1, :, 0, 4], quantizer.codebook[tokens[1, 0, 4]])
+    tokens = torch.randint(K, (3, 1, 2, 5))
+    assert torch.equal(quantizer.lookup(tokens)[1, :, 0, 4], quantizer.codebook[tokens[1, 0, 0, 4]])
 
 
 def test_autocast_does_not_change_the_tokens():
@@ -134,7 +133,7 @@ def restarted(z, restart_below=0.95, seed=0):
     quantizer = VectorQuantizer(K, D, ema_decay=0.9, restart_below=restart_below)
     before = quantizer.codebook.clone()
     torch.seed()  # what is random comes from the generator given, whatever the global one's state
-    count = quantizer.update(z, torch.zeros(len(z), *z.shape[2:], dtype=torch.int64), seeded(seed))
+    count = quantizer.update(z, torch.zeros(len(z), 1, *z.shape[2:], dtype=torch.int64), seeded(seed))
     return quantizer, before, count
 
 
@@ -186,57 +185,3 @@ def test_codes_above_the_limit_stay():
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         VectorQuantizer(K, D, **options)
-
-
-# ---------------------------------------------------------------- spike generators
-
-
-@pytest.mark.parametrize("name", SPIKE_GENERATORS)
-def test_spike_generators_have_one_shape_and_pass_a_gradient(name):
-    vectors = torch.rand(3, D, 2, 5, requires_grad=True)
-    generate = SPIKE_GENERATORS[name](D, LIF)
-    spk = generate(vectors, 6, seeded())
-    assert spk.shape == (6, 3, D, 2, 5)
-    (spk * torch.randn_like(spk)).sum().backward()
-    assert (vectors.grad != 0).any()
-
-
-def test_adaptive_drives_a_neuron_with_a_constant_current():
-    generate, vectors = SPIKE_GENERATORS["adaptive"](D, LIF), 3 * torch.randn(3, D, 2, 5)
-    conv, norm = generate.current
-    spk = generate(vectors, 6)
-    assert torch.equal(spk, LIF()(norm(conv(vectors).unsqueeze(0)).value().repeat(6, 1, 1, 1, 1)))
-    assert 0 < spk.mean() < 1
-    spk.sum().backward()
-    assert all((weight.grad != 0).any() for weight in (conv.weight, norm.weight, norm.bias))
-    assert (norm.synapse_bias.grad == 0).all()
-    assert isinstance(conv, nn.Conv2d)
-    assert conv.kernel_size == (1, 1)
-
-
-def test_poisson_rate_is_the_clamped_vector():
-    values = torch.tensor([-1.0, 0.0, 0.25, 0.5, 0.9, 1.0, 2.0])
-    rates = values.clamp(0, 1)
-    steps = 4000
-    vectors = values.view(1, -1, 1, 1).clone().requires_grad_()
-    spk = SPIKE_GENERATORS["poisson"](7, LIF)(vectors, steps, seeded())
-    assert set(spk.unique().tolist()) == {0.0, 1.0}
-    error = (spk.mean(0).flatten() - rates).abs()
-    assert (error <= 4 * (rates * (1 - rates) / steps).sqrt()).all()
-    assert (spk[1:] != spk[:-1]).any()
-
-    spk.sum().backward()  # straight through to the rate, which is flat outside [0, 1]
-    assert vectors.grad.flatten()[[0, 2, 3, 4, 6]].tolist() == [0, steps, steps, steps, 0]
-
-
-def test_poisson_depends_on_the_generator_alone():
-    generate, vectors = SPIKE_GENERATORS["poisson"](D, LIF), torch.rand(3, D, 2, 5)
-    first = generate(vectors, 6, seeded())
-    torch.rand(5)
-    assert torch.equal(first, generate(vectors, 6, seeded()))
-    assert not torch.equal(first, generate(vectors, 6, seeded(1)))
-
-
-def test_repeat_repeats():
-    vectors = torch.randn(3, D, 2, 5)
-    assert torch.equal(SPIKE_GENERATORS["repeat"](D, LIF)(vectors, 6), vectors.repeat(6, 1, 1, 1, 1))

@@ -11,8 +11,9 @@ from torch import nn
 from spiking_vq.checkpoint.build import build_vq_svae
 from spiking_vq.config.load import load_config
 from spiking_vq.errors import InputError
+from spiking_vq.models.spike_encoding import ENCODINGS, PSPS, SpikeEncoding
 from spiking_vq.models.spike_generators import SPIKE_GENERATORS
-from spiking_vq.models.vq_svae import ENCODINGS, PSPS, VQSVAE, SpikeEncoding
+from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.neurons.lif import LIF
 from spiking_vq.neurons.twins import neuron_factory
 
@@ -58,12 +59,13 @@ def test_shapes_and_ranges(image_shape, grid, num_residual_blocks):
     wake(model, images)
     tokens = model.tokenize(images)
     assert model.grid == grid
-    assert tokens.shape == (2, *grid)
+    assert tokens.shape == (2, 1, *grid)
+    assert model.code_grid == (1, *grid)
     assert tokens.dtype == torch.int64
     spk = model.encode(images)
     assert spk.shape == (3, 2, 4, *grid)
     assert spk.unique().tolist() == [0, 1]
-    decoded = model.decode(torch.randint(8, (2, *grid)))
+    decoded = model.decode(torch.randint(8, (2, 1, *grid)))
     assert decoded.shape == images.shape
     assert 0 <= decoded.min() < decoded.max() <= 1
 
@@ -75,7 +77,7 @@ def test_each_of_the_channels_halves_the_grid(channels, grid, num_residual_block
     images = torch.rand(2, 1, 16, 24)
     wake(model, images)
     tokens = model.tokenize(images)
-    assert tokens.shape == (2, *model.grid) == (2, *grid)
+    assert tokens.shape == (2, 1, *model.grid) == (2, 1, *grid)
     assert model.decode(tokens).shape == images.shape
     strides = [module.stride for module in model.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
     assert strides.count((2, 2)) == 2 * len(channels)
@@ -301,7 +303,7 @@ def test_poisson_follows_its_generator(images):
         ({"channels": [4, 4, 4]}, "multiples of 8.*3 convolutions.*12x12.*model.channels"),
         ({"encoding": "bits"}, "encoding.*rate, psp, both.*'bits'"),
         ({"psp": "sum"}, "psp.*decay, trace.*'sum'"),
-        ({"spike_generator": "none"}, "spike_generator.*adaptive, poisson, repeat.*'none'"),
+        ({"spike_generator": "none"}, "spike_generator.*adaptive, direct, poisson, repeat.*'none'"),
         ({"output": "relu"}, "output.*tanh, sigmoid.*'relu'"),
         ({"output": "sigmoid", "cross_entropy": -1.0}, "cross_entropy.*at least 0.*-1"),
         ({"neuron": "tanh"}, "neuron.*lif.*relu.*'tanh'"),
@@ -320,7 +322,7 @@ def test_wrong_image_shape(vq_svae, shape):
 
 @pytest.mark.parametrize("value", [-1e-3, 1.001, 255.0, float("nan"), float("inf")])
 def test_tokens_are_of_images_in_the_unit_range(vq_svae, images, value):
-    assert vq_svae.tokenize(images.round()).shape == (6, 3, 3)  # 0 and 1 are in it
+    assert vq_svae.tokenize(images.round()).shape == (6, 1, 3, 3)  # 0 and 1 are in it
     images[2, 0, 5, 5] = value
     message = rf"finite and in \[0, 1\]; got torch.float32 \[6, 1, 12, 12\] with values from .*{value}"
     with pytest.raises(InputError, match=message):

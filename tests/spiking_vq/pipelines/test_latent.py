@@ -52,7 +52,7 @@ def batch_sizes(module):
 def test_samples(pipeline):
     images, tokens = pipeline.sample(CHUNK)
     assert (images.shape, images.dtype) == ((CHUNK, 1, 12, 12), torch.uint8)
-    assert (tokens.shape, tokens.dtype) == ((CHUNK, 3, 3), torch.int64)
+    assert (tokens.shape, tokens.dtype) == ((CHUNK, 1, 3, 3), torch.int64)
     assert 0 <= tokens.min() < tokens.max() < 8
     assert not images.requires_grad
     assert len(tokens.unique(dim=0)) == CHUNK
@@ -166,9 +166,9 @@ def test_inpainting_keeps_the_tokens(pipeline, images, each):
     known = pipeline.model.vq_svae.tokenize(images / 255)
     keep = torch.rand(CHUNK, 3, 3) < 0.5 if each else torch.tensor([[True] * 3, [False] * 3, [True, False, True]])
     out = pipeline.inpaint(images, keep, seed=3)
-    keep = keep.expand_as(known)
-    assert torch.equal(out.tokens[keep], known[keep])
-    assert (out.tokens[~keep] != known[~keep]).any()
+    kept = keep.unsqueeze(-3).expand_as(known)
+    assert torch.equal(out.tokens[kept], known[kept])
+    assert (out.tokens[~kept] != known[~kept]).any()
     assert out.images.shape == images.shape
     assert torch.equal(pipeline.inpaint(images, keep, seed=3).images, out.images)
     assert not torch.equal(pipeline.inpaint(images, keep, seed=4).tokens, out.tokens)

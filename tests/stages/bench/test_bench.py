@@ -71,7 +71,7 @@ def test_the_plain_stage_2_is_ours(ours_and_plain):
     ours, plain = ours_and_plain("absorbing")
     # its input planes are single precision
     layers(plain, nn.Conv2d)[0].register_forward_pre_hook(lambda module, x: (x[0].double(),))
-    tokens, t = torch.randint(129, (2, 7, 7)), torch.tensor([5, 40])
+    tokens, t = torch.randint(129, (2, 1, 7, 7)), torch.tensor([5, 40])
     logits, plain_logits = ours(tokens, t), plain(tokens, t)
     torch.testing.assert_close(logits, plain_logits, rtol=1e-10, atol=1e-12)
     weights = torch.randn_like(logits)
@@ -82,7 +82,7 @@ def test_the_plain_stage_2_is_ours(ours_and_plain):
 def test_plain_sampling_fills_every_position():
     plain_form = pytest.importorskip("stages.bench.plain", exc_type=ImportError)
     tokens = plain_form.PlainSDID().eval().sample(1)
-    assert tokens.shape == (1, 7, 7)
+    assert tokens.shape == (1, 1, 7, 7)
     assert 0 <= tokens.min() <= tokens.max() < 128
 
 

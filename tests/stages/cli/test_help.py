@@ -99,7 +99,7 @@ def test_types_and_defaults(command):
     [
         (["smaple"], "unknown verb 'smaple': did you mean sample?"),
         (["x"], "unknown verb 'x': the verbs are train, sample"),
-        (["study", "lables"], "unknown study 'lables': did you mean labels?"),
+        (["study", "lables"], "unknown study 'lables': did you mean labels or calls?"),
         (["sample", "sed=1"], "unknown argument 'sed=1': expected key=value; did you mean seed"),
         (["train", "vq_svea"], "unknown stage 'vq_svea': did you mean vq_svae?"),
         (["train"], "unknown stage '': the stages are vq_svae, absorbing, gaussian, classifier"),

@@ -10,7 +10,6 @@ import pytest
 from spiking_vq.errors import InputError
 from spiking_vq.fields import Count
 from stages.__main__ import COMMANDS
-from stages.cli.machine import network_calls, network_steps
 from stages.cli.options import ModelOptions, SamplerArguments, read_numbers, read_options, recorded_command
 
 OPTIONS = {command: import_module(module).Options for command, module in COMMANDS.items() if command != "train"}
@@ -114,11 +113,3 @@ def test_recorded_commands_name_no_folder_of_this_machine():
         "spiking-vq train vq_svae data_dir=data runs=runs out=mine ckpt=spiking_vq/zoo/a.safetensors"
     )
     assert recorded_command("sample", ["/home/me/my runs/mnist"]) == "spiking-vq sample mnist"
-
-
-@pytest.mark.parametrize(("guidance", "calls"), [(None, 8), (0, 8), (1.0, 8), (1.5, 16)])
-def test_guidance_evaluates_the_network_twice(guidance, calls):
-    settings = {"sample_steps": 8} | ({} if guidance is None else {"guidance": guidance})
-    assert network_calls(settings) == calls
-    assert network_steps(settings, 4) == 4 * calls
-    assert network_steps(settings | {"guidance_T": 1}, 4) == {8: 32, 16: 40}[calls]

@@ -143,6 +143,32 @@ def test_cards_show_the_measurements_of_the_very_file(finished, tmp_path, option
     assert "4 uJ of arithmetic for an image, 6 uJ of memory accesses" in card
 
 
+def test_cards_show_quality_against_calls_of_the_very_file(finished, tmp_path, options):
+    publish(options)
+    published = tmp_path / "zoo/digits-base-absorbing.json"
+    sha256 = json.loads(published.read_text())["sha256"]
+    row = {"sample_steps": 4, "network calls": 8, "spiking steps": 24, "confidence": {"mean": 0.9}}
+    row |= {"recall": {"mean": 0.25, "std": 0.0125, "per_seed": []}, "classifier distance": {"mean": 1.5}}
+    report = {"command": "spiking-vq study calls a/file 'calls=4 8' jobs=2 runs=mine data=digits", "images": 2000}
+    report |= {"seeds": 2, "precision": "bf16", "sampler": {"sample_steps": 9}, "rows": [row]}
+    file = tmp_path / "results/digits/base/calls.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(report | {"checkpoint": {"sha256": "another file's"}}))
+    publish(["only=cards", *options])
+    assert "## Speed and quality" not in published.with_suffix(".md").read_text()
+    file.write_text(json.dumps(report | {"checkpoint": {"sha256": sha256}}))
+    publish(["only=cards", *options])
+    assert json.loads(published.read_text())["measured"]["calls"]["rows"] == [row]
+    _, section = published.with_suffix(".md").read_text().split("## Speed and quality\n")
+    for words in (
+        "2,000 generated images against the validation images, seeds: 2, bf16. The model's own `sample_steps` is 9;",
+        "| sample_steps | network calls | spiking steps | classifier distance | recall |",
+        "| 4 | 8 | 24 | 1.5 | 0.25 ± 0.013 |",
+        "    spiking-vq study calls digits-base-absorbing 'calls=4 8' jobs=2\n",
+    ):
+        assert words in section
+
+
 def test_cards_need_models(tmp_path, options):
     with pytest.raises(InputError, match="at least one: `spiking-vq publish` puts them there"):
         publish(["only=cards", *options])
@@ -154,8 +180,10 @@ def test_commands_from_a_clean_clone(finished, tmp_path, options, absorbing_conf
     card = (tmp_path / "zoo/digits-base-gaussian.md").read_text()
     assert "    spiking-vq train gaussian data=digits T=2\n" in card
     mnist = load_config("vq_svae", preset_file("vq_svae", "base"))
-    assert cards.preset_of(mnist).preset == "mnist"  # its own before base, so that both stages have one name
-    assert cards.preset_of(replace(mnist, data="fmnist")).preset == "base"
+    assert cards.preset_of(mnist).preset == "base"
+    cifar10 = load_config("vq_svae", preset_file("vq_svae", "base"), ["data=cifar10"])
+    assert cards.preset_of(cifar10).preset == "base"  # with the values of this data set
+    assert cards.preset_of(replace(cifar10, data="mnist")) is None
     assert cards.preset_of(replace(mnist, T=5)) is None
     assert cards.preset_of(absorbing_config) is None
 

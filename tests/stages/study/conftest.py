@@ -32,7 +32,7 @@ class Commands(list):
             leaves = Path(given["results"], given["data"], given["preset"], evaluation_name(given))
         else:
             leaves = Path(given["runs"], given["data"], given["preset"], arguments[0], "model.safetensors")
-            report = {"seconds": 120.0, "parameters": 1000}
+            report = {"seconds": 120.0, "parameters": 1000, "machine": {"threads": 3}}
         leaves.parent.mkdir(parents=True, exist_ok=True)
         leaves.write_text(json.dumps(report))
         leaves.with_name("training.json").write_text(json.dumps(report))

@@ -41,7 +41,11 @@ def measured(commands, monkeypatch):
             "metrics": {
                 "classifier_distance": {"mean": distance},
                 "confidence": {"mean": 0.9},
-                **({} if given["features"] == "classifier" else {"fid": {"mean": 10 * distance}}),
+                **(
+                    {}
+                    if given["features"] == "classifier"
+                    else {"fid": {"mean": 10 * distance}, "recall": {"mean": 0.5}}
+                ),
             },
             "network_calls": int(given.get("sample_steps", 16)),
             "network_steps": 4 * int(given.get("sample_steps", 16)),
@@ -84,6 +88,7 @@ def test_candidates_are_trained_measured_and_compared(tmp_path, measured, folder
     assert base["classifier distance"]["per_seed"] == [2.0, 2.1]
     assert unlabelled["classifier distance"]["mean"] == pytest.approx(1.05)
     changes = "`conditional=false styles=1 sample.sample_steps=16 sample.guidance=0`"
+    assert not base.keys() & {"FID", "precision", "recall"}  # of the Inception, which was not asked for
     assert (tmp_path / "results/mnist/candidates-absorbing.png").read_bytes().startswith(b"\x89PNG")
     line = f"| no-labels | {changes} | 1.05 ± 0.071 | 0.25 ± 0 | 40 ± 0 | 2 ± 0 | 1e+03 ± 0 |"
     assert line in (tmp_path / "results/mnist/candidates-absorbing.md").read_text()
@@ -92,6 +97,10 @@ def test_candidates_are_trained_measured_and_compared(tmp_path, measured, folder
     assert len(measured) == done
     candidates.main([*arguments, "only=base"])
     assert len(measured) == done + 4  # of another length
+    candidates.main([*arguments, "only=base", "precision=fp32"])
+    assert len(measured) == done + 8  # a network of another precision is not taken for it
+    assert all("precision=fp32" in command for command in measured[-4:])
+    assert all("precision=bf16" in command for command in measured[:-4])
 
 
 def test_settings_of_the_sampler_are_tried_on_one_model(tmp_path, measured, folders):
@@ -107,7 +116,8 @@ def test_settings_of_the_sampler_are_tried_on_one_model(tmp_path, measured, fold
     assert report["model"]["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert not (tmp_path / "results/mnist/candidates-sampler.png").exists()
     candidates.main([*arguments, "only=base", "features=all"])
-    assert read(tmp_path, "sampler")["rows"][0]["FID"]["per_seed"] == [20.0, 21.0]
+    row = read(tmp_path, "sampler")["rows"][0]
+    assert (row["FID"]["per_seed"], row["recall"]["mean"]) == ([20.0, 21.0], 0.5)
     with pytest.raises(InputError, match="features must be one of all, classifier"):
         candidates.main([*arguments, "features=inception"])
 
@@ -130,7 +140,7 @@ def test_candidates_of_stage_1_share_the_classifier_of_the_perceptual_loss(tmp_p
 def test_a_candidate_with_other_changes_is_trained_anew(tmp_path, commands, listed, monkeypatch):
     """So is one on another stage 1: a run of the same name is not taken for it."""
     stage1 = tmp_path / "stage1.safetensors"
-    monkeypatch.setattr(candidates, "draw_quality_by_rate", lambda *_: None)
+    monkeypatch.setattr(candidates, "quality_by_rate", lambda *_: None)
     arguments = ["data=mnist", "seeds=1", f"ckpt={stage1}", f"runs={tmp_path}", f"results={tmp_path}"]
     for changes, weights, trained in (
         ("loss=elbo", "one", 1),
