@@ -165,8 +165,8 @@ def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor, folder: Path) ->
     path = folder / f"{key}.npy"
     if path.exists():
         try:
-            return torch.from_numpy(np.load(path)).long()
-        except (OSError, ValueError, EOFError) as error:
+            return torch.from_numpy(np.load(path)).long().view(len(images), *vq_svae.code_grid)
+        except (OSError, ValueError, EOFError, RuntimeError) as error:  # the last one is torch's of another shape
             print(f"{path} is damaged ({error}): encoding again")
     print(f"encoding {len(images)} images")
     device = next(vq_svae.parameters()).device

@@ -1,6 +1,7 @@
 """Networks small enough to test on, and awake: batch norm has seen data, so that neurons fire in evaluation too."""
 
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,28 @@ def latent_model(vq_svae, absorbing_config):
     wake(denoiser, torch.randint(9, (16, 1, 3, 3)), torch.ones(16).long())
     denoiser.readout.weight.data *= 10  # so that what is drawn at one place depends on the others
     return LatentModel(vq_svae, denoiser).eval()
+
+
+@pytest.fixture
+def counted_latents(vq_svae_config, absorbing_config, images):
+    """A generator of two codes a position, which are spike counts: K = 9, two channels a code, T = 2."""
+    options = {
+        "quantizer": "count",
+        "num_codes": 2,
+        "codebook_size": 9,
+        "encoding": "rate",
+        "spike_generator": "direct",
+    }
+    stage1 = replace(
+        vq_svae_config,
+        lif=LIFOptions(beta=1.0, reset="subtract", fire_at_threshold=True),
+        model=replace(vq_svae_config.model, **options),
+    )
+    config = replace(absorbing_config, vq_svae=stage1)
+    vq_svae, denoiser = wake(build_vq_svae(stage1), images), build_denoiser(config)
+    wake(denoiser, torch.randint(10, (16, 2, 3, 3)), torch.ones(16).long())
+    denoiser.readout.weight.data *= 10
+    return LatentPipeline(LatentModel(vq_svae, denoiser), config)
 
 
 @pytest.fixture

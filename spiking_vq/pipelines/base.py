@@ -40,7 +40,7 @@ class Samples(NamedTuple):
 
     Attributes:
         images: uint8 [n, C, H, W].
-        tokens: int64 [n, h, w] in 0..K-1 of discrete models; None of continuous ones.
+        tokens: int64 [n, G, h, w] in 0..K-1 of discrete models; None of continuous ones.
     """
 
     images: Tensor

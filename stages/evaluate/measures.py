@@ -114,14 +114,18 @@ class ClassifierMeasures:
         """Metrics of uint8 images [N, C, H, W].
 
         Returns:
-            `classifier_distance`, the Frechet distance of the features; `confidence`, the mean probability of the most
-            probable class; `class_imbalance`, the total variation distance between the shares of the classes among the
-            images and the reference, 0 for equal shares.
+            `classifier_distance`, the Frechet distance of the features; `classifier_precision` and `classifier_recall`
+            in these features; `confidence`, the mean probability of the most probable class; `class_imbalance`, the
+            total variation distance between the shares of the classes among the images and the reference, 0 for equal
+            shares.
         """
         (ours, ours_p), (real, real_p) = self.read(images), self.read(reference)
         shares = [F.one_hot(p.argmax(1), p.shape[1]).double().mean(0) for p in (ours_p, real_p)]
+        precision, recall = precision_recall(real, ours)
         return {
             "classifier_distance": fid(ours, real),
+            "classifier_precision": precision,
+            "classifier_recall": recall,
             "confidence": ours_p.max(1).values.mean().item(),
             "class_imbalance": (shares[0] - shares[1]).abs().sum().item() / 2,
         }

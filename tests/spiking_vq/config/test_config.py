@@ -251,6 +251,9 @@ def test_a_twin_has_no_fewer_steps_to_guide_by(tmp_path):
     assert load_config("absorbing", preset).sample.guidance_T == 2
     twin = load_config("absorbing", preset, ["neuron=relu"]).sample
     assert (twin.guidance, twin.guidance_T) == (2.0, None)
+    preset.write_text(preset.read_text().replace("guidance_T: 2", "guidance_T: 2, guide: same_label"))
+    assert load_config("absorbing", preset, ["neuron=relu"]).sample.guide == "unlabelled"
+    preset.write_text(preset.read_text().replace(", guide: same_label", ""))
     for override, T, got in (("sample.guidance_T=5", 4, 5), ("T=1", 1, 2)):
         with pytest.raises(InputError, match=rf"sample\.guidance_T must be in 1\.\.T, {T}, or null.*; got {got}"):
             load_config("absorbing", preset, [override])

@@ -60,7 +60,7 @@ def test_times_of_the_cosine_schedule():
         assert (times.diff() <= 0).all()
 
 
-@pytest.mark.parametrize("order", ["random", "halton"])
+@pytest.mark.parametrize("order", ["random", "halton", "positions", "levels"])
 @pytest.mark.parametrize("sample_steps", [1, 5, 12])
 def test_ranked_orders_split_evenly(order, sample_steps):
     free = torch.ones(3, 2, 2, 3, dtype=torch.bool)
@@ -136,6 +136,48 @@ def test_codes_of_a_position_are_drawn_independently():
     first, second = calls.flatten(2).unbind(1)
     assert (first < second).float().mean().item() == pytest.approx(0.5 * 22 / 23, abs=0.01)
     assert (first == second).float().mean().item() == pytest.approx(1 / 23, abs=0.01)
+
+
+def ranks(order, noise, free):
+    """The rank of each free code, from one code a call; of the other codes -1."""
+    return unmask_calls(order, noise, free, int(free[0].sum())).flatten(2)
+
+
+@pytest.mark.parametrize("order", ["positions", "levels"])
+def test_with_one_code_a_position_an_order_is_random(order):
+    noise, free = torch.rand(50, 12, generator=seeded()), torch.rand(50, 1, 3, 4, generator=seeded(1)) < 0.7
+    for steps in (1, 5, 12):
+        assert torch.equal(unmask_calls(order, noise, free, steps), unmask_calls("random", noise, free, steps))
+
+
+def test_all_codes_of_a_position_follow_each_other():
+    noise, free = torch.rand(2000, 24, generator=seeded()), torch.ones(2000, 3, 2, 4, dtype=torch.bool)
+    found = ranks("positions", noise, free)
+    assert torch.equal(found[:, 1:], found[:, :2] + 1)  # of a position, code 0 first
+    assert (found[:, 0] % 3 == 0).all()
+    first = (found[:, 0] == 0).double().mean(0)
+    torch.testing.assert_close(first, torch.full((8,), 1 / 8).double(), atol=0.03, rtol=0)
+    by_noise = noise[:, :8].argsort(1).argsort(1)
+    assert torch.equal(found[:, 0], 3 * by_noise)
+    equal = ranks("positions", torch.zeros(1, 24), free[:1])  # of equal noise, too
+    assert torch.equal(equal[:, 1:], equal[:, :2] + 1)
+    free[:, 1, 0, 2] = False  # a code that is known is left out, and what follows moves up
+    found = ranks("positions", noise, free)
+    assert torch.equal(found[:, 2, 2], found[:, 0, 2] + 1)
+    assert (found[:, 1, 2] == -1).all()
+
+
+def test_one_level_follows_the_other():
+    noise, free = torch.rand(2000, 24, generator=seeded()), torch.ones(2000, 3, 2, 4, dtype=torch.bool)
+    found = ranks("levels", noise, free)
+    for level in range(3):
+        assert torch.equal(found[:, level], 8 * level + noise.view(-1, 3, 8)[:, level].argsort(1).argsort(1))
+    assert not torch.equal(found[:, 0] + 8, found[:, 1])  # each in its own order
+    in_three = unmask_calls("levels", noise, free, 3)
+    assert torch.equal(in_three, torch.arange(3).view(3, 1, 1).expand_as(in_three))  # a level a call
+    extreme = torch.full((1, 24), 1 - 2**-24)
+    extreme[:, 8:16] = 0.0  # which float32 cannot tell from the end of the level before
+    assert torch.equal(ranks("levels", extreme, free[:1]).flatten(), torch.arange(24))
 
 
 def test_halton_order_is_spread():

@@ -12,6 +12,7 @@ import pytest
 
 from spiking_vq.config.load import DERIVED, leaves, load_config
 from spiking_vq.config.schema import STAGES
+from spiking_vq.diffusion.unmasking import ORDERS
 from stages.__main__ import COMMANDS
 from stages.cli.help import described, explanations, summary
 from stages.cli.options import ModelOptions, SamplerArguments, preset_file, read_options
@@ -87,7 +88,7 @@ def test_explanations_of_bases_and_of_groups():
 def test_types_and_defaults(command):
     options = {option.name: option for option in described(OPTIONS["sample"])}
     assert options["n"][1:3] == ("integer, in 1..2147483647", "64")
-    assert options["order"][1:3] == ("bernoulli|random|halton", "")
+    assert options["order"][1:3] == ("|".join(ORDERS), "")
     assert options["out"][1] == "path"
     fields = {option.name: option for option in described(STAGES["vq_svae"])}
     assert fields["train.compile"][1:3] == ("true|false", "false")

@@ -17,7 +17,8 @@ def test_sample_needs_one_file_and_nothing_else(runs, tmp_path, command):
     assert "grid.png" in out
     names = [path.name for path in sorted((tmp_path / "out/images").iterdir())]
     assert names == ["000000.png", "000001.png", "000002.png"]
-    assert np.load(tmp_path / "out/tokens.npy").shape == (3, 7, 7)
+    tokens = np.load(tmp_path / "out/tokens.npy")
+    assert (tokens.shape, tokens.dtype) == ((3, 1, 7, 7), np.int64)
     assert Image.open(tmp_path / "out/images/000000.png").size == (28, 28)
 
 

@@ -333,7 +333,9 @@ def test_validation_leaves_the_files_of_the_test_set_alone(tmp_path, data_dir, r
         [f"{stem}.json", *(f"{stem}-{what}.png" for what in ("samples", "neighbours", "inpainting"))]
     )
     report = read(tmp_path, f"{stem}.json")
-    assert set(report["metrics"]) == {"classifier_distance", "confidence", "class_imbalance"}
+    names = ["classifier_distance", "classifier_precision", "classifier_recall", "confidence", "class_imbalance"]
+    assert list(report["metrics"]) == names
+    assert 0 < report["floor"]["classifier_recall"] <= 1
     assert not {"likelihood", "reconstruction"} & set(report)
     assert report["counts"]["reference"] == 180
 

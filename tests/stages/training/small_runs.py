@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from awake import wake
 from safetensors.torch import load_file
 
+from spiking_vq.checkpoint.build import LatentModel, build_denoiser, build_vq_svae
+from spiking_vq.checkpoint.file import save_model
+from spiking_vq.config.load import load_config
+from spiking_vq.data.levels import to_unit
+from stages import absorbing, train, vq_svae
 from stages.training.stage import Stage
 
 ROOT = Path(__file__).parents[3]
@@ -62,6 +68,31 @@ ALL = [STAGE1, STAGE2, GAUSSIAN, CLASSIFIER]
 def stage_name(value):
     """The stage of a command line, as the name of a parameter."""
     return value[0] if isinstance(value, list) else None
+
+
+def config_of(arguments, *overrides):
+    """The configuration of a command line."""
+    stage, *given = arguments
+    return load_config(stage, train.preset_file(stage, "base"), [*given, *overrides])
+
+
+def awake_model(folder, *options):
+    """File of a class-conditional stage 2, untrained but awake: its tokens differ, and labels make a difference."""
+    config, data = vq_svae.prepare(config_of(STAGE1))
+    model, images = build_vq_svae(config), to_unit(data.train.images[:64])
+    wake(model, images)
+    with torch.no_grad():
+        vectors = model.encode_spikes(model.encode(images)).movedim(1, -1).flatten(0, -2).unique(dim=0)
+    model.quantizer.codebook.data = vectors[torch.randperm(len(vectors))[:16]]
+    save_model(folder / "stage1.safetensors", model, config)
+    stage1 = f"stage1={folder / 'stage1.safetensors'}"
+    config, data = absorbing.prepare(config_of(STAGE2, "conditional=true", *options, f"runs={folder}", stage1))
+    denoiser = build_denoiser(config)
+    wake(denoiser, data.train[0][:64], torch.ones(64).long())
+    denoiser.labels.weight.data *= 50
+    denoiser.readout.weight.data *= 10
+    save_model(folder / "awake.safetensors", LatentModel(model, denoiser), config)
+    return folder / "awake.safetensors"
 
 
 def slow(*values):

@@ -28,12 +28,6 @@ from stages.training.denoiser import PICTURED
 from stages.training.ema import averaged
 
 
-def config_of(arguments, *overrides):
-    """The configuration of a command line."""
-    stage, *given = arguments
-    return load_config(stage, train.preset_file(stage, "base"), [*given, *overrides])
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Spiking steps and firing rates
 
@@ -163,26 +157,11 @@ def test_a_missing_stage_1_is_named_with_the_command_that_trains_it(tmp_path):
 
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory):
-    """A class-conditional run of stage 2 with guidance, and the labels of each of its calls.
-
-    Its tokens differ, and labels make a difference: it starts from networks that are awake.
-    """
+    """A class-conditional run of stage 2 with guidance, from networks that are awake; the labels of each of its calls."""
     seen, whole, runs = [], TokenDenoiser.forward, tmp_path_factory.mktemp("conditional")
-    config, data = vq_svae.prepare(config_of(STAGE1))
-    model, images = build_vq_svae(config), to_unit(data.train.images[:64])
-    wake(model, images)
-    with torch.no_grad():
-        vectors = model.encode_spikes(model.encode(images)).movedim(1, -1).flatten(0, -2).unique(dim=0)
-    model.quantizer.codebook.data = vectors[torch.randperm(len(vectors))[:16]]
-    save_model(runs / "stage1.safetensors", model, config)
     options = ["conditional=true", "styles=2", "label_dropout=0.25", "sample.guidance=3", "train.ema_decay=0.9"]
     options += ["train.lr=1e-3", f"runs={runs}"]
-    config, data = absorbing.prepare(config_of(STAGE2, *options, f"stage1={runs / 'stage1.safetensors'}"))
-    denoiser = build_denoiser(config)
-    wake(denoiser, data.train[0][:64], torch.ones(64).long())
-    denoiser.labels.weight.data *= 50
-    denoiser.readout.weight.data *= 10
-    save_model(runs / "awake.safetensors", LatentModel(model, denoiser), config)
+    start = awake_model(runs, *options)
     with pytest.MonkeyPatch.context() as patch:
 
         def watched(self, tokens, t, labels=None):
@@ -190,7 +169,7 @@ def conditional(tmp_path_factory):
             return whole(self, tokens, t, labels)
 
         patch.setattr(TokenDenoiser, "forward", watched)
-        train.main([*STAGE2, *options, f"train.start_from={runs / 'awake.safetensors'}"])
+        train.main([*STAGE2, *options, f"train.start_from={start}"])
     return runs / "digits/base/absorbing", seen
 
 
