@@ -36,7 +36,7 @@ EVALUATE := $(call o,images,$(IMAGES)) $(call o,protocol,$(PROTOCOL)) $(call o,i
 FIND := $(call o,stage,$(STAGE)) $(call o,data,$(DATA)) $(call o,preset,$(PRESET)) $(call o,runs,$(RUNS)) $(call o,ckpt,$(CKPT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait compare all-runs ablation candidates decompose analytic labels threshold-sweep bench publish cards docs docs-figures test test-all lint format clean
+.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait compare all-runs ablation candidates scaling calls decompose analytic labels threshold-sweep bench publish cards docs docs-figures test test-all lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(call q,$(strip $(MAKEFILE_LIST)))
@@ -95,6 +95,12 @@ ablation: $(INSTALLED)  ## ablation of stage 1: every encoding and spike generat
 candidates: $(INSTALLED)  ## compare base with the candidates in configs/studies, of STAGE=vq_svae, absorbing or sampler
 	$(VQ) study candidates $(call o,stage,$(STAGE)) $(call o,data,$(DATA)) $(call o,ckpt,$(CKPT)) $(FOLDERS) $(ARGS)
 
+scaling: $(INSTALLED)  ## compare designs of codes at equal training time, on DATA (the same command resumes)
+	$(VQ) study scaling $(call o,data,$(DATA)) $(FOLDERS) $(ARGS)
+
+calls: $(INSTALLED)  ## quality against network calls: 4, 8, 16 and 32
+	$(VQ) study calls $(FIND) $(call o,data_dir,$(DATA_DIR)) $(ARGS)
+
 decompose: $(INSTALLED)  ## measure where quality is lost: reconstructions, one token per call, fewer calls
 	$(VQ) study decomposition $(FIND) $(REAL) $(ARGS)
 
@@ -123,7 +129,7 @@ $(EXTRA)%: $(INSTALLED)
 	$(MODULE) pip install --quiet --editable ".[$*]"
 	@touch $(call q,$@)
 
-publish: $(INSTALLED)  ## copy your run to the weights that ship (bf16, at most 6 MB)
+publish: $(INSTALLED)  ## copy your run to the weights that ship (bf16, at most 12 MB)
 	$(VQ) publish $(call o,stage,$(STAGE)) $(call o,data,$(DATA)) $(call o,preset,$(PRESET)) $(FOLDERS) $(ARGS)
 
 cards: $(INSTALLED)  ## write the model cards of the weights that ship, from the reports in results/

@@ -112,7 +112,8 @@ def test_images_and_maps(foreign_state):
     def drawn():
         data, generator = load_dataset("digits", "none"), torch.Generator("cpu").manual_seed(0)
         maps = random_affine(3, generator, degrees=5, shift=0.1)
-        return [*data.train, *data.test, maps, perplexity(torch.arange(9, device="cpu").view(1, 1, 3, 3))], data.variance
+        tokens = torch.arange(9, device="cpu").view(1, 1, 3, 3)
+        return [*data.train, *data.test, maps, perplexity(tokens)], data.variance
 
     expected, variance = drawn()
     foreign_state()

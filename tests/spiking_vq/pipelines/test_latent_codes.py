@@ -58,7 +58,7 @@ def test_inpainting_keeps_all_codes_of_a_kept_position(counted_latents, images, 
         assert torch.equal(out.tokens[:, code][kept], known[:, code][kept])
         assert (out.tokens[:, code][~kept] != known[:, code][~kept]).any()
     assert out.images.shape == images.shape
-    with pytest.raises(InputError, match=r"keep must be bool \[3, 3\].*; got numpy.bool \[2, 3, 3\]"):
+    with pytest.raises(InputError, match=r"keep must be bool \[3, 3\].*; got torch.bool \[2, 3, 3\]"):
         counted_latents.inpaint(images, np.ones((2, 3, 3), bool))
 
 

@@ -5,28 +5,37 @@ import re
 
 import pytest
 import torch
-from awake import wake
-from small_runs import CLASSIFIER, DATA, GAUSSIAN, STAGE1, STAGE2, assert_same_run, folders, rows, slow, stage_name
+from small_runs import (
+    CLASSIFIER,
+    DATA,
+    GAUSSIAN,
+    STAGE1,
+    STAGE2,
+    assert_same_run,
+    awake_model,
+    config_of,
+    folders,
+    rows,
+    slow,
+    stage_name,
+)
 from torchvision.io import read_image
 
-from spiking_vq.checkpoint.build import UNETS, LatentModel, build_denoiser, build_vq_svae
-from spiking_vq.checkpoint.file import fingerprint, load_model, save_model
-from spiking_vq.config.load import load_config
+from spiking_vq.checkpoint.build import UNETS
+from spiking_vq.checkpoint.file import fingerprint, load_model
 from spiking_vq.data.datasets import load_dataset
-from spiking_vq.data.levels import to_unit
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.errors import InputError
 from spiking_vq.models.token_denoiser import TokenDenoiser
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.pipelines.load import load
 from spiking_vq.runtime.running import steps_of
-from stages import absorbing, train, vq_svae
+from stages import absorbing, train
 from stages.absorbing import AbsorbingStage, cached_tokens
 from stages.classifier import ClassifierStage
 from stages.gaussian import GaussianStage
 from stages.training.denoiser import PICTURED
 from stages.training.ema import averaged
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Spiking steps and firing rates
@@ -157,7 +166,7 @@ def test_a_missing_stage_1_is_named_with_the_command_that_trains_it(tmp_path):
 
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory):
-    """A class-conditional run of stage 2 with guidance, from networks that are awake; the labels of each of its calls."""
+    """A class-conditional run of stage 2 with guidance, of awake networks, and the labels of each of its calls."""
     seen, whole, runs = [], TokenDenoiser.forward, tmp_path_factory.mktemp("conditional")
     options = ["conditional=true", "styles=2", "label_dropout=0.25", "sample.guidance=3", "train.ema_decay=0.9"]
     options += ["train.lr=1e-3", f"runs={runs}"]
