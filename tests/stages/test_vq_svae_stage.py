@@ -81,6 +81,37 @@ def test_gradients_train_a_codebook_without_averages(tmp_path, batch):
     assert (stage.model.quantizer.codebook.grad != 0).any()
 
 
+@pytest.mark.parametrize("quantizer", ["product", "residual"])
+def test_a_step_updates_all_codebooks(tmp_path, batch, quantizer):
+    stage = stage_of(tmp_path, f"model.quantizer={quantizer}", "model.num_codes=2", "model.restart_below=1.05")
+    expected = copy.deepcopy(stage.model.quantizer)
+    terms = copy.deepcopy(stage.model).loss_terms(to_unit(batch[0]), seeded())
+    restarts = expected.update(terms.vectors, terms.tokens, seeded())
+    metrics = stage.batch_loss(batch, seeded())
+    assert metrics["restarts"] == restarts > 0
+    assert all(map(torch.equal, stage.model.quantizer.codebooks, expected.codebooks))
+    entropies = []
+    for code in terms.tokens.unbind(1):
+        share = torch.bincount(code.flatten()) / code.numel()
+        entropies.append(-sum(p.log2() * p for p in share if p > 0).item())
+    assert metrics["perplexity"].item() == pytest.approx(2 ** (sum(entropies) / 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64", "bf16"])
+def test_spike_counts_are_trained_by_the_reconstruction_alone(tmp_path, batch, precision):
+    codes = ["model.quantizer=count", "model.embedding_dim=4", "model.num_codes=2", "model.codebook_size=9"]
+    given = [*codes, "model.encoding=rate", "model.spike_generator=direct", f"precision={precision}"]
+    stage = stage_of(tmp_path, *given)
+    with stage.autocast():
+        metrics = stage.batch_loss(batch, seeded())
+    assert metrics["quantizer"] == metrics["restarts"] == 0
+    assert 1 < metrics["perplexity"] <= 9
+    assert metrics["loss"].isfinite()
+    metrics["loss"].backward()
+    weight = stage.model.encoder[-2][0].weight
+    assert (weight.grad != 0).any()
+
+
 def test_an_adversary_beyond_all_memory(tmp_path):
     with pytest.raises(InputError, match="choose smaller ones"):
         stage_of(tmp_path, "adversary.weight=0.5", f"adversary.channels=[{2**31 - 1},{2**31 - 1}]")
