@@ -145,6 +145,8 @@ def _read_values(stage: str, path: Path) -> tuple[str | None, dict[str, Any]]:
     """The preset that a file extends, and the file's own values by dotted names."""
     values = read_yaml(path)
     base = values.pop("extends", None)
+    is_name = not base or Path(str(base)).name == str(base)
+    require(is_name, f"{path}: extends", "the name of a preset in the same folder, such as base", repr(base))
     try:
         flat = flatten(values)
         _check_keys(stage, flat)

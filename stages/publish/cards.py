@@ -139,7 +139,7 @@ def training(runs: Report, config: Config) -> Iterator[str]:
     for stage in runs.contents:
         run, preset = runs.part(stage), presets[stage]
         machine = run.part("machine")
-        where = [machine.get(str, "cpu"), "{threads} of {cores} cores".format(**machine.contents)]
+        where = [machine.get(str, "cpu"), f"{machine.get(int, 'threads')} of {machine.get(int, 'cores')} cores"]
         where += [machine.get(str, "device"), f"torch {machine.get(str, 'torch')}"]
         start = preset.train.start_from if preset else None
         rows.append(

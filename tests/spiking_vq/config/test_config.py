@@ -288,6 +288,10 @@ def test_a_preset_may_extend_another(tmp_path):
     (tmp_path / "theirs.yaml").write_text("extends: mine")
     with pytest.raises(InputError, match="extends itself: mine -> theirs -> mine"):
         load_config("vq_svae", path)
+    for name in ("../theirs", "~nosuchuser/x", "/theirs", "mine/", "[theirs/x]"):
+        (tmp_path / "theirs.yaml").write_text(f"extends: {name}")
+        with pytest.raises(InputError, match=r"theirs\.yaml: extends must be the name of a preset in the same folder"):
+            load_config("vq_svae", tmp_path / "theirs.yaml")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_shipped_weights_give_the_published_samples(name):
     if tokens is None:
         assert ((images[:8].long() - published).abs() <= 8).float().mean() > 0.9
     else:
-        assert (tokens[:8] == published).float().mean() > 0.9
+        assert (tokens[:8] == published.view_as(tokens[:8])).float().mean() > 0.9
     if AGREEMENT[name] is None:
         return
     labels = pipeline.labels([mix_seed(0, index) for index in range(64)]) // pipeline.config.styles
