@@ -41,6 +41,7 @@ def measured(commands, monkeypatch):
             "metrics": {
                 "classifier_distance": {"mean": distance},
                 "confidence": {"mean": 0.9},
+                "classifier_recall": {"mean": 0.75},
                 **(
                     {}
                     if given["features"] == "classifier"
@@ -90,7 +91,7 @@ def test_candidates_are_trained_measured_and_compared(tmp_path, measured, folder
     changes = "`conditional=false styles=1 sample.sample_steps=16 sample.guidance=0`"
     assert not base.keys() & {"FID", "precision", "recall"}  # of the Inception, which was not asked for
     assert (tmp_path / "results/mnist/candidates-absorbing.png").read_bytes().startswith(b"\x89PNG")
-    line = f"| no-labels | {changes} | 1.05 ± 0.071 | 0.25 ± 0 | 40 ± 0 | 2 ± 0 | 1e+03 ± 0 |"
+    line = f"| no-labels | {changes} | 1.05 ± 0.071 | 0.75 ± 0 | 0.25 ± 0 | 40 ± 0 | 2 ± 0 | 1e+03 ± 0 |"
     assert line in (tmp_path / "results/mnist/candidates-absorbing.md").read_text()
     done = len(measured)
     candidates.main([*arguments, "only=base no-labels", "length=0.001"])
