@@ -172,15 +172,24 @@ class VQSVAEConfig(SpikingConfig):
     def __post_init__(self) -> None:
         """Check the fields by themselves and against each other."""
         super().__post_init__()
-        if self.model.quantizer == "count":
-            encoding = self.model.encoding
-            require(encoding == "rate", "model.encoding", "rate with quantizer=count", repr(encoding))
-        if self.model.quantizer == "count" and self.neuron == "lif":
-            digits = self.model.embedding_dim // self.model.num_codes
+        model, lif = self.model, self.lif
+        if model.quantizer == "count":
+            require(model.encoding == "rate", "model.encoding", "rate with quantizer=count", repr(model.encoding))
+            averages = [model.ema_decay, model.restart_below]
+            expected = "0 with quantizer=count, which has no codebook"
+            require(averages == [0, 0], "model.ema_decay and model.restart_below", expected, averages)
+        if model.spike_generator == "direct" and self.neuron == "lif":
+            exact = {"beta": 1.0, "threshold": 1.0, "reset": "subtract", "scale_input": False}
+            exact |= {"learn_beta": False, "learn_threshold": False}
+            for name, value in exact.items():
+                expected = f"{value} with spike_generator=direct, whose neurons turn a rate of k / T into k spikes"
+                require(getattr(lif, name) == value, f"lif.{name}", expected, getattr(lif, name))
+        if model.quantizer == "count" and self.neuron == "lif":
+            digits = model.embedding_dim // model.num_codes
             fits = digits * math.log2(self.T + 1) < 31
             needed = (self.T + 1) ** digits if fits else "which is too many: take more num_codes"
             expected = f"(T + 1)^(embedding_dim / num_codes), {needed}, with quantizer=count"
-            require(self.model.codebook_size == needed, "model.codebook_size", expected, self.model.codebook_size)
+            require(model.codebook_size == needed, "model.codebook_size", expected, model.codebook_size)
 
 
 @dataclass

@@ -100,8 +100,8 @@ def test_a_step_updates_all_codebooks(tmp_path, batch, quantizer):
 @pytest.mark.parametrize("precision", ["fp32", "fp64", "bf16"])
 def test_spike_counts_are_trained_by_the_reconstruction_alone(tmp_path, batch, precision):
     codes = ["model.quantizer=count", "model.embedding_dim=4", "model.num_codes=2", "model.codebook_size=9"]
-    given = [*codes, "model.encoding=rate", "model.spike_generator=direct", f"precision={precision}"]
-    stage = stage_of(tmp_path, *given)
+    codes += ["model.encoding=rate", "model.spike_generator=direct", "model.ema_decay=0", "model.restart_below=0"]
+    stage = stage_of(tmp_path, *codes, f"precision={precision}")
     with stage.autocast():
         metrics = stage.batch_loss(batch, seeded())
     assert metrics["quantizer"] == metrics["restarts"] == 0

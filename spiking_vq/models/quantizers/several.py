@@ -11,7 +11,29 @@ from spiking_vq.errors import require
 from spiking_vq.models.quantizers.vector import Quantized, Quantizer, VectorQuantizer
 
 
-class ProductQuantizer(Quantizer):
+class SeveralQuantizers(Quantizer):
+    """G quantisers of one code each; a subclass says what each of them sees.
+
+    Args:
+        num_codes: G.
+        codebook_size: K, number of codes in each.
+        width: length of their code vectors.
+        options: of each `VectorQuantizer`.
+    """
+
+    def __init__(self, num_codes: int, codebook_size: int, width: int, **options: float) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(VectorQuantizer(codebook_size, width, **options) for _ in range(num_codes))
+        self.num_codes, self.codebook_size = num_codes, codebook_size
+        self.commitment_cost = self.parts[0].commitment_cost
+
+    @property
+    def codebooks(self) -> Sequence[Tensor]:
+        """The code vectors of each quantiser, [K, width]."""
+        return [part.codebook for part in self.parts]
+
+
+class ProductQuantizer(SeveralQuantizers):
     """G codes a position, each of its own slice of the vector.
 
     Args:
@@ -27,17 +49,8 @@ class ProductQuantizer(Quantizer):
     """
 
     def __init__(self, num_codes: int, codebook_size: int, embedding_dim: int, **options: float) -> None:
-        super().__init__()
         require(embedding_dim % num_codes == 0, "embedding_dim", f"a multiple of num_codes, {num_codes}", embedding_dim)
-        width = embedding_dim // num_codes
-        self.parts = nn.ModuleList(VectorQuantizer(codebook_size, width, **options) for _ in range(num_codes))
-        self.num_codes, self.codebook_size = num_codes, codebook_size
-        self.commitment_cost = self.parts[0].commitment_cost
-
-    @property
-    def codebooks(self) -> Sequence[Tensor]:
-        """The code vectors of each slice, [K, D / G]."""
-        return [part.codebook for part in self.parts]
+        super().__init__(num_codes, codebook_size, embedding_dim // num_codes, **options)
 
     def forward(self, z: Tensor) -> Quantized:
         """See `Quantizer.forward`."""
@@ -61,33 +74,22 @@ class ProductQuantizer(Quantizer):
         return sum(part.update(rows, codes, generator) for part, rows, codes in slices)
 
 
-class ResidualQuantizer(Quantizer):
+class ResidualQuantizer(SeveralQuantizers):
     """G codes a position, coarse to fine: each is the nearest to what the codes before it leave.
 
     Args:
         num_codes: G, number of levels and of codebooks.
         codebook_size: K, number of codes in each.
-        embedding_dim: D.
+        width: D.
         options: of each `VectorQuantizer`.
 
     Reference: Lee et al., arXiv:2203.01941.
     """
 
-    def __init__(self, num_codes: int, codebook_size: int, embedding_dim: int, **options: float) -> None:
-        super().__init__()
-        self.levels = nn.ModuleList(VectorQuantizer(codebook_size, embedding_dim, **options) for _ in range(num_codes))
-        self.num_codes, self.codebook_size = num_codes, codebook_size
-        self.commitment_cost = self.levels[0].commitment_cost
-
-    @property
-    def codebooks(self) -> Sequence[Tensor]:
-        """The code vectors of each level, [K, D]."""
-        return [level.codebook for level in self.levels]
-
     def forward(self, z: Tensor) -> Quantized:
         """See `Quantizer.forward`; the loss is the mean over the levels."""
         rest, tokens, losses = z, [], []
-        for level in self.levels:
+        for level in self.parts:
             coded = level(rest)
             rest = rest - coded.vectors.detach()
             tokens.append(coded.tokens)
@@ -97,20 +99,20 @@ class ResidualQuantizer(Quantizer):
     def nearest(self, z: Tensor) -> Tensor:
         """See `Quantizer.nearest`; greedy, level by level."""
         tokens = []
-        for level in self.levels:
+        for level in self.parts:
             tokens.append(level.nearest(z))
             z = z - level.lookup(tokens[-1])
         return torch.cat(tokens, 1)
 
     def lookup(self, tokens: Tensor) -> Tensor:
         """See `Quantizer.lookup`."""
-        levels = zip(self.levels, tokens.split(1, 1), strict=True)
+        levels = zip(self.parts, tokens.split(1, 1), strict=True)
         return sum(level.lookup(codes) for level, codes in levels)
 
     def update(self, z: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> int:
         """See `Quantizer.update`."""
         restarts = 0
-        for level, codes in zip(self.levels, tokens.split(1, 1), strict=True):
+        for level, codes in zip(self.parts, tokens.split(1, 1), strict=True):
             coarse = level.lookup(codes)  # before the update
             restarts += level.update(z, codes, generator)
             z = z - coarse

@@ -26,7 +26,7 @@ def built(name, **options):
 
 def singles(quantizer):
     """Copies of its quantisers of one code, in order."""
-    return [copy.deepcopy(part) for part in getattr(quantizer, "parts", None) or quantizer.levels]
+    return [copy.deepcopy(part) for part in quantizer.parts]
 
 
 def inputs_of(name, parts, z, tokens):
@@ -68,7 +68,7 @@ def test_tokens_of_a_product_come_back():
 def test_levels_go_from_coarse_to_fine():
     """Levels of units, tenths and hundredths, each from -5 to 4, read numbers digit by digit."""
     quantizer = build_quantizer("residual", 3, 10, 1)
-    for level, unit in zip(quantizer.levels, (1, 0.1, 0.01), strict=True):
+    for level, unit in zip(quantizer.parts, (1, 0.1, 0.01), strict=True):
         level.codebook.data = unit * (torch.arange(10.0) - 5).unsqueeze(1)
     z = torch.tensor([3.12, 2.93, -0.59]).view(1, 1, 1, 3)
     tokens = quantizer.nearest(z)
