@@ -130,7 +130,7 @@ class AbsorbingStage(DenoiserStage):
             return {}
         network, config = self.teachers[0].to(self.device), self.config
         strong, weak = (within(network, num_steps=steps) for steps in (None, config.distilled_T))
-        teacher = guided(strong, config.distilled_guidance, weak, applies=lambda tokens: labels != self.no_label)
+        teacher = guided(strong, config.distilled_guidance, weak, applies=labels != self.no_label)
         return {"teacher": with_labels(teacher, labels)}
 
     def export(self) -> nn.Module:

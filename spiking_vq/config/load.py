@@ -21,6 +21,9 @@ RETIRED = {
     "moved_copies": 0,
     "model.normalise_codes": False,
     "sample.remask_calls": 0,
+    "sample.guide": "unlabelled",
+    "sample.guidance_from": 0.0,
+    "sample.guidance_to": 1.0,
     **{f"augment.{name}": 0.0 for name in ("degrees", "stretch", "shear", "shift")},
 }
 """Fields that older files hold and their stage no longer has -> the one value with which such a file can be used."""
@@ -160,8 +163,7 @@ def _as_twin(neuron: str | None, preset: Mapping[str, Any]) -> dict[str, Any]:
     if neuron not in TWINS:
         return {}
     bits = {"activation_bits": twin_bits(preset.get("T", SpikingConfig.T))} if neuron == "quantised" else {}
-    many_steps = {"early_T": None, "sample.guidance_T": None, "sample.guide": "unlabelled"}
-    unset = {name: value for name, value in many_steps.items() if name in preset}
+    unset = {name: None for name in ("early_T", "sample.guidance_T") if name in preset}
     return {"T": 1, "rate.weight": 0.0} | unset | bits
 
 

@@ -138,7 +138,7 @@ class DenoiserConfig(SpikingConfig):
     def __post_init__(self) -> None:
         """Check the fields by themselves and against each other."""
         super().__post_init__()
-        guidance = self.sample.guidance if self.sample.guides_by_labels else 0
+        guidance = self.sample.guidance
         require(self.styles.bit_count() == 1, "styles", "a power of two", self.styles)
         require(self.conditional or self.styles == 1, "styles", "1 without conditional=true", self.styles)
         require(self.conditional or not guidance, "sample.guidance", "0 without conditional=true", guidance)
@@ -227,7 +227,6 @@ class AbsorbingConfig(DenoiserConfig):
         super().__post_init__()
         steps, expected = self.sample.guidance_T, f"in 1..T, {self.T}, or null, which takes T"
         require(steps is None or steps <= self.T, "sample.guidance_T", expected, steps)
-        self.sample.check_guide(self.T, "sample.")
         distilled, teacher_steps = self.distilled_guidance, self.distilled_T
         require(self.conditional or not distilled, "distilled_guidance", "0 without conditional=true", distilled)
         require(distilled or not teacher_steps, "distilled_T", "null without distilled_guidance", teacher_steps)

@@ -11,19 +11,11 @@ import torch
 from torch import Tensor
 
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
-from spiking_vq.diffusion.guidance import GUIDES, with_labels
+from spiking_vq.diffusion.guidance import with_labels
 from spiking_vq.diffusion.sampling import Sampler, State
-from spiking_vq.diffusion.unmasking import (
-    ORDERS,
-    ROUNDING,
-    UNMASK_SCHEDULES,
-    Plan,
-    call_times,
-    plan_calls,
-    unmask_calls,
-)
+from spiking_vq.diffusion.unmasking import ORDERS, UNMASK_SCHEDULES, Plan, call_times, plan_calls, unmask_calls
 from spiking_vq.errors import InputError, require
-from spiking_vq.fields import Count, NonNegative, OneOf, PositiveShare, Share, check_fields
+from spiking_vq.fields import Count, NonNegative, OneOf, PositiveShare, check_fields
 from spiking_vq.randomness import uniform_noise
 from spiking_vq.runtime.precision import state_type
 
@@ -45,16 +37,9 @@ class AbsorbingSamplerOptions:
             keeps `temperature`. Early tokens decide what an image shows and need variety, late tokens have to fit.
         top_p: tokens are drawn from the most probable ones that together have this probability.
         schedule: of unmasking the positions: `linear`, as many in every call; or `cosine`, few at first.
-        guidance: strength of guidance, applied by the pipeline; 0 (default) is unconditional. Above 0, labels are drawn
-            where none are given.
-        guide: prediction that guidance leads away from: `unlabelled` (default), without the label, which is
-            classifier-free guidance; or `same_label`, with the label and fewer spiking steps, which is autoguidance and
-            works without labels, too.
-        guidance_T: spiking steps of that prediction, fewer are cheaper; None (default): T. With `same_label` it must be
-            below T.
-        guidance_from: share of an image's tokens that are known when guidance begins; 0 (default): from the first call.
-        guidance_to: share of an image's tokens that are known when guidance ends; 1 (default): after the last call.
-            Calls without guidance take the class-conditional prediction alone.
+        guidance: strength of classifier-free guidance, applied by the pipeline; 0 (default) is unconditional. Above 0,
+            labels are drawn where none are given.
+        guidance_T: spiking steps of the unconditional prediction in guidance, fewer are cheaper; None (default): T.
     """
 
     sample_steps: Count | None = None
@@ -64,35 +49,11 @@ class AbsorbingSamplerOptions:
     top_p: PositiveShare = 1.0
     schedule: Annotated[str, OneOf(tuple(UNMASK_SCHEDULES))] = "linear"
     guidance: NonNegative = 0.0
-    guide: Annotated[str, OneOf(GUIDES)] = "unlabelled"
     guidance_T: Count | None = None
-    guidance_from: Share = 0.0
-    guidance_to: Share = 1.0
 
     def __post_init__(self) -> None:
         """Raise `InputError` if an option is out of range."""
         check_fields(self)
-        before = self.guidance_from < self.guidance_to
-        require(before, "guidance_from", f"below guidance_to, {self.guidance_to:g}", self.guidance_from)
-
-    @property
-    def guides_by_labels(self) -> bool:
-        """Whether guidance needs a class-conditional network."""
-        return self.guide == "unlabelled"
-
-    def check_guide(self, T: int, prefix: str = "") -> None:
-        """Check that the guide of a network of T spiking steps is weaker than the network.
-
-        Args:
-            T: of the network.
-            prefix: of the names of fields in the message.
-
-        Raises:
-            InputError: `same_label` without fewer spiking steps.
-        """
-        weaker = self.guides_by_labels or (self.guidance_T is not None and self.guidance_T < T)
-        expected = f"below the network's T, {T}, with {prefix}guide=same_label"
-        require(weaker, f"{prefix}guidance_T", expected, self.guidance_T)
 
     def replaced(self, **given: Any) -> AbsorbingSamplerOptions:
         """The options with those given in their place; a `temperature` given alone is that of all calls."""
@@ -117,35 +78,6 @@ class AbsorbingSampler(Sampler):
         self.diffusion, self.options = diffusion, options or AbsorbingSamplerOptions()
         self.sample_steps, most = self.options.sample_steps or diffusion.diffusion_steps, diffusion.diffusion_steps
         require(self.sample_steps <= most, "sample_steps", f"in 1..{most}", self.sample_steps)
-
-    @property
-    def guided_calls(self) -> int:
-        """See `Sampler`; of images without known tokens, and in the Bernoulli order of a typical one."""
-        options, N, S = self.options, self.diffusion.diffusion_steps, self.sample_steps
-        free = torch.ones(1, *self.diffusion.grid, dtype=torch.bool, device="cpu")
-        noise = (torch.arange(N, device="cpu")[None] + 0.5) / N
-        unmask_call = unmask_calls(options.order, noise, free, S, options.schedule).flatten()
-        selected = self._in_interval((unmask_call < torch.arange(S, device="cpu")[:, None]).sum(1))
-        return super().guided_calls if selected is None else min(super().guided_calls, int(selected.sum()))
-
-    def guided_images(self, tokens: Tensor) -> Tensor | None:
-        """Images to guide: those of which a share in `guidance_from`..`guidance_to` is known.
-
-        Args:
-            tokens: int64 [B, G, h, w] in 0..K.
-
-        Returns:
-            bool [B]; None for all, at any share.
-        """
-        return self._in_interval((tokens != self.diffusion.mask_id).sum((1, 2, 3)))
-
-    def _in_interval(self, num_known: Tensor) -> Tensor | None:
-        """Whether so many known tokens are in `guidance_from`..`guidance_to`; None if any number is."""
-        first, end = self.options.guidance_from, self.options.guidance_to
-        if (first, end) == (0, 1):
-            return None
-        N = self.diffusion.diffusion_steps
-        return (num_known >= first * N - ROUNDING) & (num_known < end * N - ROUNDING)
 
     @torch.no_grad()
     def states(

@@ -49,11 +49,6 @@ class GaussianSamplerOptions:
         if self.eta and self.sampler != "ddim":
             raise InputError(f"eta is ddim's, and must be 0 with sampler={self.sampler}; got {self.eta}")
 
-    @property
-    def guides_by_labels(self) -> bool:
-        """Whether guidance needs a class-conditional network: always."""
-        return True
-
     def replaced(self, **given: Any) -> GaussianSamplerOptions:
         """The options with those given in their place; a `sampler` given alone has eta 0."""
         return replace(self, **({"eta": 0.0} if given.get("sampler", "ddim") != "ddim" else {}) | given)

@@ -36,11 +36,6 @@ class Sampler:
     options: Any
     sample_steps: int
 
-    @property
-    def guided_calls(self) -> int:
-        """Number of an image's calls in which guidance evaluates the network a second time."""
-        return 0 if self.options.guidance in (0, 1) else self.sample_steps
-
     def states(
         self, denoiser: Callable[..., Tensor], seeds: Sequence[int], labels: Tensor | None = None, **given: Any
     ) -> Iterator[State]:

@@ -17,7 +17,6 @@ from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.diffusion.absorbing_sampler import AbsorbingSamplerOptions
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.diffusion.gaussian_sampler import GaussianSamplerOptions
-from spiking_vq.diffusion.guidance import GUIDANCE
 from spiking_vq.diffusion.sampling import Sampler, State
 from spiking_vq.errors import InputError, require, require_integer, require_one_of, require_seed
 from spiking_vq.randomness import ImageStream, mix_seed
@@ -123,8 +122,6 @@ class Pipeline:
     def sampling(self, **given: Any) -> dict[str, Any]:
         """The settings that `sample` would use: the options of the sampler and, if class-conditional, the `label`.
 
-        Those of guidance are left out where the network cannot be guided.
-
         Args:
             given: settings that replace the file's own; None, or left out, keeps these.
 
@@ -135,19 +132,19 @@ class Pipeline:
         options = asdict(sampler.options)
         if self.config.conditional:
             return options | {"label": label}
-        unused = GUIDANCE if sampler.options.guides_by_labels else ()
-        return {name: value for name, value in options.items() if name not in unused}
+        return {name: value for name, value in options.items() if not name.startswith("guidance")}
 
     def evaluations(self, **settings: Any) -> Evaluations:
-        """Evaluations of the network for one image with these settings, see `sampling`; in guided calls there are two.
+        """Evaluations of the network for one image with these settings, see `sampling`: with guidance, two a call.
 
         Raises:
             InputError: as `sampling`.
         """
         sampler, _ = self._chosen(settings)
-        calls, guided, T = sampler.sample_steps, sampler.guided_calls, self.config.T
-        weaker = getattr(sampler.options, "guidance_T", None) or T
-        return Evaluations(calls + guided, calls * T + guided * weaker)
+        calls, T = sampler.sample_steps, self.config.T
+        if sampler.options.guidance in (0, 1):
+            return Evaluations(calls, calls * T)
+        return Evaluations(2 * calls, calls * (T + (getattr(sampler.options, "guidance_T", None) or T)))
 
     def sample(
         self,
@@ -240,16 +237,15 @@ class Pipeline:
                 f"the sampler of a {self.config.stage} model has no {', '.join(sorted(foreign))}: its settings are"
                 f" {', '.join([*own, 'label'])}"
             )
-        label, by_labels = given.pop("label", None), given.keys() & set(GUIDANCE)
-        if label is not None:
-            given.setdefault("guidance", own["guidance"] or 1.0)
-        options, most = self.config.sample.replaced(**given), self.diffusion.diffusion_steps
-        if not self.config.conditional and (label is not None or (by_labels and options.guides_by_labels)):
+        if not self.config.conditional and given.keys() & {"label", "guidance", "guidance_T"}:
             raise InputError("this model is not class-conditional: train one with conditional=true")
+        label = given.pop("label", None)
         if label is not None:
             require_integer("label", label, 0)
             labels = self.config.labels
             require(label in labels, "label", f"one of {', '.join(map(str, labels))}", label)
+            given.setdefault("guidance", own["guidance"] or 1.0)
+        options, most = self.config.sample.replaced(**given), self.diffusion.diffusion_steps
         if "sample_steps" not in given:  # a preset's own may be more calls than a small grid has tokens
             options = replace(options, sample_steps=min(options.sample_steps or most, most))
         return self.sampler(options), label

@@ -45,7 +45,6 @@ class LatentPipeline(Pipeline):
         """See `Pipeline.sampler`."""
         steps, T = options.guidance_T, self.config.T
         require(steps is None or steps <= T, "guidance_T", f"in 1..{T}, the network's T", steps)
-        options.check_guide(T)
         return AbsorbingSampler(self.diffusion, options)
 
     def _states(
@@ -56,9 +55,8 @@ class LatentPipeline(Pipeline):
         known: Tensor | None,
         batch_size: int | None,
     ) -> Iterator[State]:
-        options = sampler.options
-        weaker = within(self.network, num_steps=options.guidance_T)
-        denoiser = guided(self.network, options.guidance, weaker, options.guide, sampler.guided_images)
+        unconditional = within(self.network, num_steps=sampler.options.guidance_T)
+        denoiser = guided(self.network, sampler.options.guidance, unconditional)
         return sampler.states(denoiser, seeds, self.labels(seeds, label), known, batch_size, self.device)
 
     def decode(self, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -85,7 +85,7 @@ def spikingjelly_neuron(device: Device) -> Layer:
 def configured(preset: str, *overrides: str) -> tuple[Config, Config]:
     """Configurations of both stages for grey images, 28x28 unless an override says otherwise."""
     stage1 = load_config("vq_svae", preset_file("vq_svae", preset), overrides)
-    free = *overrides, "sample.guidance_T=null", "sample.guide=unlabelled"  # T bounds them otherwise
+    free = *overrides, "sample.guidance_T=null"  # at most T otherwise
     stage2 = load_config("absorbing", preset_file("absorbing", preset), free)
     size = stage1.image_size or 28
     stage1.image_shape = stage2.image_shape = [1, size, size]

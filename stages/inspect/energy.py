@@ -17,7 +17,6 @@ from spiking_vq.checkpoint.build import PixelModel, build_model
 from spiking_vq.config.load import twin_bits
 from spiking_vq.config.options import RateOptions
 from spiking_vq.config.schema import AbsorbingConfig, DenoiserConfig, SpikingConfig
-from spiking_vq.diffusion.guidance import GUIDANCE
 from spiking_vq.energy import PICOJOULES, LayerCost, count_operations, total
 from spiking_vq.neurons.activity import observed
 from spiking_vq.pipelines.base import Pipeline
@@ -27,7 +26,7 @@ from stages.reporting.report import STAGES
 
 TWINS = {"relu": "twin without spikes", "quantised": "quantised twin"}
 
-SPIKING_SETTINGS = {"guidance_T": None, "guide": "unlabelled", "threshold_shift": 0.0}
+SPIKING_SETTINGS = {"guidance_T": None, "threshold_shift": 0.0}
 """Settings of the samplers that a twin does not have -> the value that changes nothing."""
 
 NEURONS = 24
@@ -85,8 +84,7 @@ def observe(pipeline: Pipeline, settings: dict[str, Any], seeds: Sequence[int]) 
 def energy_report(pipeline: Pipeline, settings: dict[str, Any], generation: Generation, seed: int) -> dict[str, Any]:
     """Costs of an image by spikes and by the twins, which generate one image of this seed, and the verdict."""
     report = {"picojoules": PICOJOULES, "spiking": image_costs(generation, pipeline.num_steps)}
-    foreign = {*SPIKING_SETTINGS, *(() if pipeline.config.conditional else GUIDANCE)}
-    kept = {name: value for name, value in settings.items() if name not in foreign}
+    kept = {name: value for name, value in settings.items() if name not in SPIKING_SETTINGS}
     for neuron in TWINS:
         twin = twin_of(pipeline, neuron)
         report[neuron] = image_costs(observe(twin, kept, [seed]), twin.num_steps)
@@ -112,7 +110,6 @@ def twin_config(config: DenoiserConfig, neuron: str) -> DenoiserConfig:
         return {"neuron": neuron, "T": 1, "early_T": None, "tsm": False, "activation_bits": bits, "rate": rate}
 
     neutral = {name: value for name, value in SPIKING_SETTINGS.items() if hasattr(config.sample, name)}
-    neutral |= {} if config.conditional else {"guidance": 0.0}  # a twin has no weaker answer than its own
     changes = plain(config) | {"sample": replace(config.sample, **neutral)}
     if isinstance(config, AbsorbingConfig):
         changes["vq_svae"] = replace(config.vq_svae, **plain(config.vq_svae))

@@ -177,8 +177,7 @@ def evaluation_name(options: Mapping[str, Any]) -> str:
 
 NAMED = (
     *("n", "sample_steps", "order", "temperature", "last_temperature", "top_p", "schedule"),
-    *("sampler", "eta", "contrast", "threshold_shift", "label"),
-    *("guidance", "guide", "guidance_T", "guidance_from", "guidance_to"),
+    *("sampler", "eta", "contrast", "threshold_shift", "label", "guidance", "guidance_T"),
 )
 """Options in the order in which they stand in file names: the number of images, and those of the samplers."""
 

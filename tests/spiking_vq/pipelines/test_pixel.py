@@ -9,7 +9,6 @@ from awake import wake
 from spiking_vq.checkpoint.build import build_denoiser, build_model
 from spiking_vq.checkpoint.file import save_model
 from spiking_vq.data.levels import to_uint8
-from spiking_vq.diffusion.guidance import guided
 from spiking_vq.errors import InputError
 from spiking_vq.neurons.lif import LIF
 from spiking_vq.pipelines import base
@@ -159,26 +158,6 @@ def test_labels_on_currents(gaussian_config):
     pipeline = PixelPipeline(model.eval(), gaussian_config)
     one, two = (pipeline.sample(2, label=label, guidance=2.0).images for label in (1, 2))
     assert not torch.equal(one, two)
-
-
-def test_guidance_by_hand():
-    calls = []
-
-    def network(x, t, labels=None):
-        calls.append(None if labels is None else labels.tolist())
-        return x + (0 if labels is None else labels.view(-1, 1))
-
-    x, t = torch.zeros(2, 3), torch.tensor([1, 2])
-    labels = torch.tensor([4, 2])
-    assert torch.equal(guided(network, 0.0)(x, t, labels), x)
-    assert torch.equal(guided(network)(x, t, labels), x + labels.view(2, 1))
-    assert calls == [None, [4, 2]]
-    assert torch.equal(guided(network, 1.5)(x, t, labels), x + 1.5 * labels.view(2, 1))
-    assert calls == [None, [4, 2], [4, 2], None]
-    weaker = guided(network, 3.0, lambda x, t: x - 10)
-    assert torch.equal(weaker(x, t, labels), x - 10 + 3.0 * (labels.view(2, 1) + 10))
-    assert calls[4:] == [[4, 2]]
-    assert torch.equal(weaker(x, t), x)  # by itself it is not asked
 
 
 def test_the_answer_without_a_label_may_take_fewer_spiking_steps(labelled_latents):
