@@ -48,7 +48,8 @@ def test_every_preset_builds(path, image_shape):
     if config.stage == "classifier" or getattr(config, "conditional", False):
         config.num_classes = 26
     if config.stage == "absorbing":
-        config.vq_svae = load_config("vq_svae", CONFIGS / "vq_svae" / path.name)
+        own = CONFIGS / "vq_svae" / path.name
+        config.vq_svae = load_config("vq_svae", own if own.exists() else CONFIGS / "vq_svae/base.yaml")
         config.vq_svae.image_shape = image_shape
         assert build_model(config).vq_svae.grid == (image_shape[1] // 4, image_shape[2] // 4)
     else:

@@ -9,16 +9,17 @@ from safetensors import safe_open
 
 from spiking_vq.config.compare import differences
 from spiking_vq.config.load import DERIVED, config_from_dict, load_config
-from spiking_vq.pipelines.zoo import ZOO
+from spiking_vq.pipelines.zoo import ZOO, located
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SHIPPED = sorted(ZOO.glob("*.safetensors"))
 PRESET_OF = {("kmnist", "classifier"): "augmented", ("letters", "classifier"): "augmented"}
 
 
-def preset_of(stage, data):
-    """Name of the preset that trains the model of a data set that ships."""
-    return PRESET_OF.get((data, stage), "base")
+def preset_of(path, config):
+    """Name of the preset that trains the model in a shipped file; every stage 1 is that of a base model."""
+    own = path.stem.split("-")[1] if config.stage != "vq_svae" else "base"
+    return PRESET_OF.get((config.data, config.stage), own)
 
 
 def untrained(config):
@@ -38,13 +39,13 @@ def test_a_preset_has_the_configuration_of_the_shipped_model(path):
         shipped = config_from_dict(json.loads(file.metadata()["config"]))
     trained = [shipped] if shipped.stage != "absorbing" else [shipped, shipped.vq_svae]
     for config in trained:
-        preset = preset_of(config.stage, config.data)
+        preset = preset_of(path, config)
         loaded = load_config(config.stage, CONFIGS / config.stage / f"{preset}.yaml", [f"data={config.data}"])
         assert differences(untrained(config), untrained(loaded)) == []
         is_fine_tuned = config.train.start_from_sha256 is not None
         assert (loaded.train.start_from is not None) == is_fine_tuned
         if is_fine_tuned:
-            assert (CONFIGS.parent / loaded.train.start_from).is_file()
+            assert located(loaded.train.start_from, config.stage, "absorbing").is_file()
 
 
 def test_values_of_a_data_set_lie_over_those_of_its_preset_and_under_overrides():
