@@ -13,8 +13,8 @@ from typing import Annotated
 
 import torch
 
-from spiking_vq.checkpoint.file import load_model, save_model
-from spiking_vq.config.schema import DenoiserConfig
+from spiking_vq.checkpoint.file import fingerprint, load_model, save_model
+from spiking_vq.config.schema import Config, DenoiserConfig
 from spiking_vq.data.datasets import load_dataset
 from spiking_vq.errors import InputError, require
 from spiking_vq.fields import OneOf
@@ -81,7 +81,7 @@ def publish(options: Options) -> None:
     num_bytes = 2 * sum(value.numel() for value in model.state_dict().values())
     if num_bytes > LARGEST:
         raise InputError(f"{source} takes {num_bytes / 1e6:.1f} MB in bf16; at most {LARGEST / 1e6:.0f} MB may ship")
-    training = {stage: _summary(source.parents[1] / stage) for stage in TRAINED[config.stage]}
+    training = {stage: _summary(source.parents[1], stage, config, options.zoo) for stage in TRAINED[config.stage]}
     stand_in = load_dataset(config.data, options.data_dir).stand_in
     target = options.zoo / f"{config.data}-{config.preset}-{config.stage}.safetensors"
     description = {"file": target.name, "sha256": "", "dtype": "bfloat16", "stand_in": stand_in, "training": training}
@@ -92,9 +92,17 @@ def publish(options: Options) -> None:
     update_card(target.with_suffix(".json"), options.results)
 
 
-def _summary(run: Path) -> dict:
-    """The summary that a finished run left."""
-    path = run / "training.json"
-    if not path.is_file():
-        raise InputError(f"no {path}: publish from the folder of finished runs")
-    return Report.read(path).contents
+def _summary(runs: Path, stage: str, config: Config, zoo: Path) -> dict:
+    """The summary that the finished run of a stage left, or the shipped model whose stage 1 this model took over.
+
+    Raises:
+        InputError: there is neither.
+    """
+    path = runs / stage / "training.json"
+    if path.is_file():
+        return Report.read(path).contents
+    if stage != config.stage:
+        for shipped in sorted(zoo.glob(f"{config.data}-*-{config.stage}.safetensors")):
+            if fingerprint(load_model(shipped)[0].vq_svae) == config.stage1_sha256:
+                return Report.read(shipped.with_suffix(".json")).get(dict, "training", stage)
+    raise InputError(f"no {path}: publish from the folder of finished runs")

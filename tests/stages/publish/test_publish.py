@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from spiking_vq.checkpoint.file import load_model
+from spiking_vq.checkpoint.file import fingerprint, load_model, save_model
 from spiking_vq.config.load import load_config
 from spiking_vq.errors import InputError
 from spiking_vq.files import sha256_of
@@ -59,6 +59,24 @@ def test_a_run_is_one_word(finished, tmp_path, options):
         (published,) = (tmp_path / "zoo").glob("*.safetensors")
         assert published.name == "digits-base-absorbing.safetensors"
         published.unlink()
+
+
+def test_a_stage_1_that_was_taken_over_has_the_summary_of_its_model(finished, tmp_path, options):
+    publish([str(finished / "digits/base"), *options])
+    shipped = tmp_path / "zoo/digits-base-absorbing.json"
+    description = json.loads(shipped.read_text())
+    description["training"]["vq_svae"]["steps"] = 77
+    shipped.write_text(json.dumps(description))
+    (finished / "digits/base/vq_svae/training.json").unlink()
+    model, config = load_model(shipped.with_suffix(".safetensors"))
+    tuned = replace(config, preset="tuned", stage1_sha256=fingerprint(model.vq_svae))
+    save_model(finished / "digits/base/absorbing/model.safetensors", model, tuned)
+    publish([str(finished / "digits/base"), *options])
+    training = json.loads((tmp_path / "zoo/digits-tuned-absorbing.json").read_text())["training"]
+    assert (training["vq_svae"]["steps"], training["absorbing"]) == (77, SUMMARY)
+    save_model(finished / "digits/base/absorbing/model.safetensors", model, replace(tuned, stage1_sha256="other"))
+    with pytest.raises(InputError, match="no .*vq_svae/training.json: publish from the folder of finished runs"):
+        publish([str(finished / "digits/base"), *options])
 
 
 @pytest.mark.parametrize(
