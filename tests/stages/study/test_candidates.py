@@ -26,7 +26,7 @@ def test_all_candidates_are_configurations(stage):
 def test_all_settings_of_the_sampler_are_possible():
     listed = Study.read("sampler").variants()
     assert listed.pop(("base",)) == []
-    pipeline = load("mnist")
+    pipeline = load("mnist-base")  # for which the candidates are
     chosen = [sampler_settings(pipeline, read_options(SamplerArguments, changes)) for changes in listed.values()]
     assert all(settings != other for settings, other in combinations(chosen, 2))
 
