@@ -17,7 +17,9 @@ STORED = Path(__file__).parents[2] / "data" / "shipped_samples.npz"
 
 AGREEMENT = {
     "mnist-base-absorbing": 0.9,
+    "mnist-large-absorbing": 0.9,
     "fmnist-base-absorbing": 0.8,
+    "fmnist-large-absorbing": 0.8,
     "kmnist-base-absorbing": 0.8,
     "letters-base-absorbing": 0.8,
     "cifar10-base-absorbing": 0.5,
