@@ -74,7 +74,7 @@ def test_the_installed_command_samples_from_what_ships(installed, elsewhere, tmp
     assert all(Path(file).is_relative_to(installed.parent) for file in files.split())
     assert "sample" in run(installed / "spiking-vq", "--help", **elsewhere)
     run(installed / "spiking-vq", "sample", "mnist", "n=2", **elsewhere)
-    images = tmp_path / "runs/mnist/base/samples/images"
+    images = tmp_path / "runs/mnist/large/samples/images"
     assert sorted(path.name for path in images.iterdir()) == ["000000.png", "000001.png"]
 
 
