@@ -6,6 +6,7 @@ replaced by what the function of that name in `TABLES` makes of the reports.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from stages.compare.tables import (
     COMPARED,
     PRESETS,
     TITLES,
+    UNCONDITIONAL,
     beside_floor,
     microjoules,
     read_systems,
@@ -52,48 +54,57 @@ def rendered(text: str, results: Path) -> str:
 
 
 def overview(results: Path) -> list[dict[str, str]]:
-    """The README's table: one row a data set."""
+    """The README's table: one row a discrete model that ships."""
     rows = []
-    for data, title in TITLES.items():
-        report = _evaluation(results, data, "test-10k")
+    for data, preset in _models():
+        folder = results / data / preset
+        report = _evaluation(folder, "test-10k")
         stand_in, generated = bool(report.get(str, "stand_in", default="")), report.get(int, "counts", "generated")
-        energies = [f"{arithmetic:,.0f}" for arithmetic, _ in _energies(results / data / "base")]
+        energies = [f"{arithmetic:,.0f}" for arithmetic, _ in _energies(folder)]
         rows.append(
             {
-                "data": title + (", a stand-in" if stand_in else ""),
+                "data": TITLES[data] + (", a stand-in" if stand_in else ""),
+                "model": f"`{preset}`",
                 "FID (floor)": f"**{beside_floor(report, 'fid')}**" + (f" of {generated:,}" if stand_in else ""),
-                "best published spiking": "" if stand_in else best_published(results, data),
+                "recall (floor)": beside_floor(report, "recall"),
+                "best published spiking": "" if stand_in else best_published(folder),
+                "spiking steps": str(report.get(int, "network_steps")),
                 "firing rate, stage 1, 2": ", ".join(f"{rate:.2f}" for rate in _rates(report)),
                 "uJ an image: spikes, ReLU, 3-bit": ", ".join([f"**{energies[0]}**", *energies[1:]]),
-                "minutes of training": " + ".join(f"{minutes:.0f}" for minutes in _minutes(data)),
+                "minutes of training": " + ".join(f"{minutes:.0f}" for minutes in _minutes(data, preset)),
             }
         )
     return rows
 
 
-def best_published(results: Path, data: str) -> str:
-    """The lowest published FID of a spiking network, and ours under its protocol where that was run."""
+def best_published(folder: Path) -> str:
+    """The lowest published FID of a spiking network, and that of our model under its protocol where that was run.
+
+    `folder` holds the reports on our model.
+    """
+    data = folder.parent.name
     spiking = [row for row in PUBLISHED if data in row.fid and "no spikes" not in row.system]
     best = min(spiking, key=lambda row: row.fid[data])
     text = f"{best.fid[data]:g}, {re.split(r'[,(]', best.system)[0].strip()}"
     protocol = best.about.rpartition("comparable with ")[2]
-    if not (results / data / "base" / f"{protocol}.json").is_file():
+    if not (folder / f"{protocol}.json").is_file():
         return text
-    ours = _evaluation(results, data, protocol).spread("metrics", "fid").text()
+    ours = _evaluation(folder, protocol).spread("metrics", "fid").text()
     return f"{text} (ours by its protocol: {ours})"
 
 
-def shipped(results: Path) -> list[dict[str, str]]:
-    """Metrics of the discrete models that ship: one column a data set."""
-    columns = {title: dict(_shipped(results, data)) for data, title in TITLES.items()}
+def shipped(results: Path, preset: str) -> list[dict[str, str]]:
+    """Metrics of the discrete models of a preset that ship: one column a data set."""
+    columns = {TITLES[data]: dict(_shipped(results / data / preset)) for data, name in _models() if name == preset}
     names = dict.fromkeys(name for column in columns.values() for name in column)
     return [{"": name} | {title: column.get(name, "not run") for title, column in columns.items()} for name in names]
 
 
-def _shipped(results: Path, data: str) -> Iterator[tuple[str, str]]:
-    """Name and text of each metric of one data set."""
-    folder, report = results / data / "base", _evaluation(results, data, "test-10k")
-    yield "minutes of training, stage 1 + 2", " + ".join(f"{minutes:.1f}" for minutes in _minutes(data))
+def _shipped(folder: Path) -> Iterator[tuple[str, str]]:
+    """Name and text of each metric of one model, of the reports in its folder."""
+    report = _evaluation(folder, "test-10k")
+    minutes = " + ".join(f"{minutes:.1f}" for minutes in _minutes(folder.parent.name, folder.name))
+    yield "minutes of training, stage 1 + 2", minutes
     yield "images generated", f"{report.get(int, 'counts', 'generated'):,}"
     yield "FID (floor)", beside_floor(report, "fid")
     yield "KID x 1000 (floor)", beside_floor(report, "kid", 1000)
@@ -110,7 +121,12 @@ def _shipped(results: Path, data: str) -> Iterator[tuple[str, str]]:
     yield "perplexity of the codes", f"{report.get(float, 'stage1', 'perplexity'):.0f} of {codes}"
     for protocol in ("n1280-test", "fsddim-10k"):
         if (folder / f"{protocol}.json").is_file():
-            yield f"FID under {protocol} (floor)", beside_floor(_evaluation(results, data, protocol), "fid")
+            yield f"FID under {protocol} (floor)", beside_floor(_evaluation(folder, protocol), "fid")
+    for protocol in COMPARED:
+        if (folder / f"{UNCONDITIONAL.format(protocol)}.json").is_file():
+            unconditional = _evaluation(folder, UNCONDITIONAL.format(protocol))
+            yield f"without labels: FID under {protocol} (floor)", beside_floor(unconditional, "fid")
+            yield f"without labels: recall under {protocol} (floor)", beside_floor(unconditional, "recall")
     if (folder / "labels.json").is_file():
         agreement = {row["guidance"]: row["agreement"] for row in Report.read(folder / "labels.json").get(list, "rows")}
         yield "label agreement at guidance 1, 1.5", ", ".join(f"{share:.0%}" for share in agreement.values())
@@ -265,8 +281,14 @@ TABLES: dict[str, Callable[..., list]] = {
 """Name -> the rows of a table, or its lines."""
 
 
-def _evaluation(results: Path, data: str, protocol: str) -> Report:
-    return Report.read(results / data / "base" / f"{protocol}.json")
+def _models() -> list[tuple[str, str]]:
+    """Data set and preset of the discrete models that ship."""
+    pairs = itertools.product(TITLES, PRESETS)
+    return [(data, preset) for data, preset in pairs if (ZOO / f"{data}-{preset}-absorbing.json").is_file()]
+
+
+def _evaluation(folder: Path, name: str) -> Report:
+    return Report.read(folder / f"{name}.json")
 
 
 def _rates(report: Report) -> list[float]:
@@ -286,6 +308,6 @@ def _energy_lines(folder: Path) -> Iterator[tuple[str, str]]:
     yield "the same with memory accesses", ", ".join(f"{value:,.0f}" for value in with_memory)
 
 
-def _minutes(data: str) -> list[float]:
-    training = Report.read(ZOO / f"{data}-base-absorbing.json").part("training")
+def _minutes(data: str, preset: str) -> list[float]:
+    training = Report.read(ZOO / f"{data}-{preset}-absorbing.json").part("training")
     return [training.get(float, stage, "seconds") / 60 for stage in training.contents]

@@ -19,8 +19,13 @@ TITLES = {
     "letters": "EMNIST Letters",
     "cifar10": "CIFAR-10",
 }
-PRESETS = ("base", "base-relu", "base-quantised", "paper", "gaussian-base", "gaussian-sddpm", "gaussian-fsddim")
+PRESETS = (
+    *("base", "large", "base-relu", "base-quantised", "paper"),
+    *("gaussian-base", "gaussian-sddpm", "gaussian-fsddim"),
+)
 COMPARED = ("test-10k", "n1280-test", "fsddim-10k", "train-50k")
+UNCONDITIONAL = "{}-samples-guidance=0"
+"""Name of the report on images that were generated without labels."""
 QUALITY = (
     "system",
     *(f"FID {name}" for name in COMPARED),
@@ -45,6 +50,7 @@ class System:
         data, preset: which.
         folder: of the reports.
         evaluations: protocol -> its report.
+        unconditional: protocol -> its report on images of the same weights without labels.
         energy: the energy of an image; None where it was not measured.
     """
 
@@ -52,6 +58,7 @@ class System:
     preset: str
     folder: Path
     evaluations: dict[str, Report]
+    unconditional: dict[str, Report]
     energy: Report | None
 
     @property
@@ -93,19 +100,28 @@ def read_systems(results: Path) -> list[System]:
     systems = []
     for data in TITLES:
         for folder in sorted(path for path in (results / data).glob("*") if path.is_dir()):
-            files = {name: folder / f"{name}.json" for name in COMPARED}
-            evaluations = {name: Report.read(path) for name, path in files.items() if path.is_file()}
+            evaluations, unconditional = (_reports(folder, form) for form in ("{}", UNCONDITIONAL))
             if evaluations:
-                systems.append(System(data, folder.name, folder, evaluations, inspected(folder, "energy")))
+                energy = inspected(folder, "energy")
+                systems.append(System(data, folder.name, folder, evaluations, unconditional, energy))
     if not systems:
         raise InputError(f"no reports in {results}: make some with `spiking-vq evaluate` or `spiking-vq study grid`")
     return systems
 
 
+def _reports(folder: Path, form: str) -> dict[str, Report]:
+    files = {protocol: folder / f"{form.format(protocol)}.json" for protocol in COMPARED}
+    return {protocol: Report.read(path) for protocol, path in files.items() if path.is_file()}
+
+
 def system_table(data: str, systems: Sequence[System], presets: Sequence[str] = PRESETS) -> list[dict[str, str]]:
     """The rows of one data set: the presets, run or not, then published figures."""
     known = {system.preset: system for system in systems if system.data == data}
-    rows = [system_row(preset, known) for preset in presets]
+    rows = []
+    for preset in presets:
+        rows.append(system_row(preset, known))
+        if preset in known and known[preset].unconditional:
+            rows.append(unconditional_row(known[preset]))
     for published in PUBLISHED:
         if data in published.fid:
             rows.append(dict.fromkeys(COLUMNS, "") | {"system": published.system})
@@ -135,21 +151,38 @@ def system_row(preset: str, known: dict[str, System]) -> dict[str, str]:
     if head.get(float, "sampler", "guidance", default=0.0):
         row["system"] += ", class-conditional"
     steps, parameters = head.get(dict, "T", default={}), head.get(dict, "parameters", default={})
-    return row | {
-        "protocol of what follows": head.get(str, "protocol"),
-        "KID x 1000": beside_floor(head, "kid", 1000),
-        "classifier distance": beside_floor(head, "classifier_distance"),
-        "precision / recall": " / ".join(
-            f"{head.get(float, 'metrics', name, 'mean'):.2f}" for name in ("precision", "recall")
-        ),
-        "bits / image": shown(head.get(float, "likelihood", "bits_per_image", default=None)),
-        "reconstruction MSE": shown(head.get(float, "stage1", "mse", default=None)),
-        "reconstruction FID": shown(head.get(float, "reconstruction", "fid", default=None)),
-        "T": " + ".join(map(str, steps.values())),
-        "calls": shown(head.get(int, "network_calls", default=None)),
-        "parameters": f"{sum(parameters.values()):,}" if parameters else "",
-        "firing rate": " + ".join(f"{rates['all']:.2f}" for rates in system.firing_rates().values()),
-        "images / s": shown(system.images_per_second),
+    return (
+        row
+        | sample_metrics(head)
+        | {
+            "bits / image": shown(head.get(float, "likelihood", "bits_per_image", default=None)),
+            "reconstruction MSE": shown(head.get(float, "stage1", "mse", default=None)),
+            "reconstruction FID": shown(head.get(float, "reconstruction", "fid", default=None)),
+            "T": " + ".join(map(str, steps.values())),
+            "calls": shown(head.get(int, "network_calls", default=None)),
+            "parameters": f"{sum(parameters.values()):,}" if parameters else "",
+            "firing rate": " + ".join(f"{rates['all']:.2f}" for rates in system.firing_rates().values()),
+            "images / s": shown(system.images_per_second),
+        }
+    )
+
+
+def unconditional_row(system: System) -> dict[str, str]:
+    """A preset's weights, sampled without labels."""
+    head = next(iter(system.unconditional.values()))
+    row = dict.fromkeys(COLUMNS, "") | dict.fromkeys((f"FID {name}" for name in COMPARED), NOT_RUN)
+    row |= {f"FID {name}": beside_floor(report, "fid") for name, report in system.unconditional.items()}
+    return row | {"system": f"ours, {system.preset}, unconditional"} | sample_metrics(head)
+
+
+def sample_metrics(report: Report) -> dict[str, str]:
+    """What a report tells of the images, but for their FID."""
+    shares = (f"{report.get(float, 'metrics', name, 'mean'):.2f}" for name in ("precision", "recall"))
+    return {
+        "protocol of what follows": report.get(str, "protocol"),
+        "KID x 1000": beside_floor(report, "kid", 1000),
+        "classifier distance": beside_floor(report, "classifier_distance"),
+        "precision / recall": " / ".join(shares),
     }
 
 

@@ -14,8 +14,9 @@ from spiking_vq.config.load import load_config
 from spiking_vq.config.schema import AbsorbingConfig, Config, SpikingConfig
 from spiking_vq.config.yaml_files import to_yaml
 from spiking_vq.errors import require
+from spiking_vq.pipelines.zoo import located
 from stages.cli.options import CONFIGS
-from stages.compare.tables import TITLES
+from stages.compare.tables import TITLES, UNCONDITIONAL
 from stages.evaluate.protocols import PROTOCOLS
 from stages.reporting.markdown import cells, table
 from stages.reporting.report import Report, inspected, report_folder, write_report, write_text
@@ -74,12 +75,10 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
     """The measurements of the file with this hash, from the reports in a folder.
 
     Returns:
-        Protocol -> its metrics, and `calls` and `energy`, where measured; `firing_rate` of each stage that fires.
+        Protocol -> its metrics, and those of images without labels as `unconditional`; `calls` and `energy`; all where
+        measured. `firing_rate` of each stage that fires.
     """
-    files = {name: folder / f"{name}.json" for name in PROTOCOLS}
-    reports = {
-        name: report for name, path in files.items() if path.is_file() and (report := Report.read(path)).is_on(sha256)
-    }
+    reports, unconditional = (_evaluations(folder, form, sha256) for form in ("{}", UNCONDITIONAL))
     measurements: dict[str, Any] = {
         name: {
             "command": report.get(str, "command"),
@@ -93,6 +92,9 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
         }
         for name, report in reports.items()
     }
+    for name in reports.keys() & unconditional.keys():
+        spreads = {metric: unconditional[name].get(object, "metrics", metric) for metric in SHOWN}
+        measurements[name]["unconditional"] = spreads
     parts = (report.part("firing_rate", default={}) for report in reports.values())
     rates = inspected(folder, "firing_rate", sha256) or next((part for part in parts if part.contents), None)
     measurements["firing_rate"] = {stage: rates.get(float, stage, "all") for stage in rates.contents} if rates else {}
@@ -106,6 +108,13 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
             f"{name}_uj": image.get(float, f"{name}_pj") / 1e6 for name in ("arithmetic", "memory")
         }
     return measurements
+
+
+def _evaluations(folder: Path, form: str, sha256: str) -> dict[str, Report]:
+    """Protocol -> the report of that form of name, where there is one on the file with this hash."""
+    files = {name: folder / f"{form.format(name)}.json" for name in PROTOCOLS}
+    reports = {name: Report.read(path) for name, path in files.items() if path.is_file()}
+    return {name: report for name, report in reports.items() if report.is_on(sha256)}
 
 
 def card(description: Report, config: Config) -> str:
@@ -135,6 +144,7 @@ def training(runs: Report, config: Config) -> Iterator[str]:
     """How each network in the file was trained, and the commands that train it from a clean clone."""
     configs = {"vq_svae": config.vq_svae} if isinstance(config, AbsorbingConfig) else {}
     presets = {stage: preset_of(part) for stage, part in (configs | {config.stage: config}).items()}
+    taken_over = stage1_from(presets[config.stage])
     rows, commands = [], []
     for stage in runs.contents:
         run, preset = runs.part(stage), presets[stage]
@@ -153,13 +163,23 @@ def training(runs: Report, config: Config) -> Iterator[str]:
             }
         )
         recorded = shown_command(run.get(str, "command"), "train", stage, f"data={config.data}")
-        commands.append(f"spiking-vq train {stage} data={config.data} preset={preset.preset}" if preset else recorded)
+        if stage == config.stage or taken_over is None:
+            by_preset = preset and f"spiking-vq train {stage} data={config.data} preset={preset.preset}"
+            commands.append(by_preset or recorded)
     yield from table(rows)
     yield ""
     if isinstance(config, AbsorbingConfig):
-        yield from ("The denoiser was trained on its own stage 1, which is inside this file.", "")
-    yield from ("Commands that train the same configuration from a clean clone:", "")
+        whose = f"the stage 1 of `{taken_over}`" if taken_over else "its own stage 1"
+        yield from (f"The denoiser was trained on {whose}, which is inside this file.", "")
+    command = "Command that trains" if len(commands) == 1 else "Commands that train"
+    yield from (f"{command} the same configuration from a clean clone:", "")
     yield from (f"    {command}" for command in commands)
+
+
+def stage1_from(preset: Config | None) -> str | None:
+    """The shipped model whose stage 1 a preset of stage 2 takes over: the one it starts from, if of the same data."""
+    start = preset.train.start_from if isinstance(preset, AbsorbingConfig) else None
+    return start if start and load_model(located(start))[1].data == preset.data else None
 
 
 def preset_of(config: Config) -> Config | None:
@@ -188,10 +208,17 @@ def metrics(protocol: str, report: Report, model: str) -> list[str]:
         generated, floor = report.spread("metrics", name), report.spread("floor", name)
         if generated.mean is not None:
             std = report.get(float, "floor_std", name, default=None)
-            shown = [spread.scaled(factor).text() for spread in (generated, Spread(floor.mean, std))]
-            rows.append(dict(zip(("metric", "generated images", "floor: real images"), (title, *shown), strict=True)))
+            unlabelled = report.spread("unconditional", name)
+            columns = {
+                "generated images": generated,
+                **({"without labels": unlabelled} if unlabelled.mean is not None else {}),
+                "floor: real images": Spread(floor.mean, std),
+            }
+            rows.append({"metric": title} | {of: spread.scaled(factor).text() for of, spread in columns.items()})
     copied = [report.get(float, "memorisation", name) for name in ("authenticity", "authenticity_held_out")]
-    rows.append(dict(zip(rows[0], ("authenticity", *(f"{value:.2f}" for value in copied)), strict=True)))
+    given, real = (f"{value:.2f}" for value in copied)
+    authenticity = {"metric": "authenticity", "generated images": given, "floor: real images": real}
+    rows.append(dict.fromkeys(rows[0], "") | authenticity)
     sampler = ", ".join(f"{name} {value}" for name, value in report.get(dict, "sampler").items())
     counts = report.get(dict, "counts")
     why = ", all there are," if counts["generated"] < PROTOCOLS[protocol].generated else ""

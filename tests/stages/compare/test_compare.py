@@ -46,6 +46,7 @@ def results(tmp_path):
     write(base / "test-10k.json", evaluation(14.4))
     write(base / "n1280-test.json", evaluation(20.0, images_per_second=40.0))
     write(base / "fsddim-10k.json", evaluation(20.0, images_per_second=90.0, machine={"device": "cuda"}))
+    write(base / "fsddim-10k-samples-guidance=0.json", evaluation(30.0, protocol="fsddim-10k"))
     write(base / "val-classifier-sample_steps=8.json", evaluation(25.0, network_calls=8))
     cost = {"arithmetic_pj": 4e6, "memory_pj": 6e6}
     sides = {side: {"image": cost} for side in ("spiking", "relu", "quantised")}
@@ -79,6 +80,9 @@ def test_tables_say_what_was_measured_published_and_not_run(results, capsys):
     assert base["images / s"] == "40"  # the fastest on the headline's device
     assert (base["reconstruction MSE"], base["reconstruction FID"]) == ("0.0042", "6.6")
     assert (base["uJ / image"], base["with memory"], base["firing rate"]) == ("4", "10", "0.23 + 0.25")
+    unconditional = found["mnist", "ours, base, unconditional"]
+    assert (unconditional["FID fsddim-10k"], unconditional["FID test-10k"]) == ("30 ± 3 (1.5)", "not run")
+    assert (unconditional["protocol of what follows"], unconditional["parameters"]) == ("fsddim-10k", "")
     twin = found["kmnist", "ours, base-relu, class-conditional"]
     assert (twin["firing rate"], twin["uJ / image"]) == ("", "not run")
     assert found["mnist", "ours, base-relu"]["uJ / image"] == "4"  # its energy stands in the report of base

@@ -155,9 +155,14 @@ def test_cards_show_the_measurements_of_the_very_file(finished, tmp_path, option
     assert "## val" not in card
     inspection = {"checkpoint": {"sha256": sha256}, "energy": energy} | fires(0.125)
     (folder / "inspection.json").write_text(json.dumps(inspection))
+    unconditional = reports["test-10k"] | {"metrics": {name: {"mean": 0.75, "std": None} for name in cards.SHOWN}}
+    (folder / "test-10k-samples-guidance=0.json").write_text(json.dumps(unconditional))
     publish(["only=cards", *options])
     card = published.with_suffix(".md").read_text()
     assert "Mean firing rate: absorbing 0.125." in card
+    assert "| metric | generated images | without labels | floor: real images |" in card
+    assert "| KID x 1000 | 250 ± 12 | 750 | 125 ± 5 |" in card
+    assert "| authenticity | 0.90 |  | 0.60 |" in card
     assert "4 uJ of arithmetic for an image, 6 uJ of memory accesses" in card
 
 
@@ -204,6 +209,15 @@ def test_commands_from_a_clean_clone(finished, tmp_path, options, absorbing_conf
     assert cards.preset_of(replace(cifar10, data="mnist")) is None
     assert cards.preset_of(replace(mnist, T=5)) is None
     assert cards.preset_of(absorbing_config) is None
+    taken_over = {
+        (preset, data): cards.stage1_from(load_config("absorbing", preset_file("absorbing", preset), [f"data={data}"]))
+        for preset in ("base", "large")
+        for data in ("mnist", "kmnist")
+    }
+    assert taken_over == {
+        **{("base", "mnist"): None, ("base", "kmnist"): None},  # kmnist's base starts from mnist's, whose codes differ
+        **{("large", "mnist"): "mnist-base", ("large", "kmnist"): "kmnist-base"},
+    }
 
 
 @pytest.mark.parametrize("path", sorted(ZOO.glob("*.md")), ids=lambda path: path.stem)
