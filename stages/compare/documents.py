@@ -213,6 +213,16 @@ def candidates(results: Path, data: str, stage: str) -> list[dict[str, str]]:
     ]
 
 
+def scaling(results: Path, data: str) -> list[dict[str, str]]:
+    """Designs of codes at equal training time."""
+    rows = Report.read(results / data / "scaling.json").parts("rows")
+    return [
+        {"design": row.get(str, "design"), "steps": " + ".join(f"{steps:,}" for steps in row.get(list, "steps"))}
+        | {name: row.spread(name).text() for name, value in row.contents.items() if isinstance(value, dict)}
+        for row in rows
+    ]
+
+
 def encodings(results: Path, data: str) -> list[dict[str, str]]:
     """FID of reconstructions by encoding and spike generator."""
     table: dict[str, dict[str, str]] = {}
@@ -273,6 +283,7 @@ TABLES: dict[str, Callable[..., list]] = {
     "first-steps": first_steps,
     "decomposition": decomposition,
     "candidates": candidates,
+    "scaling": scaling,
     "encodings": encodings,
     "labels": labels,
     "bench": bench,

@@ -22,6 +22,7 @@ AGREEMENT = {
     "fmnist-large-absorbing": 0.8,
     "kmnist-base-absorbing": 0.8,
     "letters-base-absorbing": 0.8,
+    "letters-large-absorbing": 0.8,
     "cifar10-base-absorbing": 0.5,
     "mnist-base-gaussian": None,
 }
