@@ -18,6 +18,7 @@ from stages.cli.help import described
 from stages.compare.published import PUBLISHED, UNKNOWN
 from stages.compare.tables import (
     COMPARED,
+    NOT_RUN,
     PRESETS,
     TITLES,
     UNCONDITIONAL,
@@ -55,26 +56,31 @@ def rendered(text: str, results: Path) -> str:
 
 def overview(results: Path) -> list[dict[str, str]]:
     """The README's table: one row a discrete model that ships."""
-    rows = []
-    for data, preset in _models():
-        folder = results / data / preset
+    return [_overview_row(results / data / preset) for data, preset in _models()]
+
+
+def _overview_row(folder: Path) -> dict[str, str]:
+    """The row of a model, of the reports in its folder; what was not run says so."""
+    data, preset = folder.parts[-2:]
+    row = {"data": TITLES[data], "model": f"`{preset}`"} | dict.fromkeys(
+        ("FID (floor)", "recall (floor)", "best published spiking", "spiking steps", "firing rate, stage 1, 2"), NOT_RUN
+    )
+    if (folder / "test-10k.json").is_file():
         report = _evaluation(folder, "test-10k")
         stand_in, generated = bool(report.get(str, "stand_in", default="")), report.get(int, "counts", "generated")
-        energies = [f"{arithmetic:,.0f}" for arithmetic, _ in _energies(folder)]
-        rows.append(
-            {
-                "data": TITLES[data] + (", a stand-in" if stand_in else ""),
-                "model": f"`{preset}`",
-                "FID (floor)": f"**{beside_floor(report, 'fid')}**" + (f" of {generated:,}" if stand_in else ""),
-                "recall (floor)": beside_floor(report, "recall"),
-                "best published spiking": "" if stand_in else best_published(folder),
-                "spiking steps": str(report.get(int, "network_steps")),
-                "firing rate, stage 1, 2": ", ".join(f"{rate:.2f}" for rate in _rates(report)),
-                "uJ an image: spikes, ReLU, 3-bit": ", ".join([f"**{energies[0]}**", *energies[1:]]),
-                "minutes of training": " + ".join(f"{minutes:.0f}" for minutes in _minutes(data, preset)),
-            }
-        )
-    return rows
+        row |= {
+            "data": TITLES[data] + (", a stand-in" if stand_in else ""),
+            "FID (floor)": f"**{beside_floor(report, 'fid')}**" + (f" of {generated:,}" if stand_in else ""),
+            "recall (floor)": beside_floor(report, "recall"),
+            "best published spiking": "" if stand_in else best_published(folder),
+            "spiking steps": str(report.get(int, "network_steps")),
+            "firing rate, stage 1, 2": ", ".join(f"{rate:.2f}" for rate in _rates(report)),
+        }
+    energies = [f"{arithmetic:,.0f}" for arithmetic, _ in _energies(folder)]
+    return row | {
+        "uJ an image: spikes, ReLU, 3-bit": ", ".join([f"**{energies[0]}**", *energies[1:]]),
+        "minutes of training": " + ".join(f"{minutes:.0f}" for minutes in _minutes(data, preset)),
+    }
 
 
 def best_published(folder: Path) -> str:
@@ -95,9 +101,12 @@ def best_published(folder: Path) -> str:
 
 def shipped(results: Path, preset: str) -> list[dict[str, str]]:
     """Metrics of the discrete models of a preset that ship: one column a data set."""
-    columns = {TITLES[data]: dict(_shipped(results / data / preset)) for data, name in _models() if name == preset}
+    folders = {TITLES[data]: results / data / preset for data, name in _models() if name == preset}
+    columns = {
+        title: dict(_shipped(folder)) for title, folder in folders.items() if (folder / "test-10k.json").is_file()
+    }
     names = dict.fromkeys(name for column in columns.values() for name in column)
-    return [{"": name} | {title: column.get(name, "not run") for title, column in columns.items()} for name in names]
+    return [{"": name} | {title: column.get(name, NOT_RUN) for title, column in columns.items()} for name in names]
 
 
 def _shipped(folder: Path) -> Iterator[tuple[str, str]]:
