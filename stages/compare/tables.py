@@ -9,7 +9,7 @@ from pathlib import Path
 from spiking_vq.config.schema import TWINS
 from spiking_vq.errors import InputError
 from stages.compare.published import PUBLISHED
-from stages.reporting.report import Report, inspected
+from stages.reporting.report import Report, evaluation_name, inspected
 
 NOT_RUN = "not run"
 TITLES = {
@@ -24,7 +24,7 @@ PRESETS = (
     *("gaussian-base", "gaussian-sddpm", "gaussian-fsddim"),
 )
 COMPARED = ("test-10k", "n1280-test", "fsddim-10k", "train-50k")
-UNCONDITIONAL = "{}-samples-guidance=0"
+UNCONDITIONAL = evaluation_name({"protocol": "{}", "only": "samples", "guidance": 0.0}).removesuffix(".json")
 """Name of the report on images that were generated without labels."""
 QUALITY = (
     "system",

@@ -46,7 +46,7 @@ def results(tmp_path):
     write(base / "test-10k.json", evaluation(14.4))
     write(base / "n1280-test.json", evaluation(20.0, images_per_second=40.0))
     write(base / "fsddim-10k.json", evaluation(20.0, images_per_second=90.0, machine={"device": "cuda"}))
-    write(base / "fsddim-10k-samples-guidance=0.json", evaluation(30.0, protocol="fsddim-10k"))
+    write(base / "fsddim-10k-samples-guidance=0.0.json", evaluation(30.0, protocol="fsddim-10k"))
     write(base / "val-classifier-sample_steps=8.json", evaluation(25.0, network_calls=8))
     cost = {"arithmetic_pj": 4e6, "memory_pj": 6e6}
     sides = {side: {"image": cost} for side in ("spiking", "relu", "quantised")}
