@@ -24,14 +24,14 @@ def overview(results: Path) -> list[dict[str, str]]:
 def _overview_row(folder: Path) -> dict[str, str]:
     """The row of a model, of the reports in its folder; what was not run says so."""
     data, preset = folder.parts[-2:]
-    row = {"data": TITLES[data], "model": f"`{preset}`"} | dict.fromkeys(
+    stand_in = _description(data, preset).get(str, "stand_in", default="")
+    row = {"data": TITLES[data] + (", a stand-in" if stand_in else ""), "model": f"`{preset}`"} | dict.fromkeys(
         ("FID (floor)", "recall (floor)", "best published spiking", "spiking steps", "firing rate, stage 1, 2"), NOT_RUN
     )
     if (folder / "test-10k.json").is_file():
         report = _evaluation(folder, "test-10k")
-        stand_in, generated = bool(report.get(str, "stand_in", default="")), report.get(int, "counts", "generated")
+        generated = report.get(int, "counts", "generated")
         row |= {
-            "data": TITLES[data] + (", a stand-in" if stand_in else ""),
             "FID (floor)": f"**{beside_floor(report, 'fid')}**" + (f" of {generated:,}" if stand_in else ""),
             "recall (floor)": beside_floor(report, "recall"),
             "best published spiking": "" if stand_in else best_published(folder),
@@ -131,6 +131,11 @@ def _models() -> list[tuple[str, str]]:
     return [(data, preset) for data, preset in pairs if (ZOO / f"{data}-{preset}-absorbing.json").is_file()]
 
 
+def _description(data: str, preset: str) -> Report:
+    """What ships beside the weights of a model."""
+    return Report.read(ZOO / f"{data}-{preset}-absorbing.json")
+
+
 def _evaluation(folder: Path, name: str) -> Report:
     return Report.read(folder / f"{name}.json")
 
@@ -153,5 +158,5 @@ def _energy_lines(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _minutes(data: str, preset: str) -> list[float]:
-    training = Report.read(ZOO / f"{data}-{preset}-absorbing.json").part("training")
+    training = _description(data, preset).part("training")
     return [training.get(float, stage, "seconds") / 60 for stage in training.contents]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ PRESETS = (
 )
 COMPARED = ("test-10k", "n1280-test", "fsddim-10k", "train-50k")
 UNCONDITIONAL = evaluation_name({"protocol": "{}", "only": "samples", "guidance": 0.0}).removesuffix(".json")
-"""Name of the report on images that were generated without labels."""
+"""Name of the report on images that were generated without labels; `{}` stands for the protocol."""
 QUALITY = (
     "system",
     *(f"FID {name}" for name in COMPARED),
@@ -100,7 +100,7 @@ def read_systems(results: Path) -> list[System]:
     systems = []
     for data in TITLES:
         for folder in sorted(path for path in (results / data).glob("*") if path.is_dir()):
-            evaluations, unconditional = (_reports(folder, form) for form in ("{}", UNCONDITIONAL))
+            evaluations, unconditional = (read_evaluations(folder, form) for form in ("{}", UNCONDITIONAL))
             if evaluations:
                 energy = inspected(folder, "energy")
                 systems.append(System(data, folder.name, folder, evaluations, unconditional, energy))
@@ -109,8 +109,9 @@ def read_systems(results: Path) -> list[System]:
     return systems
 
 
-def _reports(folder: Path, form: str) -> dict[str, Report]:
-    files = {protocol: folder / f"{form.format(protocol)}.json" for protocol in COMPARED}
+def read_evaluations(folder: Path, form: str, protocols: Iterable[str] = COMPARED) -> dict[str, Report]:
+    """Protocol -> its report, of those that were run; `form` is the reports' name, with `{}` for the protocol."""
+    files = {protocol: folder / f"{form.format(protocol)}.json" for protocol in protocols}
     return {protocol: Report.read(path) for protocol, path in files.items() if path.is_file()}
 
 

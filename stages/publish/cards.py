@@ -16,7 +16,7 @@ from spiking_vq.config.yaml_files import to_yaml
 from spiking_vq.errors import require
 from spiking_vq.pipelines.zoo import located
 from stages.cli.options import CONFIGS
-from stages.compare.tables import TITLES, UNCONDITIONAL
+from stages.compare.tables import TITLES, UNCONDITIONAL, read_evaluations
 from stages.evaluate.protocols import PROTOCOLS
 from stages.reporting.markdown import cells, table
 from stages.reporting.report import Report, inspected, report_folder, write_report, write_text
@@ -78,7 +78,10 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
         Protocol -> its metrics, and those of images without labels as `unconditional`; `calls` and `energy`; all where
         measured. `firing_rate` of each stage that fires.
     """
-    reports, unconditional = (_evaluations(folder, form, sha256) for form in ("{}", UNCONDITIONAL))
+    reports, unconditional = (
+        {name: found for name, found in read_evaluations(folder, form, PROTOCOLS).items() if found.is_on(sha256)}
+        for form in ("{}", UNCONDITIONAL)
+    )
     measurements: dict[str, Any] = {
         name: {
             "command": report.get(str, "command"),
@@ -108,13 +111,6 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
             f"{name}_uj": image.get(float, f"{name}_pj") / 1e6 for name in ("arithmetic", "memory")
         }
     return measurements
-
-
-def _evaluations(folder: Path, form: str, sha256: str) -> dict[str, Report]:
-    """Protocol -> the report of that form of name, where there is one on the file with this hash."""
-    files = {name: folder / f"{form.format(name)}.json" for name in PROTOCOLS}
-    reports = {name: Report.read(path) for name, path in files.items() if path.is_file()}
-    return {name: report for name, report in reports.items() if report.is_on(sha256)}
 
 
 def card(description: Report, config: Config) -> str:
