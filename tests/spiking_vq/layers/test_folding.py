@@ -1,0 +1,39 @@
+"""Folded networks compute what they did before."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from spiking_vq.layers.folding import fold_batch_norms
+from spiking_vq.layers.mixing import GridMixer
+from spiking_vq.layers.synapses import BatchNorm, NormedSynapse, conv_norm, up_conv_norm
+
+SYNAPSES = {
+    "convolution": lambda: conv_norm(3, 5, gain=0.7),
+    "strided": lambda: conv_norm(3, 5, stride=2),
+    "transposed": lambda: up_conv_norm(3, 5),
+    "doubling": lambda: NormedSynapse(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 5, 3, padding=1)), 5),
+    "mixer": lambda: GridMixer((4, 4), 3),
+    "bare norm": lambda: BatchNorm(3, gain=0.7),
+}
+
+
+@pytest.mark.parametrize("kind", SYNAPSES)
+def test_folded_current_is_the_same(kind):
+    torch.manual_seed(0)
+    module = nn.Sequential(SYNAPSES[kind]()).double()
+    for part in module.modules():
+        if isinstance(part, BatchNorm):
+            for value, low in ((part.running_mean, -1), (part.running_var, 0.3), (part.weight, -1), (part.bias, -1)):
+                nn.init.uniform_(value, low, 2)
+            if part.synapse_bias is not None:
+                nn.init.uniform_(part.synapse_bias)
+    folded = fold_batch_norms(copy.deepcopy(module).eval())
+    x = torch.randint(2, (2, 3, 3, 4, 4)).double()
+    current = folded(x)
+    torch.testing.assert_close(current.value(), module.eval()(x).value(), rtol=1e-12, atol=1e-12)
+    assert (current.norm.mean == 0).all()
+    assert (current.norm.rstd == 1).all()
+    assert (current.norm.weight == 1).all() == isinstance(module[0], NormedSynapse)
