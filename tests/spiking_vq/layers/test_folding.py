@@ -9,12 +9,13 @@ from torch import nn
 from spiking_vq.layers.folding import fold_batch_norms
 from spiking_vq.layers.mixing import GridMixer
 from spiking_vq.layers.synapses import BatchNorm, NormedSynapse, conv_norm, up_conv_norm
+from spiking_vq.runtime.winograd import Conv3x3
 
 SYNAPSES = {
     "convolution": lambda: conv_norm(3, 5, gain=0.7),
     "strided": lambda: conv_norm(3, 5, stride=2),
     "transposed": lambda: up_conv_norm(3, 5),
-    "doubling": lambda: NormedSynapse(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 5, 3, padding=1)), 5),
+    "doubling": lambda: NormedSynapse(nn.Sequential(nn.Upsample(scale_factor=2), Conv3x3(3, 5)), 5),
     "mixer": lambda: GridMixer((4, 4), 3),
     "bare norm": lambda: BatchNorm(3, gain=0.7),
 }
