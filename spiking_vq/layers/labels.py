@@ -28,11 +28,14 @@ class ClassEmbedding(nn.Embedding):
 
         `labels=None` gives every row no label.
         """
+        return super().forward(self.rows(labels, n)).sum(1)
+
+    def rows(self, labels: Tensor | None, n: int) -> Tensor:
+        """Numbers of the rows whose sum is a label's vector, [n, halvings + 1]; of no label, its row again and again."""
         if labels is None:
             labels = torch.full((n,), self.none, device=self.weight.device)
         shift = torch.arange(self.halvings, -1, -1, device=labels.device)
         # rows of the labels come first, then those of the halves of their images, then of the quarters...
         first = (self.none >> self.halvings) * (2 ** shift.flip(0) - 1)
-        rows = first + (labels.unsqueeze(1) >> shift)
-        rows = rows.where(labels.unsqueeze(1) < self.none, self.num_embeddings - 1)
-        return super().forward(rows).sum(1)
+        rows = first + torch.div(labels.unsqueeze(1), 2**shift, rounding_mode="floor")  # ONNX has no signed shift
+        return rows.where(labels.unsqueeze(1) < self.none, self.num_embeddings - 1)

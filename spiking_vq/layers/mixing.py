@@ -16,7 +16,7 @@ class PositionLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """`[T, B, C, h, w]` to `[T, B, C, h, w]`, channels-last like the convolutions."""
         rows = fold_time(x).flatten(2).mT  # [T*B, h*w, C]
-        return torch.matmul(self.weight.expand(len(rows), -1, -1), rows).mT.view_as(x)
+        return torch.matmul(self.weight.expand(rows.shape[0], -1, -1), rows).mT.view_as(x)
 
 
 class GridMixer(nn.Module):

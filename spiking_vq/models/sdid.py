@@ -50,8 +50,16 @@ class SDID(nn.Module):
 
     def forward(self, tokens: Tensor, t: Tensor) -> Tensor:
         """Logits [B, K, 1, h, w] of `tokens` [B, 1, h, w] in 0..K, K the mask, at diffusion times `t` [B]."""
-        planes = torch.cat([tokens, t.view(-1, 1, 1, 1).expand(tokens.shape)], dim=1).to(self.readout.weight.dtype)
         num_steps = steps_of(self)
+        planes = self.input_current(tokens, t).to(self.readout.weight.dtype)
         first = self.first_neuron(direct_coding(self.stem(planes.unsqueeze(0)), num_steps))
-        logits = read_out(self.readout, rate_weights(num_steps), (self.last_neuron, self.blocks(first)), first)
-        return logits.unsqueeze(2)
+        read = read_out(self.readout, rate_weights(num_steps), (self.last_neuron, self.blocks(first)), first)
+        return self.as_logits(read)
+
+    def input_current(self, tokens: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The two planes [B, 2, h, w] that the stem reads at every step; arguments of `forward`, no `labels`."""
+        return torch.cat([tokens, t.view(-1, 1, 1, 1).expand(tokens.shape)], dim=1)
+
+    def as_logits(self, read: Tensor) -> Tensor:
+        """The read-out [B, K, h, w] as logits [B, K, 1, h, w]."""
+        return read.unsqueeze(2)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spiking_vq.layers.synapses import NeuronFactory, conv_norm, direct_coding
+from spiking_vq.neurons.fused import LazyCurrent, as_current
 from spiking_vq.randomness import uniform_noise
 from spiking_vq.runtime.distributed import num_ranks, own_rows
 
@@ -26,7 +27,11 @@ class AdaptiveSpikeGenerator(nn.Module):
 
     def forward(self, vectors: Tensor, num_steps: int, generator: torch.Generator | None = None) -> Tensor:
         """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w]; `generator` is not used."""
-        return self.neuron(direct_coding(self.current(vectors.unsqueeze(0)), num_steps))
+        return self.neuron(direct_coding(self.input_current(vectors), num_steps))
+
+    def input_current(self, vectors: Tensor) -> LazyCurrent:
+        """The neurons' current `[1, B, D, h, w]`, the same at every step."""
+        return self.current(vectors.unsqueeze(0))
 
 
 class DirectSpikeGenerator(nn.Module):
@@ -43,8 +48,12 @@ class DirectSpikeGenerator(nn.Module):
     def forward(self, vectors: Tensor, num_steps: int, generator: torch.Generator | None = None) -> Tensor:
         """Spikes `[T, B, D, h, w]` of `vectors` [B, D, h, w]; `generator` is not used."""
         with torch.no_grad():  # a hair above, so that k times 1 / T reaches the threshold whatever the rounding
-            spk = self.neuron(direct_coding((1 + ROUNDING) * vectors.unsqueeze(0), num_steps))
+            spk = self.neuron(direct_coding(self.input_current(vectors), num_steps))
         return spk + (vectors - vectors.detach())  # the sum is exact: a synapse sees 0 and 1
+
+    def input_current(self, vectors: Tensor) -> LazyCurrent:
+        """The neurons' current `[1, B, D, h, w]`, the same at every step."""
+        return as_current((1 + ROUNDING) * vectors.unsqueeze(0))
 
 
 class PoissonSpikeGenerator(nn.Module):

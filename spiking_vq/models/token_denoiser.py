@@ -89,10 +89,15 @@ class TokenDenoiser(nn.Module):
 
     def forward(self, tokens: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [B, K, G, h, w] of `tokens` [B, G, h, w] in 0..K, K the mask, with `labels` [B]; `t` is not used."""
-        current = self.token_embedding(tokens + self.first_row).sum(1).movedim(-1, 1) + self.position_embedding
-        if self.labels is not None:
-            current = current + self.labels(labels, len(tokens))[..., None, None]
         num_steps = steps_of(self)
-        current = self.blocks(direct_coding(current.unsqueeze(0), num_steps))
-        logits = read_out(self.readout, rate_weights(num_steps), (self.last_neuron, current))
-        return logits.unflatten(1, (self.num_codes, -1)).transpose(1, 2)
+        current = self.blocks(direct_coding(self.input_current(tokens, t, labels).unsqueeze(0), num_steps))
+        return self.as_logits(read_out(self.readout, rate_weights(num_steps), (self.last_neuron, current)))
+
+    def input_current(self, tokens: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The embeddings' sum [B, C, h, w], the same at every step; arguments of `forward`."""
+        current = self.token_embedding(tokens + self.first_row).sum(1).movedim(-1, 1) + self.position_embedding
+        return current if self.labels is None else current + self.labels(labels, len(tokens))[..., None, None]
+
+    def as_logits(self, read: Tensor) -> Tensor:
+        """The read-out [B, G K, h, w] as logits [B, K, G, h, w]."""
+        return read.unflatten(1, (self.num_codes, -1)).transpose(1, 2)
