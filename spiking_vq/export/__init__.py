@@ -1,0 +1,1 @@
+"""Export of trained networks for neuromorphic tool chains and other run times."""

@@ -1,0 +1,130 @@
+"""Export of a latent model to NIR: its three graphs, what stays on the host, and expected results."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from spiking_vq.checkpoint.build import LatentModel, build_on_cpu
+from spiking_vq.config.schema import AbsorbingConfig
+from spiking_vq.errors import require_one_of
+from spiking_vq.export.expected import as_arrays, compared, examples_of, results_of
+from spiking_vq.export.folder import read_description, write_description, write_expected
+from spiking_vq.export.graph import DT, Convolution, Graph
+from spiking_vq.export.host import INPUTS, GraphDenoiser, GraphVQSVAE, code_table, denoiser_table, host_of
+from spiking_vq.export.networks import decoder_graph, denoiser_graph, encoder_graph
+from spiking_vq.export.neurons import FORMS
+from spiking_vq.export.nir_file import read_nir, require_nir, write_nir
+from spiking_vq.export.receiver import Receiver
+from spiking_vq.files import atomic_write
+from spiking_vq.layers.folding import fold_batch_norms
+
+HOST = "host.safetensors"
+
+
+def export_latent(
+    model: LatentModel,
+    config: AbsorbingConfig,
+    folder: Path,
+    tokens: Tensor,
+    labels: Tensor | None,
+    form: str = "standard",
+    inputs: str = "host",
+) -> None:
+    """Write `denoiser.nir`, `decoder.nir`, `encoder.nir`, and with them what a receiver needs to be checked.
+
+    Args:
+        model: of stage 2, in evaluation mode on the CPU.
+        config: its configuration.
+        folder: to write to.
+        tokens: of images that the model has generated, int64 [n, G, h, w]: the expected results are of these.
+        labels: as the denoiser takes them, [n]; None for an unconditional one.
+        form: see `spiking_vq.export.neurons`.
+        inputs: see `spiking_vq.export.host`.
+
+    Raises:
+        InputError: a network that NIR cannot hold, or nir is not installed.
+    """
+    require_nir()
+    require_one_of("form", form, FORMS)
+    require_one_of("inputs", inputs, INPUTS)
+    folded = fold_batch_norms(copy.deepcopy(model).float())
+    graphs = latent_graphs(folded, form, inputs)
+    host = {key: value.contiguous() for key, value in host_of(folded).state_dict().items()}
+    examples = examples_of(model, tokens, labels)
+    results = results_of(folded.double(), examples, graphs)
+    before = results_of(copy.deepcopy(model).double(), examples, graphs)
+    for name, graph in graphs.items():
+        write_nir(folder / f"{name}.nir", graph)
+    with atomic_write(folder / HOST) as temporary:
+        save_file(host, temporary)
+    write_expected(folder, as_arrays(examples, results))
+    steps = {"denoiser": model.denoiser.T, "decoder": model.vq_svae.T, "encoder": model.vq_svae.T}
+    write_description(
+        folder,
+        model,
+        config,
+        {name: {"file": f"{name}.nir", "T": steps[name]} | facts(graph) for name, graph in graphs.items()},
+        to="nir",
+        form=form,
+        inputs=inputs,
+        dt=DT,
+        fires="above the threshold in the file, which is the next smaller float32 where the network fires at it",
+        read_out={"decoder": "sum_t 0.8^(T-1-t) output[t]", "denoiser": "mean_t output[t]"},
+        folding=compared(before, results),
+        files=(HOST,),
+    )
+
+
+def facts(graph: Graph) -> dict[str, Any]:
+    """Shapes and sizes of a graph."""
+    weights = [node.weight for node in graph.nodes.values() if isinstance(node, Convolution)]
+    neurons = [graph.nodes[name].shape for name in graph.neurons()]
+    return {
+        "input_shape": list(graph.input_shape),
+        "output_shape": list(graph.output_shape()),
+        "nodes": len(graph.nodes),
+        "edges": len(graph.edges),
+        "neurons": sum(math.prod(shape) for shape in neurons),
+        "weights": sum(weight.numel() for weight in weights),
+        "weights_not_0": sum(int(weight.count_nonzero()) for weight in weights),
+    }
+
+
+def load_latent(folder: Path) -> tuple[LatentModel, AbsorbingConfig]:
+    """The model whose network calls go through the graphs of a folder, in float32.
+
+    Raises:
+        InputError: no whole export to NIR in the folder.
+    """
+    description, config = read_description(folder)
+    host = host_of(fold_batch_norms(build_on_cpu(config).eval()))
+    host.load_state_dict(load_file(folder / HOST))
+    graphs = {name: Receiver(read_nir(folder / part["file"])) for name, part in description["parts"].items()}
+    return as_model(host, graphs, description["inputs"]).float().eval(), config
+
+
+def latent_graphs(model: LatentModel, form: str, inputs: str) -> dict[str, Graph]:
+    """The graphs of a model with folded batch norms, by the name of the part."""
+    vq_svae, spikes = model.vq_svae, inputs == "spikes"
+    tables = {"decoder": code_table(vq_svae), "denoiser": denoiser_table(model.denoiser)} if spikes else {}
+    return {
+        "decoder": decoder_graph(vq_svae, form, tables.get("decoder")),
+        "encoder": encoder_graph(vq_svae, form),
+        "denoiser": denoiser_graph(model.denoiser, form, vq_svae.grid, tables.get("denoiser")),
+    }
+
+
+def as_model(host: LatentModel, graphs: Mapping[str, Receiver], inputs: str) -> LatentModel:
+    """The host's part and the graphs together, as the pipeline uses a model."""
+    stage1 = {name: graphs[name] for name in ("decoder", "encoder")}
+    return LatentModel(
+        GraphVQSVAE(host.vq_svae, stage1, inputs), GraphDenoiser(host.denoiser, graphs["denoiser"], inputs)
+    )
