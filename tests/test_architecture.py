@@ -21,6 +21,7 @@ LIBRARY = [
     {"models", "energy"},
     {"config"},
     {"checkpoint"},
+    {"quantisation"},
     {"pipelines"},
 ]
 """Modules and folders of the library, from below; those of one level do not know each other."""
@@ -29,15 +30,15 @@ STAGES = [
     {"cli"},
     {"reporting", "training", "sample", "bench"},
     {"evaluate", "vq_svae", "absorbing", "gaussian", "classifier"},
-    {"inspect", "train", "compare"},
+    {"inspect", "train", "compare", "quantise"},
     {"study", "publish"},
     {"__main__"},
 ]
 """The same of the commands, above the library."""
 
 MODULES = {
-    "spiking_vq": {"errors", "fields", "files", "randomness", "energy"},
-    "stages": {"__main__", "vq_svae", "absorbing", "gaussian", "classifier", "train", "sample"},
+    "spiking_vq": {"errors", "fields", "files", "randomness"},
+    "stages": {"__main__", "vq_svae", "absorbing", "gaussian", "classifier", "train", "sample", "quantise"},
 }
 """Package -> the modules that stand in it directly, outside of any folder."""
 

@@ -1,4 +1,4 @@
-"""Energy of an image: operations counted while a model generates, and those of its twins without spikes.
+"""Energy and latency of an image: operations counted while a model generates, and those of its twins without spikes.
 
 The twins are the same networks with `neuron=relu`, T = 1, and with activations of as few bits as T spikes need
 (`neuron=quantised`). Their operations do not depend on their weights, so that untrained ones do.
@@ -6,7 +6,8 @@ The twins are the same networks with `neuron=relu`, T = 1, and with activations 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
@@ -17,14 +18,24 @@ from spiking_vq.checkpoint.build import PixelModel, build_model
 from spiking_vq.config.load import twin_bits
 from spiking_vq.config.options import RateOptions
 from spiking_vq.config.schema import AbsorbingConfig, DenoiserConfig, SpikingConfig
-from spiking_vq.energy import PICOJOULES, LayerCost, count_operations, total
+from spiking_vq.energy import (
+    ARITHMETICS,
+    COUNTS,
+    MEMORIES,
+    PICOJOULES,
+    LayerCost,
+    constants,
+    count_operations,
+    energy,
+    longest_path,
+    total,
+)
 from spiking_vq.neurons.activity import observed
 from spiking_vq.pipelines.base import Pipeline
 from spiking_vq.pipelines.load import pipeline_of
 from spiking_vq.randomness import ImageStream, mix_seed
+from stages.inspect.verdicts import ALONE, TWINS, turning_rates, verdict
 from stages.reporting.report import STAGES
-
-TWINS = {"relu": "twin without spikes", "quantised": "quantised twin"}
 
 SPIKING_SETTINGS = {"guidance_T": None, "threshold_shift": 0.0}
 """Settings of the samplers that a twin does not have -> the value that changes nothing."""
@@ -38,34 +49,39 @@ class Generation(NamedTuple):
 
     Attributes:
         num_calls: calls of the generating network for all images.
+        call: arguments of the first of these calls.
         costs: layer -> its operations for all images, of the layers that computed, in the order of the modules.
         spikes: neuron layer -> spikes [NEURONS, steps] of some of its neurons over all calls for the first image.
+        steps: neuron layer -> its time steps for all images.
         states: of each image, after each call: tokens [1, G, h, w], or images [1, C, H, W] in [0, 1].
     """
 
     num_calls: int
+    call: tuple[Any, ...]
     costs: dict[str, LayerCost]
     spikes: dict[str, Tensor]
+    steps: dict[str, int]
     states: list[list[Tensor]]
 
 
 @torch.no_grad()
 def observe(pipeline: Pipeline, settings: dict[str, Any], seeds: Sequence[int]) -> Generation:
     """Generate an image for each seed, one at a time, so that no call works on an image that is finished."""
-    num_calls, states = 0, []
+    calls, states = [], []
     spikes: dict[str, list[Tensor]] = {}
+    steps: Counter[str] = Counter()
 
-    def count_call(module: nn.Module, inputs: Any) -> None:
-        nonlocal num_calls
-        num_calls += 1
+    def keep_call(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        calls.append(inputs)
 
     def keep_spikes(name: str, spk: Tensor) -> None:
+        steps[name] += len(spk)
         if len(states) <= 1:
             neurons = spk.flatten(1).T
             chosen = torch.linspace(0, len(neurons) - 1, NEURONS).long()
             spikes.setdefault(name, []).append(neurons[chosen].cpu())
 
-    counter = pipeline.network.register_forward_pre_hook(count_call)
+    counter = pipeline.network.register_forward_pre_hook(keep_call)
     with count_operations(pipeline.model) as costs, observed(pipeline.model, keep_spikes):
         for seed in seeds:
             states.append([])
@@ -74,22 +90,33 @@ def observe(pipeline: Pipeline, settings: dict[str, Any], seeds: Sequence[int]) 
     counter.remove()
     named = {name: f"{STAGES[part]}.{layer}" for name in costs for part, _, layer in [name.partition(".")]}
     return Generation(
-        num_calls,
-        {named[name]: cost for name, cost in costs.items() if cost.state_bits},  # the encoder has not run
+        len(calls),
+        calls[0],
+        {named[name]: cost for name, cost in costs.items() if cost.has_run},  # the encoder has not
         {named[name]: torch.cat(spikes[name], dim=1) for name in costs if name in spikes},
+        {named[name]: count for name, count in steps.items()},
         states,
     )
 
 
 def energy_report(pipeline: Pipeline, settings: dict[str, Any], generation: Generation, seed: int) -> dict[str, Any]:
-    """Costs of an image by spikes and by the twins, which generate one image of this seed, and the verdict."""
-    report = {"picojoules": PICOJOULES, "spiking": image_costs(generation, pipeline.num_steps)}
+    """Costs of an image by spikes and by the twins, which generate one image of this seed, latency, and verdicts."""
+    report = {
+        "picojoules": PICOJOULES,
+        "constants": constants(),
+        "spiking": image_costs(generation, pipeline.num_steps),
+    }
     kept = {name: value for name, value in settings.items() if name not in SPIKING_SETTINGS}
     for neuron in TWINS:
         twin = twin_of(pipeline, neuron)
         report[neuron] = image_costs(observe(twin, kept, [seed]), twin.num_steps)
-    report["verdict"] = {neuron: verdict(report["spiking"], report[neuron], name) for neuron, name in TWINS.items()}
-    return report
+    rate, ours = report["spiking"]["image"]["firing_rate"], report["spiking"]["energy_pj"]
+    report["turning_rates"], report["verdict"] = {}, {}
+    for neuron, name in TWINS.items():
+        theirs = report[neuron]["energy_pj"]["image"]
+        report["turning_rates"][neuron] = turning_rates(rate, ours["image"], ours["by_spikes"], theirs)
+        report["verdict"][neuron] = verdict(rate, ours["image"], ours["by_spikes"], theirs, name)
+    return report | {"latency": latency(pipeline, generation)}
 
 
 def twin_of(pipeline: Pipeline, neuron: str) -> Pipeline:
@@ -125,60 +152,97 @@ def image_costs(generation: Generation, num_steps: Mapping[str, int]) -> dict[st
     """
     costs, num_calls, num_images = generation.costs, generation.num_calls, len(generation.states)
     steps = {STAGES[part]: T for part, T in num_steps.items()}
-    decoder = {name: cost for name, cost in costs.items() if name.startswith("vq_svae.")}
+    decoder = {name: cost for name, cost in costs.items() if _is_decoder(name)}
     network = [cost for name, cost in costs.items() if name not in decoder]
+    by_spikes = [cost for cost in costs.values() if cost.is_fed_by_spikes]
 
     def layer(name: str, cost: LayerCost) -> dict[str, Any]:
-        row = metrics(cost, num_images) | {"kind": cost.kind, "input_bits": cost.input_bits}
+        kind = {"kind": cost.kind, "input_bits": cost.input_bits, "output_bits": cost.output_bits}
+        row = metrics([cost], num_images) | kind
         if cost.connections:  # spikes that a connection carries in the T steps of a call
             row["spikes_per_synapse"] = cost.accumulates / cost.connections * steps[name.partition(".")[0]]
         return row
 
     return {
         "calls": num_calls / num_images,
-        "call": metrics(total(network), num_calls),
-        "decoder": metrics(total(decoder.values()), num_images),
-        "image": metrics(total(costs.values()), num_images),
-        "by_spikes": metrics(total(cost for cost in costs.values() if cost.is_fed_by_spikes), num_images),
+        "call": metrics(network, num_calls),
+        "decoder": metrics(decoder.values(), num_images),
+        "image": metrics(costs.values(), num_images),
+        "by_spikes": metrics(by_spikes, num_images),
+        "operations": operations(costs.values(), num_images),
+        "energy_pj": {"image": energies(costs.values(), num_images), "by_spikes": energies(by_spikes, num_images)},
         "layers": {name: layer(name, cost) for name, cost in costs.items()},
     }
 
 
-def metrics(cost: LayerCost, share: float) -> dict[str, float | None]:
-    """The counts of a cost divided by `share`, and its firing rate."""
-    counts = {name: value / share for name, value in asdict(cost).items() if isinstance(value, float)}
-    return counts | {"firing_rate": cost.firing_rate}
+def metrics(costs: Iterable[LayerCost], share: float) -> dict[str, float | None]:
+    """Counts, traffic and energy of layers divided by `share`, in 32 bits and without reuse, and the firing rate.
 
-
-def verdict(spiking: dict[str, Any], twin: dict[str, Any], name: str) -> str:
-    """Which of two networks needs less energy, and at which firing rate that would change."""
-    rate, sentences = spiking["image"]["firing_rate"], []
-    for title, kinds in {"arithmetic": ["arithmetic"], "memory accesses too": ["arithmetic", "memory"]}.items():
-        ours, by_spikes, theirs = (
-            sum(part[f"{kind}_pj"] for kind in kinds)
-            for part in (spiking["image"], spiking["by_spikes"], twin["image"])
-        )
-        winner = "the spiking network" if ours < theirs else f"the {name}"
-        turn = turning_point(rate, ours, by_spikes, theirs)
-        sentences.append(
-            f"Counting {title}, {winner} wins: {ours / 1e6:,.0f} uJ an image with spikes at a firing rate of"
-            f" {rate:.2f}, {theirs / 1e6:,.0f} uJ for the {name}; {turn}."
-        )
-    return " ".join(sentences)
-
-
-def turning_point(rate: float, ours: float, by_spikes: float, theirs: float) -> str:
-    """The firing rate at which both networks need the same energy, as the end of a sentence.
-
-    It is `rate (theirs - ours + by_spikes) / by_spikes`: energy caused by spikes grows with the rate, the rest does
-    not.
-
-    Args:
-        rate: measured firing rate.
-        ours, by_spikes: energy of the spiking network at that rate, and the part of it that spikes cause.
-        theirs: energy of the twin.
+    Spikes, slots and firing rate of several layers are those of their neurons.
     """
-    if not by_spikes:
-        return "no turning point, as no synapse saw a spike"
-    turns = rate * (theirs - ours + by_spikes) / by_spikes
-    return f"it would turn at {turns:.2f}" if 0 < turns < 1 else "it would do so at any firing rate"
+    costs = list(costs)
+    whole = costs[0] if len(costs) == 1 else total(costs)
+    spent = energy(costs, ARITHMETICS["fp32"], MEMORIES["none_reused"])
+    counts = {name: getattr(whole, name) for name in COUNTS} | asdict(spent.traffic)
+    counts |= {"arithmetic_pj": spent.arithmetic_pj, "memory_pj": spent.traffic.pj}
+    return {name: value / share for name, value in counts.items()} | {"firing_rate": whole.firing_rate}
+
+
+def operations(costs: Iterable[LayerCost], share: float) -> dict[str, float]:
+    """What hardware papers report of layers, divided by `share`.
+
+    Effective ACs and MACs are those of synapses and attention; a MAC is counted for every connection that numbers go
+    through, zero or not.
+    """
+    costs = list(costs)
+    neurons, connections = (
+        total(cost for cost in costs if is_counted(cost))
+        for is_counted in (lambda cost: cost.kind == "neuron", lambda cost: cost.is_connection)
+    )
+    counts = {
+        "spikes": neurons.spikes,
+        "effective_acs": connections.accumulates,
+        "effective_macs": connections.multiplies,
+        "neuron_updates": neurons.slots,
+        "connections": connections.connections,
+    }
+    return {name: count / share for name, count in counts.items()}
+
+
+def energies(costs: Iterable[LayerCost], share: float) -> dict[str, dict[str, float]]:
+    """Arithmetic -> `ALONE` or model of memory -> picojoules of layers, divided by `share`."""
+    costs = list(costs)
+    table = {}
+    for name, arithmetic in ARITHMETICS.items():
+        spent = {memory: energy(costs, arithmetic, model) for memory, model in MEMORIES.items()}
+        alone = sum(arithmetic.pj(cost) for cost in costs)
+        table[name] = {ALONE: alone / share} | {memory: part.pj / share for memory, part in spent.items()}
+    return table
+
+
+def latency(pipeline: Pipeline, generation: Generation) -> dict[str, dict[str, float]]:
+    """What an asynchronous chip waits for, in an image: of each stage that generates, and of the image.
+
+    Returns:
+        `steps`, time steps an image; `path`, the longest path of synapses in a step; `spikes`, in a step; and
+        `waits`, steps x path, synapses one after another where no step begins before the last has ended.
+    """
+    network, states = pipeline.network, generation.states
+    paths = {pipeline.stage: longest_path(network, lambda: network(*generation.call))}
+    if any(_is_decoder(name) for name in generation.costs):
+        generator = torch.Generator().manual_seed(0)
+        paths["vq_svae"] = longest_path(pipeline.model, lambda: pipeline.decode(states[0][-1], generator))
+    parts = {}
+    for stage, path in paths.items():
+        steps = max(count for name, count in generation.steps.items() if name.startswith(f"{stage}."))
+        spikes = total(cost for name, cost in generation.costs.items() if name.startswith(f"{stage}.")).spikes
+        steps_an_image = steps / len(states)
+        parts[stage] = {"steps": steps_an_image, "path": path, "spikes": spikes / steps, "waits": steps_an_image * path}
+    steps, waits = (sum(part[name] for part in parts.values()) for name in ("steps", "waits"))
+    spikes = sum(part["steps"] * part["spikes"] for part in parts.values())
+    longest = max(paths.values())
+    return parts | {"image": {"steps": steps, "path": longest, "spikes": spikes / steps, "waits": waits}}
+
+
+def _is_decoder(name: str) -> bool:
+    return name.startswith("vq_svae.")

@@ -32,8 +32,9 @@ from spiking_vq.randomness import mix_seed
 from stages.cli.machine import check_device
 from stages.cli.options import ModelOptions, SamplerArguments, read_options, sampler_settings
 from stages.evaluate.pictures import write_picture
-from stages.inspect.energy import TWINS, Generation, energy_report, observe
+from stages.inspect.energy import Generation, energy_report, observe
 from stages.inspect.portrait import ABOVE, FRAMES, draw_raster, film, require_matplotlib
+from stages.inspect.printed import print_energy
 from stages.inspect.purity import firing_rates, purity
 from stages.reporting.report import STAGES, claim_model_report, heading, write_report
 
@@ -157,17 +158,3 @@ def write(path: Path, report: dict[str, Any]) -> None:
     if "energy" in report:
         print_energy(report["energy"])
     write_report(path, report)
-
-
-def print_energy(report: dict[str, Any]) -> None:
-    """Print the costs of an image by spikes, layer by layer, and by the twins, and the verdict."""
-    columns = ("accumulates", "multiplies", "arithmetic_pj", "memory_pj")
-    print(f"\n{'':48}{'rate':>6}" + "".join(f"{name.replace('_', ' '):>17}" for name in columns))
-    for side in ("spiking", *TWINS):
-        part = report[side]
-        print(f"{TWINS.get(side, 'spiking network')}, {part['calls']:.1f} calls an image")
-        rows = part["layers"] if side == "spiking" else {}
-        for name, row in (rows | {name: part[name] for name in ("call", "decoder", "image")}).items():
-            rate = "" if row["firing_rate"] is None else f"{row['firing_rate']:.2f}"
-            print(f"  {name:46}{rate:>6}" + "".join(f"{row[name]:17,.0f}" for name in columns))
-    print("", *report["verdict"].values(), sep="\n")

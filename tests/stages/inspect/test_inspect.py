@@ -18,9 +18,10 @@ from spiking_vq.neurons.lif import LIF
 from spiking_vq.pipelines.base import Pipeline
 from spiking_vq.pipelines.load import pipeline_of
 from stages.inspect import report as inspect
-from stages.inspect.energy import observe, turning_point
+from stages.inspect.energy import observe
 from stages.inspect.portrait import FRAMES, film
 from stages.inspect.purity import purity_verdict
+from stages.inspect.verdicts import turning_rate
 
 DIGITS = {"data": "digits", "preset": "base", "image_size": 12}
 FOLDERS = {"gaussian": "gaussian-base"}
@@ -86,7 +87,8 @@ def test_an_image_is_its_calls_and_the_decoder(inspected, capsys):
     assert few_bits["image"]["arithmetic_pj"] < twin["image"]["arithmetic_pj"]
     assert not [name for name in spiking["layers"] if "encoder" in name]
     printed = capsys.readouterr().out
-    assert all(sentence in printed for sentence in energy["verdict"].values())
+    assert all(lines in printed for lines in energy["verdict"].values())
+    assert energy["constants"]["source"] in printed
 
 
 def test_layers_that_real_numbers_feed_have_no_firing_rate(inspected):
@@ -97,42 +99,87 @@ def test_layers_that_real_numbers_feed_have_no_firing_rate(inspected):
     assert {layer["firing_rate"] for layer in energy["relu"]["layers"].values()} == {None}
 
 
-def test_the_verdict_follows_from_the_counts_by_hand(inspected):
+# Prices in pJ of an addition, a multiplication with an activation of so many bits, a membrane's decay; bits of a weight
+PRICES = {
+    "32-bit floats": (0.9, lambda bits: min(0.9 * bits, 4.6), 4.6, 32),
+    "8-bit integers": (0.1, lambda bits: min(0.1 + 0.03 * (bits - 1), 0.3), 0.8, 8),
+}
+
+
+def picojoules(layer, hardware):
+    """Energy of a layer of a report, from its counts."""
+    arithmetic, memory = hardware.rsplit(", ", 1)
+    add, multiply, decay, width = PRICES[arithmetic]
+    connects = layer["kind"] in ("synapse", "attention")
+    pj = layer["accumulates"] * add + layer["multiplies"] * (multiply(layer["input_bits"]) if connects else decay)
+    if memory == "arithmetic alone":
+        return pj
+    bits = width * layer["weight_reads"] + min(layer["output_bits"], width) * layer["activations"]
+    if memory == "nothing reused":
+        bits += 32 * (layer["sum_accesses"] + layer["state_accesses"])
+        bits += min(layer["input_bits"], width) * layer["input_reads"]
+    else:
+        bits += 32 * layer["state_accesses"] + min(layer["input_bits"], width) * layer["numbers"]
+        bits += 32 * layer["spikes"] if connects else 0
+    return pj + bits * 10 / 64
+
+
+@pytest.mark.parametrize("stage", ["absorbing", "gaussian"])
+def test_the_verdict_follows_from_the_counts_by_hand(inspected, stage):
     """Of the spiking network, the energy of synapses fed by spikes grows with the firing rate, the rest does not."""
-    energy = inspected("absorbing", "sample_steps=3", "only=report")["energy"]
-    layers = energy["spiking"]["layers"].values()
+    energy = inspected(stage, "sample_steps=3", "only=report")["energy"]
     rate, turns = energy["spiking"]["image"]["firing_rate"], []
     for neuron in ("relu", "quantised"):
-        found = re.findall(
-            r"Counting (arithmetic|memory accesses too), (the spiking network|the [\w ]*twin[\w ]*) wins: .*?;"
-            r" it would (turn at (\d\.\d\d)|do so at any firing rate)\.",
-            energy["verdict"][neuron],
-        )
-        assert [what for what, *_ in found] == ["arithmetic", "memory accesses too"]
-        for (_, winner, _, turn), kinds in zip(found, (["arithmetic_pj"], ["arithmetic_pj", "memory_pj"]), strict=True):
-            theirs = sum(energy[neuron]["image"][kind] for kind in kinds)
+        lines = energy["verdict"][neuron].splitlines()
+        rates = [at for memories in energy["turning_rates"][neuron].values() for at in memories.values()]
+        assert len(lines) == len(rates) == 6
+        for line, at in zip(lines, rates, strict=True):
+            found = re.fullmatch(
+                r"([^:]+): (the spiking network|the [\w ]*twin[\w ]*) wins: ([\d,.]+) uJ an image at a firing rate of"
+                r" (.*), ([\d,.]+) uJ for the .*; it would (?:turn at (\d\.\d\d)|do so at any firing rate)\.",
+                line,
+            )
+            hardware, winner, ours, at_rate, other, turn = found.groups()
+            theirs = sum(picojoules(layer, hardware) for layer in energy[neuron]["layers"].values())
             fixed = grows = 0.0
-            for layer in layers:
-                cost = sum(layer[kind] for kind in kinds)
+            for layer in energy["spiking"]["layers"].values():
                 by_spikes = layer["kind"] in ("synapse", "attention") and layer["input_bits"] == 1
+                cost = picojoules(layer, hardware)
                 fixed, grows = fixed + (not by_spikes) * cost, grows + by_spikes * cost
             assert (winner == "the spiking network") == (fixed + grows < theirs)
+            assert float(ours.replace(",", "")) == pytest.approx((fixed + grows) / 1e6, abs=0.051)
+            assert float(other.replace(",", "")) == pytest.approx(theirs / 1e6, abs=0.051)
+            assert float(at_rate) == pytest.approx(rate, abs=0.0051)
             turning = (theirs - fixed) / grows * rate  # fixed + grows * turning / rate = theirs
             if 0 < turning < 1:
-                assert float(turn) == pytest.approx(turning, abs=0.005)
+                assert float(turn) == pytest.approx(turning, abs=0.0051)
+                assert at == pytest.approx(turning)
             else:
-                assert turn == ""
+                assert turn is None
+                assert at is None
             turns.append(turn)
-    assert {bool(turn) for turn in turns} == {True, False}
+    assert stage == "gaussian" or {bool(turn) for turn in turns} == {True, False}
 
 
 def test_the_firing_rate_at_which_the_twin_would_win_by_hand():
     """Of 10 uJ at a rate of 0.2, 4 grow with the rate: 20 a unit of it, on 6 that do not."""
-    assert turning_point(0.2, ours=10.0, by_spikes=4.0, theirs=12.0) == "it would turn at 0.30"  # 6 + 20 * 0.3 = 12
-    assert turning_point(0.2, ours=10.0, by_spikes=4.0, theirs=8.0) == "it would turn at 0.10"
+    assert turning_rate(0.2, ours=10.0, by_spikes=4.0, theirs=12.0) == pytest.approx(0.3)  # 6 + 20 * 0.3 = 12
+    assert turning_rate(0.2, ours=10.0, by_spikes=4.0, theirs=8.0) == pytest.approx(0.1)
     for theirs in (5.0, 27.0):  # below what it costs without a spike; above what it costs if all neurons always fire
-        assert turning_point(0.2, ours=10.0, by_spikes=4.0, theirs=theirs) == "it would do so at any firing rate"
-    assert turning_point(0.0, ours=6.0, by_spikes=0.0, theirs=5.0) == "no turning point, as no synapse saw a spike"
+        assert turning_rate(0.2, ours=10.0, by_spikes=4.0, theirs=theirs) is None
+    assert turning_rate(0.0, ours=6.0, by_spikes=0.0, theirs=5.0) is None
+
+
+def test_latency_of_an_image(inspected, models):
+    """T = 2: three calls of a denoiser of four synapses in a row, then a decoder of four."""
+    latency = inspected("absorbing", "sample_steps=3", "only=report")["energy"]["latency"]
+    assert {part: (row["steps"], row["path"], row["waits"]) for part, row in latency.items()} == {
+        "absorbing": (6, 4, 24),  # a grid mixer, a 3x3 and a 1x1 convolution, the read-out
+        "vq_svae": (2, 4, 8),  # the spike generator, two transposed convolutions, the read-out
+        "image": (8, 4, 32),
+    }
+    with_spikes = latency["image"]["spikes"] * 8
+    assert with_spikes == pytest.approx(latency["absorbing"]["spikes"] * 6 + latency["vq_svae"]["spikes"] * 2)
 
 
 def test_a_network_that_never_spikes_has_a_report(inspected, models, tmp_path):
@@ -141,7 +188,7 @@ def test_a_network_that_never_spikes_has_a_report(inspected, models, tmp_path):
             module.threshold.fill_(1e6)
     report = inspected("absorbing", "sample_steps=2")
     assert report["energy"]["spiking"]["image"]["firing_rate"] == 0
-    assert all(sentence.count("no turning point") == 2 for sentence in report["energy"]["verdict"].values())
+    assert all(lines.count("no turning point") == 6 for lines in report["energy"]["verdict"].values())
     assert [part["all"] for part in report["firing_rate"].values()] == [0.0, 0.0]
     assert (tmp_path / "digits/base/raster.png").is_file()
 

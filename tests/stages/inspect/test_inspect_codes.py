@@ -11,8 +11,9 @@ from spiking_vq.checkpoint.file import save_model
 from spiking_vq.data.levels import to_uint8
 from spiking_vq.energy import count_operations
 from stages.inspect import report as inspect
-from stages.inspect.energy import TWINS, twin_of
+from stages.inspect.energy import twin_of
 from stages.inspect.portrait import FRAMES, film
+from stages.inspect.verdicts import TWINS
 
 DIGITS = {"data": "digits", "preset": "base", "image_size": 12}
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from spiking_vq.checkpoint.build import build_denoiser
 from spiking_vq.config.options import DenoiserOptions
-from spiking_vq.energy import WORD, count_operations, total
+from spiking_vq.energy import ARITHMETICS, MEMORIES, WORD, count_operations, energy, total
 from spiking_vq.layers.mixing import AttentionProduct, PositionLinear
 from spiking_vq.layers.synapses import SpikingResidual, conv_norm
 from spiking_vq.models.fsddim import PostSumBlock
@@ -32,6 +32,11 @@ def counted(module, x):
     return costs["0"]
 
 
+def priced(*costs):
+    """Energy in 32 bits and without reuse."""
+    return energy(costs, ARITHMETICS["fp32"], MEMORIES["none_reused"])
+
+
 def test_convolution_with_borders():
     conv = nn.Conv2d(2, 5, 3, padding=1)
     # a corner reaches 4 positions, an edge 6, the centre 9, each in 5 channels
@@ -41,10 +46,11 @@ def test_convolution_with_borders():
     assert cost.input_bits == 1
     assert (cost.spikes, cost.slots) == (3, 18)
     assert cost.connections == 2 * (4 * 4 + 4 * 6 + 9) * 5
-    assert cost.weight_bits == WORD * cost.accumulates
-    assert cost.state_bits == 2 * WORD * cost.accumulates
-    assert cost.arithmetic_pj == pytest.approx(0.9 * 95)
-    assert cost.memory_pj == pytest.approx(95 * 3 * 5)  # three words of 5 pJ each
+    assert (cost.weight_reads, cost.sum_accesses, cost.state_accesses) == (95, 2 * 95, 0)
+    assert priced(cost).traffic.weight_bits == WORD * cost.accumulates
+    assert priced(cost).traffic.state_bits == 2 * WORD * cost.accumulates
+    assert priced(cost).arithmetic_pj == pytest.approx(0.9 * 95)
+    assert priced(cost).traffic.pj == pytest.approx(95 * 3 * 5)  # three words of 5 pJ each
     assert cost.published_pj == pytest.approx(0.9 * 3 / 18 * 9 * 9 * 2 * 5)  # borders and all
 
 
@@ -100,7 +106,8 @@ def test_real_inputs_multiply_everywhere():
     assert cost.input_bits == WORD
     assert cost.accumulates == 0
     assert cost.multiplies == cost.connections == 2 * 49 * 5
-    assert cost.state_bits == WORD * (490 + 45)
+    assert (cost.input_reads, cost.numbers, cost.state_accesses) == (490, 18, 45)
+    assert priced(cost).traffic.state_bits == WORD * (490 + 45)
 
 
 def test_real_inputs_have_no_firing_rate():
@@ -135,7 +142,7 @@ def test_sums_of_currents():
             block(*inputs)
         assert (costs["block"].kind, costs["block"].firing_rate) == ("sum", None)
         assert costs["block"].accumulates == sums * x.numel()
-        assert costs["block"].state_bits == 3 * WORD * sums * x.numel()
+        assert priced(costs["block"]).traffic.state_bits == 3 * WORD * sums * x.numel()
 
 
 def test_averages_and_scales_are_counted():
@@ -153,9 +160,18 @@ def test_few_bits_are_cheaper_to_multiply_with():
         net(torch.rand(1, 2, 3, 3))
     cost = costs["1"]
     assert cost.input_bits == 2
-    assert cost.arithmetic_pj == pytest.approx(490 * 2 * 0.9)
-    assert cost.state_bits == 2 * 490 + 2 * 45
+    assert priced(cost).arithmetic_pj == pytest.approx(490 * 2 * 0.9)
+    assert priced(cost).traffic.state_bits == 2 * 490 + 2 * 45
     assert cost.published_pj == pytest.approx(81 * 2 * 5 * 4.6)
+
+
+def test_networks_of_one_model_have_bits_of_their_own():
+    """As stage 1 and a denoiser of another T."""
+    few, many = (nn.Sequential(QuantisedReLU(bits), nn.Linear(4, 4)) for bits in (2, 3))
+    with count_operations(nn.ModuleDict({"few": few, "many": many})) as costs:
+        few(torch.rand(5, 4))
+        many(torch.rand(5, 4))
+    assert [(costs[name].input_bits, costs[name].output_bits) for name in ("few.1", "many.1")] == [(2, 2), (3, 3)]
 
 
 def test_attention_counts_coincidences_and_then_adds_them():
@@ -168,8 +184,8 @@ def test_attention_counts_coincidences_and_then_adds_them():
         net(q, k, v)
     cost = costs["a"]
     assert (cost.kind, cost.is_fed_by_spikes) == ("attention", True)
-    assert (cost.accumulates, cost.multiplies, cost.weight_bits) == (2 + 6, 0, 0)
-    assert cost.state_bits == 2 * 2 * WORD + 6 * 3 * WORD
+    assert (cost.accumulates, cost.multiplies, cost.weight_reads) == (2 + 6, 0, 0)
+    assert priced(cost).traffic.state_bits == 2 * 2 * WORD + 6 * 3 * WORD
     assert cost.published_pj == pytest.approx(0.9 * 6 / 36 * 72)
     assert (cost.spikes, cost.slots, cost.connections) == (6, 3 * 12, 2 * 12 * 3)
     with count_operations(nn.ModuleDict({"a": net})) as costs:
@@ -181,10 +197,11 @@ def test_neurons_that_never_spike_cost_their_updates_alone():
     net = nn.Sequential(LIF(beta=1.0, scale_input=False), nn.Linear(4, 4, bias=False), LIF(beta=0.5))
     with count_operations(net) as costs:
         net(torch.zeros(3, 2, 4))
-    assert costs["1"].accumulates == costs["1"].weight_bits == 0
+    assert costs["1"].accumulates == costs["1"].weight_reads == 0
     assert (costs["0"].accumulates, costs["0"].multiplies) == (24, 0)  # integrates
     assert (costs["2"].accumulates, costs["2"].multiplies) == (0, 24)  # decays
-    assert total(costs.values()).state_bits == 2 * WORD * 48
+    assert total(costs.values()).state_accesses == 2 * 48
+    assert priced(*costs.values()).traffic.state_bits == 2 * WORD * 48
     net(torch.zeros(3, 2, 4))
     assert costs["0"].slots == 24  # no longer counted
 
