@@ -36,7 +36,7 @@ EVALUATE := $(call o,images,$(IMAGES)) $(call o,protocol,$(PROTOCOL)) $(call o,i
 FIND := $(call o,stage,$(STAGE)) $(call o,data,$(DATA)) $(call o,preset,$(PRESET)) $(call o,runs,$(RUNS)) $(call o,ckpt,$(CKPT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait compare all-runs ablation candidates scaling calls decompose analytic labels threshold-sweep bench publish cards docs docs-figures test test-all lint format clean
+.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait quantise compare all-runs ablation candidates scaling calls decompose analytic labels threshold-sweep bench publish cards docs docs-figures test test-all lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(call q,$(strip $(MAKEFILE_LIST)))
@@ -82,6 +82,9 @@ evaluate: $(INSTALLED)  ## FID and more of a model's samples, or of the PNG file
 
 portrait: $(INSTALLED)  ## draw a film strip of images being generated, and a raster of the spikes
 	$(VQ) inspect $(FIND) $(REAL) only=portrait $(ARGS)
+
+quantise: $(INSTALLED)  ## round the weights of a trained model to integers of 8 bits (ARGS="bits=4" for fewer)
+	$(VQ) quantise $(FIND) $(ARGS)
 
 compare: $(INSTALLED)  ## tables of all measurements: results/comparison.md, .csv and report.html
 	$(VQ) compare $(ARGS)

@@ -71,6 +71,7 @@ AT_MOST = Range("at most 2^31 - 1", lambda value: value < 2**31)
 Count = Annotated[int, Range("at least 1", lambda value: value >= 1), AT_MOST]
 Natural = Annotated[int, Range("at least 0", lambda value: value >= 0), AT_MOST]
 Bits = Annotated[int, Range("in 1..16", lambda value: 1 <= value <= 16)]
+WeightBits = Annotated[int, Range("in 2..8", lambda value: 2 <= value <= 8)]
 Seed = Annotated[int, checked_seed]
 Positive = Annotated[float, Range("greater than 0", lambda value: value > 0)]
 NonNegative = Annotated[float, Range("at least 0", lambda value: value >= 0)]

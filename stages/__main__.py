@@ -24,6 +24,7 @@ COMMANDS = {
     "sample": "stages.sample",
     "evaluate": "stages.evaluate.report",
     "inspect": "stages.inspect.report",
+    "quantise": "stages.quantise",
     "study candidates": "stages.study.candidates",
     "study scaling": "stages.study.scaling",
     "study calls": "stages.study.calls",

@@ -24,6 +24,7 @@ from spiking_vq.config.schema import (
     VQSVAEConfig,
 )
 from spiking_vq.errors import InputError, require, require_one_of
+from spiking_vq.layers.folding import fold_batch_norms, separate_connections
 from spiking_vq.layers.synapses import NeuronFactory
 from spiking_vq.models.classifier import Classifier
 from spiking_vq.models.fsddim import FSDDIMUNet
@@ -56,11 +57,16 @@ def build_neurons(config: SpikingConfig) -> NeuronFactory:
     return neuron_factory(config.neuron, config.activation_bits, num_scales=num_scales, **asdict(config.lif))
 
 
+def _arranged(network: nn.Module, config: SpikingConfig) -> nn.Module:
+    """The network as a chip holds it, where its weights are integers (`weight_bits`); otherwise as it is."""
+    return network if config.weight_bits is None else separate_connections(fold_batch_norms(network))
+
+
 @sizes_that_fit()
 def build_vq_svae(config: VQSVAEConfig) -> VQSVAE:
     """The network of stage 1."""
     _require_known(config, "image_shape")
-    return VQSVAE(config.image_shape, config.T, build_neurons(config), **asdict(config.model))
+    return _arranged(VQSVAE(config.image_shape, config.T, build_neurons(config), **asdict(config.model)), config)
 
 
 @sizes_that_fit()
@@ -77,7 +83,7 @@ def build_denoiser(config: AbsorbingConfig) -> nn.Module:
     stage1 = config.vq_svae.model
     grid = (stage1.num_codes, *token_grid(config.vq_svae.image_shape, stage1.channels))
     options |= _label_options(config)
-    return DENOISERS[name](grid, stage1.codebook_size, config.T, build_neurons(config), **options)
+    return _arranged(DENOISERS[name](grid, stage1.codebook_size, config.T, build_neurons(config), **options), config)
 
 
 @sizes_that_fit()

@@ -57,15 +57,21 @@ def save_model(path: str | Path, model: nn.Module, config: Config, dtype: torch.
         path: file to write.
         model: of the structure that `build_model(config)` gives.
         config: its configuration.
-        dtype: type of the floating-point weights in the file; None (default) keeps theirs. Loading gives fp32 back.
+        dtype: type of the floating-point weights in the file; None (default) keeps theirs. Of a quantised network,
+            whose weights are exact, those that this type cannot hold exactly keep theirs. Loading gives fp32 back.
 
     Raises:
         InputError: a weight is NaN or infinite, or the file cannot be written.
     """
 
+    is_exact = getattr(config, "weight_bits", None) is not None
+
     def stored(value: Tensor) -> Tensor:
         value = value.detach().cpu().contiguous()
-        return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+        if dtype is None or not value.is_floating_point():
+            return value
+        narrow = value.to(dtype)
+        return value if is_exact and not torch.equal(narrow.to(value.dtype), value) else narrow
 
     weights = {name: stored(value) for name, value in model.state_dict().items()}
     if names := not_finite(weights):

@@ -36,8 +36,9 @@ DERIVED = (
     "image_shape",
     "num_classes",
     "label_counts",
+    "weight_bits",
 )
-"""Beginnings of the names of fields that are filled in when training starts."""
+"""Beginnings of the names of fields that are filled in when training starts, or when a model is quantised."""
 
 
 def load_config(stage: str, path: str | Path, overrides: Iterable[str] = ()) -> Config:

@@ -28,7 +28,19 @@ from spiking_vq.diffusion.absorbing import LOSSES
 from spiking_vq.diffusion.absorbing_sampler import AbsorbingSamplerOptions
 from spiking_vq.diffusion.gaussian_sampler import GaussianSamplerOptions
 from spiking_vq.errors import require
-from spiking_vq.fields import Bits, Count, FilePath, Natural, NonNegative, OneOf, ProperShare, Seed, Share, check_fields
+from spiking_vq.fields import (
+    Bits,
+    Count,
+    FilePath,
+    Natural,
+    NonNegative,
+    OneOf,
+    ProperShare,
+    Seed,
+    Share,
+    WeightBits,
+    check_fields,
+)
 from spiking_vq.runtime.precision import PRECISIONS
 
 TWINS = ("relu", "quantised")
@@ -90,6 +102,9 @@ class SpikingConfig(Config):
         lif: options of the neuron.
         tsm: every neuron layer learns a scale of its input current for each of the T steps.
         rate: firing-rate penalty.
+        weight_bits: the network is one by `spiking_vq.quantisation`: its batch norms are folded, and its weights are
+            integers of so many bits times a power of two. Filled in when a model is quantised. None (default): its
+            weights are real numbers.
     """
 
     T: Count = 16
@@ -100,6 +115,7 @@ class SpikingConfig(Config):
     lif: LIFOptions = field(default_factory=LIFOptions)
     tsm: bool = False
     rate: RateOptions = field(default_factory=RateOptions)
+    weight_bits: WeightBits | None = None
 
     def __post_init__(self) -> None:
         """Check the fields by themselves and against each other."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from spiking_vq.layers.mixing import ChannelwisePositionLinear, GridMixer
 from spiking_vq.layers.synapses import BatchNorm, NormedSynapse
 
 
@@ -29,6 +30,25 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, BatchNorm) and module.eps:
             _simplify(module, keep_scale=True)
+    return model
+
+
+@torch.no_grad()
+def separate_connections(model: nn.Module) -> nn.Module:
+    """Give each connection of a folded network a weight of its own, in place, and return the network.
+
+    A `GridMixer` shares its weights over the channels, and its norm has a gain for each: a `ChannelwisePositionLinear`
+    holds their products, so that the norm only adds a bias.
+
+    Args:
+        model: a network by `fold_batch_norms`.
+    """
+    for module in model.modules():
+        if isinstance(module, GridMixer) and not isinstance(module.linear, ChannelwisePositionLinear):
+            gain, shared = module.norm.weight, module.linear.weight
+            module.linear = ChannelwisePositionLinear(len(gain), len(shared)).to(shared)
+            module.linear.weight.copy_(gain.view(-1, 1, 1) * shared)
+            gain.fill_(1.0)
     return model
 
 

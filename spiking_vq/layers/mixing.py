@@ -19,6 +19,31 @@ class PositionLinear(nn.Linear):
         return torch.matmul(self.weight.expand(rows.shape[0], -1, -1), rows).mT.view_as(x)
 
 
+class ChannelwisePositionLinear(nn.Linear):
+    """Linear map over the positions of a grid, another for each channel: `y[c, j] = sum_i W[c, j, i] x[c, i]`.
+
+    A chip holds a `GridMixer` so, as each connection has a weight of its own there: `W[c, j, i]` is the mixer's weight
+    times the channel's gain.
+
+    Args:
+        num_channels: C.
+        num_positions: N, of the grid.
+
+    Attributes:
+        weight: [C, N, N].
+    """
+
+    def __init__(self, num_channels: int, num_positions: int) -> None:
+        super().__init__(num_positions, num_positions, bias=False)
+        self.weight = nn.Parameter(self.weight.detach().expand(num_channels, -1, -1).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[T, B, C, h, w]` to `[T, B, C, h, w]`, channels-last like the convolutions."""
+        rows = fold_time(x).flatten(2).transpose(0, 1)  # [C, T*B, h*w]
+        mixed = torch.bmm(rows, self.weight.mT)
+        return mixed.permute(1, 2, 0).contiguous().mT.view_as(x)
+
+
 class GridMixer(nn.Module):
     """Every position of a grid reads every other: a `PositionLinear`, then batch norm.
 

@@ -49,6 +49,9 @@ class BatchNorm(nn.BatchNorm2d):
     batch would subtract it again: a transposed convolution takes as long for the gradient of its bias, 0, as for that
     of its weights.
 
+    A norm that has been folded into its synapse (`spiking_vq.layers.folding`; its `eps` is 0) has no statistics, in
+    training neither.
+
     Args:
         num_channels: C.
         synapse_bias: the synapse has a bias; default False.
@@ -72,7 +75,7 @@ class BatchNorm(nn.BatchNorm2d):
         """Output of a synapse without its bias, `[T, B, C, ...]` or `[1, B, C, ...]`, to currents of the same shape."""
         offset = 0.0 if self.synapse_bias is None else self.synapse_bias
         weight = self.weight if self.gain == 1.0 else self.gain * self.weight
-        if not self.training:
+        if not self.training or not self.eps:
             rstd = (self.running_var + self.eps).rsqrt()
             bias = self.bias + offset * weight * rstd
             return LazyCurrent(x, Norm(weight, bias, self.running_mean, rstd, from_batch=False))

@@ -9,7 +9,7 @@ import pytest
 
 from spiking_vq.checkpoint.build import build_model
 from spiking_vq.config.compare import differences, portable
-from spiking_vq.config.load import config_from_dict, load_config, read_config, save_config, twin_bits
+from spiking_vq.config.load import DERIVED, config_from_dict, load_config, read_config, save_config, twin_bits
 from spiking_vq.config.options import LIFOptions, TrainOptions
 from spiking_vq.config.schema import STAGES, AbsorbingConfig, VQSVAEConfig
 from spiking_vq.config.yaml_files import read_yaml, to_yaml
@@ -326,7 +326,7 @@ def numeric(kind):
         for stage, cls in STAGES.items()
         for name, hint in leaves(cls)
         if kind.__name__ in str(hint)
-        and not name.startswith(("vq_svae.", "image_shape", "num_classes", "label_counts"))
+        and not name.startswith(DERIVED)
     ]
 
 
