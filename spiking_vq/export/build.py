@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import singledispatchmethod
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from spiking_vq.export.cells import convolution_of_cells
 from spiking_vq.export.graph import INPUT, OUTPUT, Convolution, Graph, Node
 from spiking_vq.export.neurons import neuron_form
 from spiking_vq.layers.mixing import GridMixer, SpikingSelfAttention
-from spiking_vq.layers.synapses import BatchNorm, NormedSynapse, SpikingResidual
+from spiking_vq.layers.synapses import NormedSynapse, SpikingResidual
 from spiking_vq.neurons.lif import LIF
 
 LARGEST_GRID = 14 * 14
@@ -151,7 +152,7 @@ class GraphBuilder:
         return self.node(name, made, signal, side=side)
 
 
-def _without_bias(layer: nn.Module):
+def _without_bias(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     """The layer's linear part, in float64."""
 
     def linear(x: Tensor) -> Tensor:

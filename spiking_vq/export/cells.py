@@ -53,7 +53,9 @@ def convolution_of_cells(layer: Callable[[Tensor], Tensor], channels: int, side:
     answers = layer(to_pixels(impulses, side))
     out_side, rest = divmod(answers.shape[-1], width)
     if rest:
-        raise InputError("a layer that halves maps cannot follow single pixels in an export: keep cells of 2 x 2 pixels")
+        raise InputError(
+            "a layer that halves maps cannot follow single pixels in an export: keep cells of 2 x 2 pixels"
+        )
     answers = to_cells(answers, out_side)
     near = answers[..., REACH:-REACH, REACH:-REACH]
     if near.count_nonzero() != answers.count_nonzero():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,9 @@ from spiking_vq.data.levels import to_uint8, to_unit
 from spiking_vq.export.cells import to_cells
 from spiking_vq.export.graph import Graph
 from spiking_vq.neurons.activity import observed
+
+PARTS = ("decoder", "encoder", "denoiser")
+"""Parts of a latent model."""
 
 VISIBLE = 0.4
 """Share of the tokens that the denoiser sees."""
@@ -66,8 +70,7 @@ def compute(model: LatentModel, examples: Examples, part: str) -> Tensor:
     if part == "decoder":
         return model.vq_svae.decode(examples.tokens, torch.Generator().manual_seed(0))
     if part == "encoder":
-        dtype = next(model.vq_svae.parameters(), next(model.vq_svae.buffers())).dtype
-        return model.vq_svae.tokenize(to_unit(examples.images).to(dtype))
+        return model.vq_svae.tokenize(to_unit(examples.images).to(_dtype(model)))
     return model.denoiser(examples.masked, examples.t, examples.labels)
 
 
@@ -124,3 +127,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[Examples, dict[str, R
             else:
                 result.spikes[rest.removeprefix("spikes/")] = value
     return Examples(*(tensors.get(f"examples/{name}") for name in Examples._fields)), results
+
+
+def _dtype(model: LatentModel) -> torch.dtype:
+    """Type that a model computes in; that of files which run elsewhere is float32."""
+    return next(chain(model.parameters(), model.buffers()), torch.zeros(())).dtype

@@ -1,4 +1,4 @@
-"""The folder of an exported model, whatever it was exported to: description, files, and results to check them against."""
+"""The folder of an exported model: its description, its files, and results to check them against."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def read_description(folder: str | Path) -> tuple[dict[str, Any], Config]:
         if not (folder / name).is_file():
             raise InputError(f"{folder} lacks {name}, which its {DESCRIPTION} lists: export the model again")
         if sha256_of(folder / name) != digest:
-            raise InputError(f"{folder / name} is not the file that {DESCRIPTION} was written with: export the model again")
+            raise InputError(
+                f"{folder / name} is not the file that {DESCRIPTION} was written with: export the model again"
+            )
     return description, config
 
 

@@ -36,13 +36,16 @@ MOST_PLANES = 4096
 
 def host_of(model: LatentModel) -> LatentModel:
     """A copy of a model without what its graphs compute."""
-    host = copy.deepcopy(model)
-    for part, names in ON_CHIP.items():
-        network = getattr(host, part)
-        for name in names:
-            if hasattr(network, name):
-                setattr(network, name, nn.Identity())
-    return host
+    return LatentModel(*(without(getattr(model, part), *names) for part, names in ON_CHIP.items()))
+
+
+def without(network: nn.Module, *names: str) -> nn.Module:
+    """A copy of a network without some of its modules."""
+    rest = copy.deepcopy(network)
+    for name in names:
+        if hasattr(rest, name):
+            setattr(rest, name, nn.Identity())
+    return rest
 
 
 def one_hot(indices: Tensor, num_classes: int) -> Tensor:
@@ -52,7 +55,7 @@ def one_hot(indices: Tensor, num_classes: int) -> Tensor:
 
 @torch.no_grad()
 def code_table(vq_svae: VQSVAE) -> Tensor:
-    """The spike generator's current of each code of each codebook, float64 [G K, D]; those of a position's codes add up.
+    """The spike generator's current of each code of each codebook, float64 [G K, D]; a position's codes add up.
 
     Raises:
         InputError: too many codes, or spikes that are drawn.
@@ -106,10 +109,16 @@ class GraphDenoiser(nn.Module):
 
     def forward(self, tokens: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [B, K, G, h, w]; arguments of the denoiser's own `forward`."""
+        return self.logits(self.graph(self.graph_input(tokens, t, labels), steps_of(self)))
+
+    def graph_input(self, tokens: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the graph reads, `[1, B, C, h, w]`; arguments of `forward`."""
         planes = self.inputs == "spikes"
-        x = self.planes(tokens, labels) if planes else self.host.input_current(tokens, t, labels)
-        num_steps = steps_of(self)
-        return self.host.as_logits(weighted_sum(self.graph(x.unsqueeze(0), num_steps), rate_weights(num_steps)))
+        return (self.planes(tokens, labels) if planes else self.host.input_current(tokens, t, labels)).unsqueeze(0)
+
+    def logits(self, read: Tensor) -> Tensor:
+        """Logits of the read-out's currents `[T, B, C, h, w]`."""
+        return self.host.as_logits(weighted_sum(read, rate_weights(len(read))))
 
     def planes(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
         """One-hot planes [B, P, h, w] of tokens [B, G, h, w], positions, and labels [B]."""
@@ -140,14 +149,19 @@ class GraphVQSVAE(nn.Module):
 
     def tokenize(self, images: Tensor) -> Tensor:
         """See `VQSVAE.tokenize`."""
-        spk = self.graphs["encoder"]((images - 0.5).unsqueeze(0), steps_of(self))
-        return self.host.quantizer.nearest(self.host.encode_spikes(spk))
+        return self.tokens(self.graphs["encoder"](self.encoder_input(images), steps_of(self)))
 
     def decode(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See `VQSVAE.decode`."""
-        num_steps = steps_of(self)
-        potential = self.potential(self.graphs["decoder"](self.decoder_input(tokens, generator), num_steps))
-        return (self.host.reconstruct(potential) + 0.5).clamp(0, 1)
+        return self.images(self.graphs["decoder"](self.decoder_input(tokens, generator), steps_of(self)))
+
+    def encoder_input(self, images: Tensor) -> Tensor:
+        """What the encoder's graph reads, `[1, B, C, H, W]`, of images [B, C, H, W] in [0, 1]."""
+        return (images.to(self._dtype()) - 0.5).unsqueeze(0)
+
+    def tokens(self, spk: Tensor) -> Tensor:
+        """Tokens [B, G, h, w] of the encoder's spikes `[T, B, D, h, w]`."""
+        return self.host.quantizer.nearest(self.host.encode_spikes(spk))
 
     def decoder_input(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """What the decoder's graph reads, `[T, B, C, h, w]`, or `[1, B, C, h, w]` if it is always the same."""
@@ -161,10 +175,11 @@ class GraphVQSVAE(nn.Module):
             return vectors.unsqueeze(0)  # the ablation without spikes
         return direct_coding(host.spike_generator.input_current(vectors), 1).value()
 
-    def potential(self, read: Tensor) -> Tensor:
-        """The potential [B, C, H, W] of the read-out's currents `[T, B, f^2 C, h, w]`, f pixels a position's side."""
+    def images(self, read: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [0, 1] of the read-out's currents `[T, B, f^2 C, h, w]`, f pixels a position's side."""
         side = self.image_shape[1] // read.shape[3]
-        return weighted_sum(to_pixels(read, side), decay_weights(len(read)))
+        potential = weighted_sum(to_pixels(read, side), decay_weights(len(read)))
+        return (self.host.reconstruct(potential) + 0.5).clamp(0, 1)
 
     def _dtype(self) -> torch.dtype:
         return self.host.data_variance.dtype

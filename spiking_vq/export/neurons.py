@@ -35,7 +35,7 @@ class NeuronForm(NamedTuple):
 
 
 def just_below(threshold: float) -> float:
-    """The next smaller float32: `v > just_below(threshold)` is `v >= threshold` for every float32 v."""
+    """The next smaller float32: to be above it is to reach the threshold, for every float32."""
     return float(np.nextafter(np.float32(threshold), np.float32(0)))
 
 

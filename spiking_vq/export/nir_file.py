@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,9 @@ from spiking_vq.files import atomic_write, read_path
 
 def require_nir() -> None:
     """Raise `InputError` unless nir is installed."""
-    try:
-        import nir  # noqa: F401
-    except ImportError as error:
+    if find_spec("nir") is None:
         way = "install the extra `export` (pip install 'spiking_vq[export]')"
-        raise InputError(f"reading and writing .nir files needs the package nir: {way}") from error
+        raise InputError(f"reading and writing .nir files needs the package nir: {way}")
 
 
 def write_nir(path: str | Path, graph: Graph) -> None:

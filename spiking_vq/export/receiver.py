@@ -33,7 +33,7 @@ class Receiver(nn.Module):
                 self.register_buffer(f"{name}_bias", node.bias)
 
     def forward(self, x: Tensor, num_steps: int) -> Tensor:
-        """Outputs `[T, B, C', H', W']` for inputs `[T, B, C, H, W]`, or `[1, B, C, H, W]` if they are always the same."""
+        """Outputs `[T, B, C', H', W']` for inputs `[T, B, C, H, W]`, or `[1, B, C, H, W]` if always the same."""
         nodes = {name: self._node(name) for name in self.graph.nodes}
         sources = {name: self.graph.sources(name) for name in (*nodes, OUTPUT)}
         states, late, outputs = {}, {}, []
@@ -43,7 +43,9 @@ class Receiver(nn.Module):
             self._tell(step, INPUT, made[INPUT])
             for name, node in nodes.items():
                 brought = [made.get(source, late.get(source)) for source in sources[name]]
-                total = sum((value for value in brought if value is not None), x.new_zeros(x.shape[1], *node.input_shape))
+                total = x.new_zeros(x.shape[1], *node.input_shape)
+                for value in brought:
+                    total = total if value is None else total + value  # nothing comes late at the first step
                 if isinstance(node, Neurons):
                     made[name], states[name] = node.step(total, states.get(name))
                     self._tell(step, name, made[name])

@@ -96,7 +96,7 @@ class TokenDenoiser(nn.Module):
     def input_current(self, tokens: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The embeddings' sum [B, C, h, w], the same at every step; arguments of `forward`."""
         current = self.token_embedding(tokens + self.first_row).sum(1).movedim(-1, 1) + self.position_embedding
-        return current if self.labels is None else current + self.labels(labels, len(tokens))[..., None, None]
+        return current if self.labels is None else current + self.labels(labels, tokens.shape[0])[..., None, None]
 
     def as_logits(self, read: Tensor) -> Tensor:
         """The read-out [B, G K, h, w] as logits [B, K, G, h, w]."""

@@ -1,0 +1,144 @@
+"""Checks of an exported model against the results that its folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spiking_vq.checkpoint.build import LatentModel, build_on_cpu
+from spiking_vq.config.schema import AbsorbingConfig
+from spiking_vq.data.levels import to_unit
+from spiking_vq.export.expected import Examples, Result, compute
+from spiking_vq.export.graph import Convolution, Graph
+from spiking_vq.export.latent import latent_graphs
+from spiking_vq.export.receiver import Receiver
+from spiking_vq.export.stock import Run, StockReceiver, run_stock
+from spiking_vq.layers.folding import fold_batch_norms
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+"""Largest difference of images and logits that comes from the order of sums."""
+
+
+class Agreement(NamedTuple):
+    """How far a run of a part agrees with the network.
+
+    Attributes:
+        slots: number of spike slots, neurons x steps x images.
+        differ: of these, how many hold another value.
+        worst: name of the layer of the most, and its share of equal slots.
+        output: largest difference of the output: images, tokens or logits.
+    """
+
+    slots: int
+    differ: int
+    worst: tuple[str, float]
+    output: float
+
+
+def graph_of(model: LatentModel, part: str) -> Receiver:
+    """The receiver of a part of a model by `load_latent`."""
+    return model.denoiser.graph if part == "denoiser" else model.vq_svae.graphs[part]
+
+
+def faults(model: LatentModel, config: AbsorbingConfig, form: str, inputs: str) -> Iterator[str]:
+    """What of a model's graphs is not as its configuration asks: nodes, edges, neurons, sizes; nothing about weights.
+
+    Spikes alone would not show a flipped rule for membranes exactly at threshold, where no membrane is.
+    """
+    wanted = latent_graphs(fold_batch_norms(build_on_cpu(config).eval()), form, inputs)
+    for part, graph in wanted.items():
+        found = graph_of(model, part).graph
+        if found.nodes.keys() != graph.nodes.keys() or sorted(found.edges) != sorted(graph.edges):
+            yield f"{part}: nodes or edges are not those of the network"
+            continue
+        for name, node in graph.nodes.items():
+            if (is_value := _without_values(found.nodes[name])) != (should := _without_values(node)):
+                yield f"{part}, {name}: expected {should}; got {is_value}"
+
+
+@torch.no_grad()
+def own_agreement(model: LatentModel, part: str, examples: Examples, expected: Result) -> Agreement:
+    """Run a part by our own receiver, in the precision of the model."""
+    receiver, spikes = graph_of(model, part), {name: [] for name in expected.spikes}
+
+    def keep(step: int, name: str, spk: Tensor) -> None:
+        if name in spikes:
+            spikes[name].append(spk)
+
+    receiver.observers.append(keep)
+    output = compute(model, examples, part)
+    receiver.observers.remove(keep)
+    return agreement(expected, {name: torch.stack(steps) for name, steps in spikes.items()}, output)
+
+
+@torch.no_grad()
+def stock_agreement(
+    receiver: StockReceiver, graph: Graph, model: LatentModel, part: str, examples: Examples, expected: Result
+) -> Agreement:
+    """Run a part by another library, in float32.
+
+    Args:
+        receiver: of the library.
+        graph: of the part.
+        model: by `load_latent`, whose host prepares the input and reads the output.
+        part, examples, expected: see `own_agreement`.
+    """
+    stage1, denoiser = model.vq_svae, model.denoiser
+    x, num_steps, read = {
+        "decoder": lambda: (stage1.decoder_input(examples.tokens, _seeded()), stage1.T, stage1.images),
+        "encoder": lambda: (stage1.encoder_input(to_unit(examples.images)), stage1.T, stage1.tokens),
+        "denoiser": lambda: (
+            denoiser.graph_input(examples.masked, examples.t, examples.labels),
+            denoiser.T,
+            denoiser.logits,
+        ),
+    }[part]()
+    run = run_stock(receiver, graph, x, num_steps)
+    return agreement(expected, run.spikes, read(run.output))
+
+
+def agreement(expected: Result, spikes: dict[str, Tensor], output: Tensor) -> Agreement:
+    """Compare a run with what the network computes."""
+    differ = {name: (spikes[name].bool() != spk).sum().item() for name, spk in expected.spikes.items()}
+    equal = {name: 1 - count / expected.spikes[name].numel() for name, count in differ.items()}
+    worst = min(equal, key=equal.get)
+    slots = sum(spk.numel() for spk in expected.spikes.values())
+    difference = (output.double() - expected.output.double()).abs().max().item()
+    return Agreement(slots, sum(differ.values()), (worst, equal[worst]), difference)
+
+
+class StockNetwork(nn.Module):
+    """A graph run by another library, in place of a `Receiver`.
+
+    Args:
+        receiver: of the library.
+        graph: to run.
+    """
+
+    def __init__(self, receiver: StockReceiver, graph: Graph) -> None:
+        super().__init__()
+        self.receiver, self.graph = receiver, graph
+
+    def forward(self, x: Tensor, num_steps: int) -> Tensor:
+        """See `Receiver.forward`."""
+        return self.run(x, num_steps).output
+
+    def run(self, x: Tensor, num_steps: int) -> Run:
+        """The output and the spikes."""
+        return run_stock(self.receiver, self.graph, x, num_steps)
+
+
+def _without_values(node: Any) -> Any:
+    """A node's facts without its weights."""
+    if isinstance(node, Convolution):
+        shape = (tuple(node.weight.shape), tuple(node.bias.shape), tuple(node.size))
+        return {"shapes": shape, "stride": node.stride, "padding": node.padding, "groups": node.groups}
+    return replace(node, shape=tuple(node.shape))
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
