@@ -325,8 +325,7 @@ def numeric(kind):
         (stage, name, hint)
         for stage, cls in STAGES.items()
         for name, hint in leaves(cls)
-        if kind.__name__ in str(hint)
-        and not name.startswith(DERIVED)
+        if kind.__name__ in str(hint) and not name.startswith(DERIVED)
     ]
 
 
