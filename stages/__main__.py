@@ -36,6 +36,8 @@ COMMANDS = {
     "study analytic": "stages.study.analytic",
     "study recognition": "stages.study.recognition",
     "compare": "stages.compare.report",
+    "export": "stages.export.write",
+    "verify": "stages.export.verify",
     "publish": "stages.publish.weights",
     "bench": "stages.bench.run",
 }

@@ -176,7 +176,7 @@ class GraphVQSVAE(nn.Module):
         return direct_coding(host.spike_generator.input_current(vectors), 1).value()
 
     def images(self, read: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [0, 1] of the read-out's currents `[T, B, f^2 C, h, w]`, f pixels a position's side."""
+        """Images [B, C, H, W] in [0, 1] of the read-out's currents `[T, B, f^2 C, h, w]`, cells of f x f pixels."""
         side = self.image_shape[1] // read.shape[3]
         potential = weighted_sum(to_pixels(read, side), decay_weights(len(read)))
         return (self.host.reconstruct(potential) + 0.5).clamp(0, 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,12 @@ from spiking_vq.diffusion.absorbing_sampler import AbsorbingSampler, AbsorbingSa
 from spiking_vq.diffusion.guidance import guided
 from spiking_vq.diffusion.sampling import State
 from spiking_vq.errors import InputError, described, require, require_seed
+from spiking_vq.export.latent import export_latent
+from spiking_vq.export.traced import export_traced
+from spiking_vq.files import read_path, require_writable
+from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.pipelines.base import Pipeline, Samples, chunks, within
+from spiking_vq.randomness import mix_seed
 from spiking_vq.runtime.precision import autocast
 
 
@@ -86,6 +93,44 @@ class LatentPipeline(Pipeline):
             tokens = [vq_svae.tokenize(images[rows].to(self.device))[:kept].cpu() for rows, kept in chunks(n)]
         known = torch.cat(tokens).where(keep.unsqueeze(-3), self.diffusion.mask_id)
         return self._generate(n, seed, *self._chosen(settings), known=known)
+
+    def export(
+        self, folder: str | Path, to: str = "nir", form: str = "standard", inputs: str = "host", n: int = 2
+    ) -> Path:
+        """Export the networks, with results to check a receiver against; `spiking_vq.load(folder)` runs them.
+
+        Args:
+            folder: to write to; files of an earlier export there are replaced.
+            to: `nir`, `onnx` or `pt2` (torch.export).
+            form: of the neurons in NIR, see `spiking_vq.export.neurons`: `standard`, or `feedback` for receivers
+                that know no subtracting reset.
+            inputs: of the graphs in NIR, see `spiking_vq.export.host`: `host`, or `spikes` for look-ups as synapses.
+            n: number of images that the expected results are of.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: a network that cannot be exported so, a missing package, or a folder that cannot be written to.
+        """
+        require(to in ("nir", "onnx", "pt2"), "to", "nir, onnx or pt2", repr(to))
+        require(isinstance(self.model.vq_svae, VQSVAE), "the model", "one that is not exported already", "an export")
+        folder = read_path("folder", folder)
+        require_writable(folder)
+        seeds, model = export_seeds(n), copy.deepcopy(self.model).cpu()
+        exact = LatentPipeline(model, self.config, precision="fp64")
+        *_, last = exact.states(seeds)
+        given = (model.float(), self.config, folder, last.x, exact.labels(seeds))
+        if to == "nir":
+            export_latent(*given, form, inputs)
+        else:
+            export_traced(*given, to)
+        return folder
+
+
+def export_seeds(n: int) -> list[int]:
+    """Seeds of the `n` images that an export's expected results are of."""
+    return [mix_seed(0, number) for number in range(n)]
 
 
 def as_grids(keep: Any, n: int, grid: tuple[int, int]) -> Tensor:

@@ -10,9 +10,12 @@ from spiking_vq.checkpoint.build import LatentModel, PixelModel
 from spiking_vq.checkpoint.file import load_model
 from spiking_vq.config.schema import DenoiserConfig
 from spiking_vq.errors import InputError
+from spiking_vq.export.folder import read_description
+from spiking_vq.export.latent import load_latent
+from spiking_vq.export.traced import load_traced
 from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.pixel import PixelPipeline
-from spiking_vq.pipelines.zoo import located
+from spiking_vq.pipelines.zoo import EXPORTED, located
 
 PIPELINES = (LatentPipeline, PixelPipeline)
 
@@ -24,17 +27,28 @@ def load(
 
     Args:
         model: a model that ships, by data set (`mnist`), or with preset and stage (`mnist-base-gaussian`); a run folder
-            (`runs/mnist/base`), of an unfinished run its best checkpoint so far; or a file (`model.safetensors`).
+            (`runs/mnist/base`), of an unfinished run its best checkpoint so far; a file (`model.safetensors`); or the
+            folder of an exported model, whose graphs then run.
         device, precision, compile: see `Pipeline`.
 
     Raises:
         InputError: there is no such model, or one that cannot generate.
     """
     path = located(model, *(pipeline.stage for pipeline in PIPELINES))
-    networks, config = load_model(path)
+    networks, config = load_exported(path.parent) if path.name == EXPORTED else load_model(path)
     if not isinstance(networks, tuple(pipeline.kind for pipeline in PIPELINES)):
         raise InputError(f"{path} is a {config.stage} model, which cannot generate: name a file of another stage")
     return pipeline_of(networks, config, device, precision, compile)
+
+
+def load_exported(folder: Path) -> tuple[LatentModel, DenoiserConfig]:
+    """The model that an export holds, and its configuration.
+
+    Raises:
+        InputError: the export is not whole, or a package that runs it is missing.
+    """
+    to = read_description(folder)[0]["to"]
+    return load_latent(folder) if to == "nir" else load_traced(folder)
 
 
 def pipeline_of(

@@ -15,14 +15,17 @@ STAGES = ("absorbing", "gaussian", "vq_svae")
 WEIGHTS = ("model.safetensors", "best.ckpt")
 """Files of a stage's folder that hold a model: of a finished and of an unfinished run."""
 
+EXPORTED = "export.json"
+"""File of an exported model's folder that names the others."""
+
 
 def located(word: str | Path, *stages: str) -> Path:
     """The file of a model that one word names.
 
     Args:
-        word: a file; a run folder, of a preset (`runs/mnist/base`) or of a stage (`runs/mnist/base/absorbing`); or a
-            model that ships, by data set, data set and preset, or data set, preset and stage (`mnist-base-gaussian`).
-            A data set alone names its `large` model where one ships, else its `base` model.
+        word: a file; a run folder, of a preset (`runs/mnist/base`) or of a stage (`runs/mnist/base/absorbing`); the
+            folder of an exported model; or a model that ships, by data set, data set and preset, or data set, preset
+            and stage (`mnist-base-gaussian`). A data set alone names its `large` model where one ships, else `base`.
         stages: of the model, in the order of search; `STAGES` if none are given.
 
     Raises:
@@ -30,6 +33,7 @@ def located(word: str | Path, *stages: str) -> Path:
     """
     stages, path = stages or STAGES, read_path("model", word)
     own = [path, *(folder / file for folder in (path, *(path / stage for stage in stages)) for file in WEIGHTS)]
+    own.append(path / EXPORTED)
     names = [f"{word}{preset}-{stage}" for stage in stages for preset in ("", "-large", "-base")]
     names += [str(word)] if str(word).endswith(stages) else []
     for file in (*own, *(ZOO / f"{name}.safetensors" for name in names)):

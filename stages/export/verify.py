@@ -1,0 +1,149 @@
+"""Verify an exported model: every spike and every image against the network's own.
+
+The graphs run by our own receiver in float64, where no spike may differ; then, in float32, by every installed library
+that reads NIR, with a table of equal spikes. ONNX and torch.export files are compared by their outputs, at two batch
+sizes. Ends with exit code 1 if our own run differs.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spiking_vq.checkpoint.build import LatentModel
+from spiking_vq.data.levels import to_uint8
+from spiking_vq.errors import InputError
+from spiking_vq.export.check import TOLERANCE, faults, graph_of, own_agreement, stock_agreement
+from spiking_vq.export.expected import PARTS, Examples, Result, compute, from_arrays
+from spiking_vq.export.folder import read_description, read_expected
+from spiking_vq.export.stock import RECEIVERS, groups_mended, ungrouped
+from spiking_vq.pipelines.latent import export_seeds
+from spiking_vq.pipelines.load import load, load_exported
+from stages.cli.options import read_options
+
+EXAMPLE = "spiking-vq verify runs/mnist/large/export/nir"
+
+SINGLE = torch.float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `verify`.
+
+    Attributes:
+        model: folder of the exported model, written without `model=`.
+        receivers: run by other libraries too, where they are installed.
+        ungrouped: give them the networks without grouped convolutions, which they cannot read as they are: takes
+            gigabytes of memory.
+    """
+
+    model: Path | None = None
+    receivers: bool = True
+    ungrouped: bool = False
+
+
+def main(arguments: list[str]) -> None:
+    """Run the parts, compare, and end with 1 if ours differ."""
+    options = read_options(Options, arguments)
+    if options.model is None:
+        raise InputError(f"name the folder of an exported model, such as `{EXAMPLE}`")
+    description, config = read_description(options.model)
+    examples, expected = from_arrays(read_expected(options.model))
+    model, _ = load_exported(options.model)
+    if description["to"] != "nir":
+        agrees = verify_traced(model, examples, expected)
+    else:
+        found = list(faults(model, config, description["form"], description["inputs"]))
+        print(*found, sep="\n", end="\n" if found else "")
+        agrees = verify_own(model.double(), examples, expected) and not found
+        agrees = verify_images(options.model, examples) and agrees
+        if options.receivers:
+            verify_stock(model.float(), examples, expected, description["form"], options.ungrouped)
+    print("verified" if agrees else "NOT verified: the export does not do what the network does")
+    if not agrees:
+        sys.exit(1)
+
+
+def verify_own(model: LatentModel, examples: Examples, expected: dict[str, Result]) -> bool:
+    """Whether our receiver gives every spike and every output in float64."""
+    agrees = True
+    for part in PARTS:
+        row = own_agreement(model, part, examples, expected[part])
+        print(f"{part:10} our receiver, float64: {line(row)}")
+        agrees &= row.differ == 0 and row.output <= TOLERANCE[torch.float64]
+    return agrees
+
+
+def verify_images(folder: Path, examples: Examples) -> bool:
+    """Whether whole images, sampled through the graphs in float64, are the network's own."""
+    pipeline = load(folder, precision="fp64")
+    *_, last = pipeline.states(export_seeds(len(examples.tokens)))
+    images = to_uint8(compute(pipeline.model, examples._replace(tokens=last.x), "decoder"))
+    tokens = (last.x != examples.tokens).sum().item()
+    pixels = (images != examples.images).sum().item()
+    print(f"images     sampled through the graphs, float64: {tokens} of {examples.tokens.numel()} tokens differ,")
+    print(f"           {pixels} of {images.numel()} pixels")
+    return tokens == 0 and pixels == 0
+
+
+def verify_stock(
+    model: LatentModel, examples: Examples, expected: dict[str, Result], form: str, without_groups: bool
+) -> None:
+    """Print how far each installed library agrees, in float32."""
+    if without_groups:  # one image, as this takes a while
+        examples = Examples(*(None if value is None else value[:1] for value in examples))
+        expected = {
+            part: Result({name: spk[:, :1] for name, spk in result.spikes.items()}, result.output[:1])
+            for part, result in expected.items()
+        }
+    for name, receiver in RECEIVERS.items():
+        if not receiver.installed:
+            print(f"{name}: not installed")
+            continue
+        print(f"{name} {receiver.version}, float32; {receiver.call}")
+        if form not in receiver.forms:
+            print(f"  reads form={receiver.forms[0]}; this is {form}, whose subtracting resets it does not know")
+        for part in PARTS:
+            graph = graph_of(model, part).graph
+            has_groups = any(getattr(node, "groups", 1) > 1 for node in graph.nodes.values())
+            ways: dict[str, Any] = {"": graph}
+            if has_groups:
+                ways = {" without groups": ungrouped(graph)} if without_groups else {" with its groups mended": graph}
+            for way, given in ways.items():
+                try:
+                    if "mended" in way:
+                        with groups_mended():
+                            row = stock_agreement(receiver, given, model, part, examples, expected[part])
+                    else:
+                        row = stock_agreement(receiver, given, model, part, examples, expected[part])
+                    print(f"  {part + way:34} {line(row)}")
+                except Exception as error:  # of any kind: the library's own
+                    print(f"  {part + way:34} cannot run it: {type(error).__name__}: {str(error).splitlines()[0][:80]}")
+
+
+def verify_traced(model: LatentModel, examples: Examples, expected: dict[str, Result]) -> bool:
+    """Whether exported functions give the network's outputs, all images at once and one by one."""
+    agrees = True
+    for part in PARTS:
+        wanted = expected[part].output
+        single = [Examples(*(None if v is None else v[i : i + 1] for v in examples)) for i in range(len(wanted))]
+        with torch.no_grad():
+            together, alone = compute(model, examples, part), torch.cat([compute(model, one, part) for one in single])
+        for way, output in {"together": together, "one by one": alone}.items():
+            difference = (output.double() - wanted.double()).abs().max().item()
+            scale = max(1.0, wanted.double().abs().max().item())
+            same = part != "denoiser" or bool((output.argmax(1) == wanted.argmax(1)).all())
+            print(f"{part:10} {way:10} largest difference {difference:.2g}, {'equal' if same else 'other'} argmax")
+            agrees &= same and difference <= scale * TOLERANCE[SINGLE]
+    return agrees
+
+
+def line(row: Any) -> str:
+    """An agreement, in words."""
+    layer, share = row.worst
+    worst = f" (worst layer {layer}: {share:.2%} equal)" if row.differ else ""
+    return f"{row.differ:,} of {row.slots:,} spikes differ{worst}; output within {row.output:.2g}"
