@@ -13,6 +13,7 @@ from pathlib import Path
 from spiking_vq.config.schema import STAGES
 from spiking_vq.errors import require
 from stages.cli.help import described
+from stages.compare.energy import energy, latency, turning_rates
 from stages.compare.models import overview, shipped, unet
 from stages.compare.published import PUBLISHED, UNKNOWN
 from stages.compare.tables import COMPARED, PRESETS, TITLES, read_systems, shown, split, system_table
@@ -172,6 +173,9 @@ TABLES: dict[str, Callable[..., list]] = {
     "scaling": scaling,
     "encodings": encodings,
     "labels": labels,
+    "energy": energy,
+    "turning-rates": turning_rates,
+    "latency": latency,
     "bench": bench,
     "fields": configuration_fields,
 }

@@ -40,7 +40,7 @@ def _overview_row(folder: Path) -> dict[str, str]:
         }
     energies = [f"{arithmetic:,.0f}" for arithmetic, _ in _energies(folder)]
     return row | {
-        "uJ an image: spikes, ReLU, 3-bit": ", ".join([f"**{energies[0]}**", *energies[1:]]),
+        "uJ an image: spikes, ReLU, quantised": ", ".join([f"**{energies[0]}**", *energies[1:]]),
         "minutes of training": " + ".join(f"{minutes:.0f}" for minutes in _minutes(data, preset)),
     }
 
@@ -125,6 +125,12 @@ def unet(results: Path) -> list[dict[str, str]]:
     return [{"U-Net, MNIST": name, "": text} for name, text in metrics.items()]
 
 
+def shipped_models() -> list[tuple[str, str, str]]:
+    """Stage, data set and preset of the models that ship and generate."""
+    unets = [(data, "base") for data in TITLES if (ZOO / f"{data}-base-gaussian.json").is_file()]
+    return [("absorbing", *names) for names in _models()] + [("gaussian", *names) for names in unets]
+
+
 def _models() -> list[tuple[str, str]]:
     """Data set and preset of the discrete models that ship."""
     pairs = itertools.product(TITLES, PRESETS)
@@ -153,7 +159,7 @@ def _energies(folder: Path) -> list[tuple[float, float]]:
 
 def _energy_lines(folder: Path) -> Iterator[tuple[str, str]]:
     arithmetic, with_memory = zip(*_energies(folder), strict=True)
-    yield "uJ an image: spikes, ReLU, 3-bit", ", ".join(f"{value:,.0f}" for value in arithmetic)
+    yield "uJ an image: spikes, ReLU, quantised", ", ".join(f"{value:,.0f}" for value in arithmetic)
     yield "the same with memory accesses", ", ".join(f"{value:,.0f}" for value in with_memory)
 
 

@@ -34,7 +34,8 @@ from spiking_vq.neurons.activity import observed
 from spiking_vq.pipelines.base import Pipeline
 from spiking_vq.pipelines.load import pipeline_of
 from spiking_vq.randomness import ImageStream, mix_seed
-from stages.inspect.verdicts import ALONE, TWINS, turning_rates, verdict
+from stages.inspect.verdicts import turning_rates, verdict
+from stages.reporting.hardware import ALONE, TWINS
 from stages.reporting.report import STAGES
 
 SPIKING_SETTINGS = {"guidance_T": None, "threshold_shift": 0.0}

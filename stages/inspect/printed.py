@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from stages.inspect.verdicts import TITLES, TWINS, Energies, microjoules
+from stages.inspect.verdicts import Energies, microjoules
+from stages.reporting.hardware import TITLES, TWINS
 
 SIDES = {"spiking": "spiking network"} | TWINS
 NAME = 48

@@ -4,19 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-TWINS = {"relu": "twin without spikes", "quantised": "quantised twin"}
-
-ALONE = "arithmetic"
-"""Name of the energy of the operations alone: memory that costs nothing is the limit of all reuse."""
-
-TITLES = {
-    "fp32": "32-bit floats",
-    "int8": "8-bit integers",
-    ALONE: "arithmetic alone",
-    "none_reused": "nothing reused",
-    "weight_stationary": "weight-stationary",
-}
-"""Arithmetic, or model of memory -> its name in tables and sentences."""
+from stages.reporting.hardware import TITLES
 
 Energies = dict[str, dict[str, Any]]
 """Arithmetic -> model of memory -> picojoules of an image."""

@@ -18,6 +18,7 @@ from spiking_vq.pipelines.zoo import located
 from stages.cli.options import CONFIGS
 from stages.compare.tables import TITLES, UNCONDITIONAL, read_evaluations
 from stages.evaluate.protocols import PROTOCOLS
+from stages.reporting.hardware import TITLES as HARDWARE
 from stages.reporting.markdown import cells, table
 from stages.reporting.report import Report, inspected, report_folder, write_report, write_text
 from stages.reporting.spread import Spread
@@ -109,6 +110,10 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
         image = energy.part("spiking", "image")
         measurements["energy"] = {
             f"{name}_uj": image.get(float, f"{name}_pj") / 1e6 for name in ("arithmetic", "memory")
+        }
+        hardware = energy.part("spiking", "energy_pj", default={}).get(dict, "image", default={})
+        measurements["energy"]["weight_stationary_uj"] = {
+            arithmetic: energies["weight_stationary"] / 1e6 for arithmetic, energies in hardware.items()
         }
     return measurements
 
@@ -244,4 +249,8 @@ def spikes(results: Report) -> list[str]:
         f"{energy.get(float, 'arithmetic_uj'):,.0f} uJ of arithmetic for an image,"
         f" {energy.get(float, 'memory_uj'):,.0f} uJ of memory accesses (45 nm, nothing reused)"
     )
+    stationary = energy.get(dict, "weight_stationary_uj", default={})
+    if stationary:
+        both = ", ".join(f"{uj:,.0f} uJ with {HARDWARE[name]}" for name, uj in stationary.items())
+        cost = f"{cost}; in all, weight-stationary: {both}"
     return [f"Mean firing rate: {', '.join(rates) or 'not measured'}.", "", f"Energy: {cost or 'not measured'}."]

@@ -13,7 +13,7 @@ from spiking_vq.energy import count_operations
 from stages.inspect import report as inspect
 from stages.inspect.energy import twin_of
 from stages.inspect.portrait import FRAMES, film
-from stages.inspect.verdicts import TWINS
+from stages.reporting.hardware import TWINS
 
 DIGITS = {"data": "digits", "preset": "base", "image_size": 12}
 

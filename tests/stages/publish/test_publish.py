@@ -163,7 +163,14 @@ def test_cards_show_the_measurements_of_the_very_file(finished, tmp_path, option
     assert "| metric | generated images | without labels | floor: real images |" in card
     assert "| KID x 1000 | 250 ± 12 | 750 | 125 ± 5 |" in card
     assert "| authenticity | 0.90 |  | 0.60 |" in card
-    assert "4 uJ of arithmetic for an image, 6 uJ of memory accesses" in card
+    assert "4 uJ of arithmetic for an image, 6 uJ of memory accesses (45 nm, nothing reused)." in card
+    energy["spiking"]["energy_pj"] = {
+        "image": {"fp32": {"weight_stationary": 7e6}, "int8": {"arithmetic": 1e6, "weight_stationary": 5e6}}
+    }
+    (folder / "inspection.json").write_text(json.dumps(inspection))
+    publish(["only=cards", *options])
+    card = published.with_suffix(".md").read_text()
+    assert "nothing reused); in all, weight-stationary: 7 uJ with 32-bit floats, 5 uJ with 8-bit integers." in card
 
 
 def test_cards_show_quality_against_calls_of_the_very_file(finished, tmp_path, options):
