@@ -842,6 +842,7 @@ VERBS = {
     draw_evaluation_of_images: 70,
     of_model("inspect", *FEW, "only=report", stages=ALL): 90,
     of_model("inspect", *FEW, "only=portrait"): 15,
+    of_model("quantise", "out=made.safetensors", stages=ALL): 40,
     of_model("study labels", *FEW, "strengths=1"): 25,
     of_model("study thresholds", "n=10", "seeds=2", "shifts=0.01", "results=reports", stages=("gaussian",)): 25,
     of_model("study decomposition", "calls=1", "results=reports", stages=("absorbing",)): 25,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from spiking_vq.layers.folding import fold_batch_norms
+from spiking_vq.layers.folding import fold_batch_norms, separate_connections
 from spiking_vq.layers.mixing import GridMixer
 from spiking_vq.layers.synapses import BatchNorm, NormedSynapse, conv_norm, up_conv_norm
 from spiking_vq.runtime.winograd import Conv3x3
@@ -38,3 +38,25 @@ def test_folded_current_is_the_same(kind):
     assert (current.norm.mean == 0).all()
     assert (current.norm.rstd == 1).all()
     assert (current.norm.weight == 1).all() == isinstance(module[0], NormedSynapse)
+
+
+def test_separate_connections_hold_the_gain_of_their_channel():
+    torch.manual_seed(0)
+    mixer = GridMixer((4, 4), 3).double().eval()
+    nn.init.uniform_(mixer.norm.weight, -1, 2)
+    nn.init.uniform_(mixer.norm.bias)
+    folded = separate_connections(fold_batch_norms(copy.deepcopy(mixer)))
+    assert folded.linear.weight.shape == (3, 16, 16)
+    x = torch.randint(2, (2, 3, 3, 4, 4)).double()
+    current = folded(x)
+    torch.testing.assert_close(current.value(), mixer(x).value(), rtol=1e-12, atol=1e-12)
+    assert (current.norm.weight == 1).all()
+    again = separate_connections(copy.deepcopy(folded))
+    assert torch.equal(again.linear.weight, folded.linear.weight)
+
+
+def test_a_folded_norm_takes_no_statistics():
+    norm = fold_batch_norms(nn.Sequential(BatchNorm(3)).eval())[0]
+    x = torch.randn(2, 3, 3, 4, 4)
+    assert torch.equal(norm.train()(x).value(), norm.eval()(x).value())
+    assert norm.num_batches_tracked == 0

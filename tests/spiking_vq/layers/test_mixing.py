@@ -3,7 +3,12 @@ import torch
 from awake import LIF_OPTIONS, wake
 
 from spiking_vq.errors import InputError
-from spiking_vq.layers.mixing import AttentionProduct, GridMixer, SpikingSelfAttention
+from spiking_vq.layers.mixing import (
+    AttentionProduct,
+    ChannelwisePositionLinear,
+    GridMixer,
+    SpikingSelfAttention,
+)
 from spiking_vq.neurons.activity import observed
 from spiking_vq.neurons.twins import neuron_factory
 
@@ -53,6 +58,19 @@ def test_attention_reads_content_not_position():
     seen = module(spk).value()
     assert (seen.std((0, 1, 3, 4)) > 0).any()
     torch.testing.assert_close(module(permuted(spk)).value(), permuted(seen))
+
+
+def test_a_weight_for_each_channel_and_pair_of_positions_by_its_formula():
+    module, spk = ChannelwisePositionLinear(8, 6), binary(T, B, 8, 2, 3)
+    module.weight.data.normal_()
+    assert module.weight.shape == (8, 6, 6)
+    seen = module(spk)
+    expected = torch.zeros(T, B, 8, 6)
+    for here in range(6):
+        for there in range(6):
+            expected[..., here] += module.weight[:, here, there] * spk.flatten(3)[..., there]
+    torch.testing.assert_close(seen, expected.view_as(spk))
+    assert seen.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_every_position_reaches_every_other():
