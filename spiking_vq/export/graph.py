@@ -56,15 +56,17 @@ class Convolution:
     def __call__(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` to `[B, C', H', W']`."""
         weight, bias = self.weight, self.bias
-        if self.groups > 1 and self.output_shape[1:] == (1, 1):  # a matrix for each group; convolutions are slow here
+        taps = tuple(weight.shape[2:])
+        if self.groups > 1 and taps == tuple(self.size) and not self.padding:
+            # a single output pixel: a matrix for each group; convolutions are slow here
             rows, matrices = x.flatten(1).unflatten(1, (self.groups, -1)), weight.flatten(1)
             made = torch.einsum("bgi,goi->bgo", rows, matrices.unflatten(0, (self.groups, -1)))
             return (made.flatten(1) + bias).unflatten(1, (-1, 1, 1))
-        if self.groups > 1 and self.size == (1, 1) and self.stride == 1:
+        if self.groups > 1 and tuple(self.size) == (1, 1) and self.stride == 1 and self.padding < min(taps):
             # one pixel, padded: output pixel (r, q) sees it through tap (padding - r, padding - q)
             _, rows, columns = self.output_shape
             seen = weight.flip(2, 3).unflatten(0, (self.groups, -1))
-            first = [side - 1 - self.padding for side in weight.shape[2:]]
+            first = [side - 1 - self.padding for side in taps]
             seen = seen[..., first[0] : first[0] + rows, first[1] : first[1] + columns]
             made = torch.einsum("bgi,goirq->bgorq", x.flatten(1).unflatten(1, (self.groups, -1)), seen)
             return made.flatten(1, 2) + bias.view(-1, 1, 1)
