@@ -122,7 +122,9 @@ def weight_stationary(cost: LayerCost, arithmetic: Arithmetic) -> Traffic:
     as an address of 32 bits, a number with its bits. Sums are held in registers beside the adders until the neuron
     takes them. A neuron's membrane is read and written at every step; a twin's activation is written once.
 
-    Cores that hold unfinished sums in memory pay as in `none_reused`.
+    Cores that hold unfinished sums in memory pay for these as in `none_reused`.
+
+    Reference: Davies et al., Loihi, IEEE Micro 38 (1), 2018.
     """
     events = min(cost.input_bits, arithmetic.bits) * cost.numbers + ADDRESS * (cost.spikes if cost.is_connection else 0)
     state = events + _activation_bits(cost, arithmetic) + WORD * cost.state_accesses

@@ -81,6 +81,14 @@ def test_an_image_is_its_calls_and_the_decoder(inspected, capsys):
             calls = part["calls"] * part["call"][name]
             assert part["image"][name] == pytest.approx(calls + part["decoder"][name])
             assert part["image"][name] == pytest.approx(sum(layer[name] for layer in part["layers"].values()))
+        connections = [layer for layer in part["layers"].values() if layer["kind"] == "synapse"]
+        for name, count in (("effective_acs", "accumulates"), ("effective_macs", "multiplies")):
+            assert part["operations"][name] == pytest.approx(sum(layer[count] for layer in connections))
+        neurons = [layer for layer in part["layers"].values() if layer["kind"] == "neuron"]
+        assert part["operations"]["neuron_updates"] == sum(layer["slots"] for layer in neurons)
+        assert part["operations"]["spikes"] == pytest.approx(sum(layer["spikes"] for layer in neurons))
+    assert twin["operations"]["effective_acs"] == twin["operations"]["neuron_updates"] == 0
+    assert 0 < spiking["operations"]["effective_acs"] < spiking["operations"]["connections"]
     assert 0 < spiking["image"]["firing_rate"] < 1
     assert twin["image"]["multiplies"] > spiking["image"]["multiplies"]
     assert twin["image"]["multiplies"] == few_bits["image"]["multiplies"]
