@@ -149,7 +149,8 @@ class Graph:
 
     def output_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of what it gives back."""
-        return self.nodes[self.sources(OUTPUT)[0]].output_shape
+        source = self.sources(OUTPUT)[0]
+        return self.input_shape if source == INPUT else self.nodes[source].output_shape
 
     def check(self) -> None:
         """Check that the edges fit.
@@ -158,10 +159,11 @@ class Graph:
             InputError: an edge to or from nowhere, or between maps of different shapes.
         """
         gives = {INPUT: self.input_shape} | {name: node.output_shape for name, node in self.nodes.items()}
+        for source, target in self.edges:
+            if source not in gives or target not in (*self.nodes, OUTPUT):
+                raise InputError(f"the graph has an edge from {source} to {target}, and no such node")
         takes = {OUTPUT: self.output_shape()} | {name: node.input_shape for name, node in self.nodes.items()}
         for source, target in self.edges:
-            if source not in gives or target not in takes:
-                raise InputError(f"the graph has an edge from {source} to {target}, and no such node")
             if tuple(gives[source]) != tuple(takes[target]):
                 raise InputError(
                     f"the graph leads maps {gives[source]} from {source} to {target}, which takes {takes[target]}"

@@ -81,10 +81,10 @@ def from_nir(graph: Any) -> Graph:
         InputError: nodes or edges that our networks do not consist of.
     """
     edges = [(str(source), str(target)) for source, target in graph.edges]
-    nodes = {name: _from_node(name, node) for name, node in graph.nodes.items() if name not in (INPUT, OUTPUT)}
     ends = {INPUT, OUTPUT} - graph.nodes.keys()
     if ends or any(end not in {name for edge in edges for name in edge} for end in (INPUT, OUTPUT)):
         raise InputError(f"expected a graph with nodes named {INPUT} and {OUTPUT}; got {sorted(graph.nodes)}")
+    nodes = {name: _from_node(name, node) for name, node in graph.nodes.items() if name not in (INPUT, OUTPUT)}
     read = Graph(tuple(int(side) for side in graph.nodes[INPUT].input_type["input"]), {}, edges)
     read.nodes = {name: nodes[name] for name in _in_order(nodes, edges)}
     read.check()
