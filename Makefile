@@ -23,6 +23,7 @@ RUNS ?= runs
 STAGE ?=
 CKPT ?=
 IMAGES ?=
+EXPORT ?=
 PROTOCOL ?= test-10k
 INCEPTION ?=
 ARGS ?=
@@ -36,11 +37,11 @@ EVALUATE := $(call o,images,$(IMAGES)) $(call o,protocol,$(PROTOCOL)) $(call o,i
 FIND := $(call o,stage,$(STAGE)) $(call o,data,$(DATA)) $(call o,preset,$(PRESET)) $(call o,runs,$(RUNS)) $(call o,ckpt,$(CKPT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait quantise compare all-runs ablation candidates scaling calls decompose analytic labels threshold-sweep bench publish cards docs docs-figures test test-all lint format clean
+.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait quantise export verify-export compare all-runs ablation candidates scaling calls decompose analytic labels threshold-sweep bench publish cards docs docs-figures test test-all lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(call q,$(strip $(MAKEFILE_LIST)))
-	@echo "  variables: DATA=mnist|fmnist|kmnist|letters|cifar10|digits PRESET=base|large|counts|paper|base-relu|base-quantised|sddpm|fsddim|... PRESETS STAGE SEED N DATA_DIR RUNS CKPT PROTOCOL IMAGES INCEPTION ARGS=\"key=value ...\""
+	@echo "  variables: DATA=mnist|fmnist|kmnist|letters|cifar10|digits PRESET=base|large|counts|paper|base-relu|base-quantised|sddpm|fsddim|... PRESETS STAGE SEED N DATA_DIR RUNS CKPT PROTOCOL IMAGES INCEPTION EXPORT ARGS=\"key=value ...\""
 
 install: $(INSTALLED)  ## create the virtual environment and install the package into it
 
@@ -85,6 +86,12 @@ portrait: $(INSTALLED)  ## draw a film strip of images being generated, and a ra
 
 quantise: $(INSTALLED)  ## round the weights of a trained model to integers of 8 bits (ARGS="bits=4" for fewer)
 	$(VQ) quantise $(FIND) $(ARGS)
+
+export: $(INSTALLED)  ## export a model to NIR, or with ARGS="to=onnx" or "to=pt2"; ARGS="form=feedback" for snnTorch, Norse
+	$(VQ) export $(FIND) $(ARGS)
+
+verify-export: $(INSTALLED)  ## check the export of DATA and PRESET, or the one in EXPORT, spike for spike
+	$(VQ) verify $(call q,$(or $(EXPORT),$(RUNS)/$(DATA)/$(PRESET)/export/nir)) $(ARGS)
 
 compare: $(INSTALLED)  ## tables of all measurements: results/comparison.md, .csv and report.html
 	$(VQ) compare $(ARGS)

@@ -22,6 +22,7 @@ LIBRARY = [
     {"config"},
     {"checkpoint"},
     {"quantisation"},
+    {"export"},
     {"pipelines"},
 ]
 """Modules and folders of the library, from below; those of one level do not know each other."""
@@ -30,7 +31,7 @@ STAGES = [
     {"cli"},
     {"reporting", "training", "sample", "bench"},
     {"evaluate", "vq_svae", "absorbing", "gaussian", "classifier"},
-    {"inspect", "train", "compare", "quantise"},
+    {"inspect", "train", "compare", "quantise", "export"},
     {"study", "publish"},
     {"__main__"},
 ]
@@ -56,7 +57,7 @@ DEPENDENCIES = {
     "PIL",
     "omegaconf",
 }
-EXTRAS = {"torch_fidelity", "diffusers"}
+EXTRAS = {"torch_fidelity", "diffusers", "nir", "h5py", "onnxruntime"}
 TRAINER = {"lightning", "pytorch_lightning", "tensorboard"}
 TRAINING_COMMANDS = {"train", "study candidates", "study encodings", "study grid"}
 

@@ -56,7 +56,12 @@ class GraphBuilder:
 
     def finish(self, *signals: Signal) -> Graph:
         """The graph, whose output is the sum of these signals."""
-        self.graph.edges += [(node, OUTPUT) for signal in signals for node in signal.nodes]
+        if len(signals) > 1 or len(signals[0].nodes) > 1:  # several edges to the output are a tuple to some receivers
+            channels, *size = signals[0].shape
+            unit = torch.eye(channels, dtype=torch.float64)[..., None, None]
+            add = Convolution(unit, torch.zeros(channels, dtype=torch.float64), size)
+            signals = (self.node("sum", add, *signals),)
+        self.graph.edges.append((signals[0].nodes[0], OUTPUT))
         self.graph.check()
         return self.graph
 
@@ -84,15 +89,7 @@ class GraphBuilder:
 
     @add.register
     def _(self, module: LIF, signal: Signal) -> Signal:
-        name = self.names[module].replace(".", "_")
-        layer, feedback = neuron_form(module, signal.shape, self.form)
-        if feedback:
-            channels = signal.shape[0]
-            weight = feedback * torch.eye(channels, dtype=torch.float64).view(channels, channels, 1, 1)
-            back = Convolution(weight, torch.zeros(channels, dtype=torch.float64), signal.shape[1:])
-            late = self.node(f"{name}_reset", back, Signal((name,), signal.shape))
-            signal = signal._replace(nodes=signal.nodes + late.nodes)
-        return self.node(name, layer, signal, side=signal.side)
+        return self.neurons(module, signal, self.names[module])
 
     @add.register
     def _(self, module: NormedSynapse, signal: Signal) -> Signal:
@@ -129,6 +126,18 @@ class GraphBuilder:
         if size[0] != size[1]:
             raise InputError(f"a mixer over a grid that is not square, {size[0]}x{size[1]}, cannot be exported")
         return self.node(f"{name}_spread", back, self.node(f"{name}_gather", gathered, signal))
+
+    def neurons(self, module: LIF, signal: Signal, name: str) -> Signal:
+        """Add a layer of neurons under a name."""
+        name = name.replace(".", "_")
+        layer, feedback = neuron_form(module, signal.shape, self.form)
+        if feedback:
+            channels = signal.shape[0]
+            weight = feedback * torch.eye(channels, dtype=torch.float64).view(channels, channels, 1, 1)
+            back = Convolution(weight, torch.zeros(channels, dtype=torch.float64), signal.shape[1:])
+            late = self.node(f"{name}_reset", back, Signal((name,), signal.shape))
+            signal = signal._replace(nodes=signal.nodes + late.nodes)
+        return self.node(name, layer, signal, side=signal.side)
 
     def synapse(self, layer: nn.Module, signal: Signal, bias: Tensor | None, name: str) -> Signal:
         """Add a convolution, transposed convolution, or up-sampling with a convolution behind it.

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from spiking_vq.checkpoint.build import LatentModel, build_on_cpu
-from spiking_vq.config.schema import AbsorbingConfig
-from spiking_vq.data.levels import to_unit
-from spiking_vq.export.expected import Examples, Result, compute
+from spiking_vq.checkpoint.build import LatentModel, PixelModel, build_on_cpu
+from spiking_vq.config.schema import DenoiserConfig
+from spiking_vq.export.expected import Examples, PixelExamples, Result, compute
 from spiking_vq.export.graph import Convolution, Graph
 from spiking_vq.export.latent import latent_graphs
 from spiking_vq.export.receiver import Receiver
 from spiking_vq.export.stock import Run, StockReceiver, run_stock
+from spiking_vq.export.unet import unet_graph
 from spiking_vq.layers.folding import fold_batch_norms
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
@@ -39,17 +40,21 @@ class Agreement(NamedTuple):
     output: float
 
 
-def graph_of(model: LatentModel, part: str) -> Receiver:
-    """The receiver of a part of a model by `load_latent`."""
-    return model.denoiser.graph if part == "denoiser" else model.vq_svae.graphs[part]
+def graph_of(model: LatentModel | PixelModel, part: str) -> Receiver:
+    """The receiver of a part of a model that was read from a folder."""
+    if part in ("denoiser", "unet"):
+        return getattr(model, part).graph
+    return model.vq_svae.graphs[part]
 
 
-def faults(model: LatentModel, config: AbsorbingConfig, form: str, inputs: str) -> Iterator[str]:
+def faults(model: LatentModel | PixelModel, config: DenoiserConfig, form: str, inputs: str) -> Iterator[str]:
     """What of a model's graphs is not as its configuration asks: nodes, edges, neurons, sizes; nothing about weights.
 
     Spikes alone would not show a flipped rule for membranes exactly at threshold, where no membrane is.
     """
-    wanted = latent_graphs(fold_batch_norms(build_on_cpu(config).eval()), form, inputs)
+    fresh = fold_batch_norms(build_on_cpu(config).eval())
+    is_latent = isinstance(fresh, LatentModel)
+    wanted = latent_graphs(fresh, form, inputs) if is_latent else {"unet": unet_graph(fresh.unet, form)}
     for part, graph in wanted.items():
         found = graph_of(model, part).graph
         if found.nodes.keys() != graph.nodes.keys() or sorted(found.edges) != sorted(graph.edges):
@@ -61,7 +66,9 @@ def faults(model: LatentModel, config: AbsorbingConfig, form: str, inputs: str) 
 
 
 @torch.no_grad()
-def own_agreement(model: LatentModel, part: str, examples: Examples, expected: Result) -> Agreement:
+def own_agreement(
+    model: LatentModel | PixelModel, part: str, examples: Examples | PixelExamples, expected: Result
+) -> Agreement:
     """Run a part by our own receiver, in the precision of the model."""
     receiver, spikes = graph_of(model, part), {name: [] for name in expected.spikes}
 
@@ -77,28 +84,24 @@ def own_agreement(model: LatentModel, part: str, examples: Examples, expected: R
 
 @torch.no_grad()
 def stock_agreement(
-    receiver: StockReceiver, graph: Graph, model: LatentModel, part: str, examples: Examples, expected: Result
+    receiver: StockReceiver,
+    graph: Graph,
+    model: LatentModel | PixelModel,
+    part: str,
+    examples: Examples | PixelExamples,
+    expected: Result,
 ) -> Agreement:
     """Run a part by another library, in float32.
 
     Args:
         receiver: of the library.
         graph: of the part.
-        model: by `load_latent`, whose host prepares the input and reads the output.
+        model: read from a folder, whose host prepares the input and reads the output.
         part, examples, expected: see `own_agreement`.
     """
-    stage1, denoiser = model.vq_svae, model.denoiser
-    x, num_steps, read = {
-        "decoder": lambda: (stage1.decoder_input(examples.tokens, _seeded()), stage1.T, stage1.images),
-        "encoder": lambda: (stage1.encoder_input(to_unit(examples.images)), stage1.T, stage1.tokens),
-        "denoiser": lambda: (
-            denoiser.graph_input(examples.masked, examples.t, examples.labels),
-            denoiser.T,
-            denoiser.logits,
-        ),
-    }[part]()
-    run = run_stock(receiver, graph, x, num_steps)
-    return agreement(expected, run.spikes, read(run.output))
+    with run_by(receiver, graph_of(model, part), graph) as runs:
+        output = compute(model, examples, part)
+    return agreement(expected, runs[0].spikes, output)
 
 
 def agreement(expected: Result, spikes: dict[str, Tensor], output: Tensor) -> Agreement:
@@ -111,25 +114,29 @@ def agreement(expected: Result, spikes: dict[str, Tensor], output: Tensor) -> Ag
     return Agreement(slots, sum(differ.values()), (worst, equal[worst]), difference)
 
 
-class StockNetwork(nn.Module):
-    """A graph run by another library, in place of a `Receiver`.
+@contextmanager
+def run_by(receiver: StockReceiver, own: Receiver, graph: Graph) -> Iterator[list[Run]]:
+    """Inside the block another library runs a graph in place of our receiver.
 
     Args:
         receiver: of the library.
+        own: whose calls it takes.
         graph: to run.
+
+    Yields:
+        What it ran, call by call.
     """
+    runs: list[Run] = []
 
-    def __init__(self, receiver: StockReceiver, graph: Graph) -> None:
-        super().__init__()
-        self.receiver, self.graph = receiver, graph
+    def stand_in(x: Tensor, num_steps: int) -> Tensor:
+        runs.append(run_stock(receiver, graph, x, num_steps))
+        return runs[-1].output
 
-    def forward(self, x: Tensor, num_steps: int) -> Tensor:
-        """See `Receiver.forward`."""
-        return self.run(x, num_steps).output
-
-    def run(self, x: Tensor, num_steps: int) -> Run:
-        """The output and the spikes."""
-        return run_stock(self.receiver, self.graph, x, num_steps)
+    own.forward = stand_in
+    try:
+        yield runs
+    finally:
+        del own.forward
 
 
 def _without_values(node: Any) -> Any:
@@ -138,7 +145,3 @@ def _without_values(node: Any) -> Any:
         shape = (tuple(node.weight.shape), tuple(node.bias.shape), tuple(node.size))
         return {"shapes": shape, "stride": node.stride, "padding": node.padding, "groups": node.groups}
     return replace(node, shape=tuple(node.shape))
-
-
-def _seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(0)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spiking_vq.checkpoint.build import LatentModel
+from spiking_vq.checkpoint.build import LatentModel, PixelModel
 from spiking_vq.data.levels import to_uint8, to_unit
 from spiking_vq.export.cells import to_cells
 from spiking_vq.export.graph import Graph
@@ -44,6 +44,22 @@ class Examples(NamedTuple):
         return (self.masked != self.tokens).flatten(1).sum(1)
 
 
+class PixelExamples(NamedTuple):
+    """Inputs of a U-Net, of n images.
+
+    Attributes:
+        noisy: [n, C, H, W].
+        times: diffusion times [n].
+        labels: as the U-Net takes them, [n]; None for an unconditional one.
+        images: that the model has generated, uint8 [n, C, H, W].
+    """
+
+    noisy: Tensor
+    times: Tensor
+    labels: Tensor | None
+    images: Tensor
+
+
 class Result(NamedTuple):
     """What a part computes.
 
@@ -65,16 +81,21 @@ def examples_of(model: LatentModel, tokens: Tensor, labels: Tensor | None) -> Ex
 
 
 @torch.no_grad()
-def compute(model: LatentModel, examples: Examples, part: str) -> Tensor:
-    """The output of a part: `decoder`, `encoder` or `denoiser`; of a network, or of its exported form."""
+def compute(model: LatentModel | PixelModel, examples: Examples | PixelExamples, part: str) -> Tensor:
+    """The output of a part, one of `PARTS`, or `unet`; of a network, or of its exported form."""
+    if part == "unet":
+        return model.unet(examples.noisy.to(_dtype(model)), examples.times, examples.labels)
     if part == "decoder":
         return model.vq_svae.decode(examples.tokens, torch.Generator().manual_seed(0))
     if part == "encoder":
         return model.vq_svae.tokenize(to_unit(examples.images).to(_dtype(model)))
-    return model.denoiser(examples.masked, examples.t, examples.labels)
+    labels = () if examples.labels is None else (examples.labels,)  # the SDID takes none
+    return model.denoiser(examples.masked, examples.t, *labels)
 
 
-def results_of(model: LatentModel, examples: Examples, graphs: Mapping[str, Graph]) -> dict[str, Result]:
+def results_of(
+    model: LatentModel | PixelModel, examples: Examples | PixelExamples, graphs: Mapping[str, Graph]
+) -> dict[str, Result]:
     """The results of a network's parts, their spikes in the layout of these graphs."""
     results = {}
     for part, graph in graphs.items():
@@ -82,12 +103,14 @@ def results_of(model: LatentModel, examples: Examples, graphs: Mapping[str, Grap
 
         def keep(name: str, spk: Tensor, graph: Graph = graph, spikes: dict[str, Tensor] = spikes) -> None:
             node = name.replace(".", "_")
-            if node in graph.nodes:
-                side = spk.shape[-1] // graph.nodes[node].shape[-1]
-                spikes[node] = to_cells(spk, side).bool()
+            parts = [part for part in (node, *(f"{node}_part{index}" for index in range(2))) if part in graph.nodes]
+            sides = [spk.shape[-1] // graph.nodes[part].shape[-1] for part in parts]
+            channels = [graph.nodes[part].shape[0] // side**2 for part, side in zip(parts, sides, strict=True)]
+            for part, side, own in zip(parts, sides, spk.split(channels, dim=2) if parts else [], strict=True):
+                spikes[part] = to_cells(own, side).bool()
 
-        network = model.denoiser if part == "denoiser" else model.vq_svae
-        with observed(network, keep):
+        network = {"denoiser": "denoiser", "unet": "unet"}.get(part, "vq_svae")
+        with observed(getattr(model, network), keep):
             output = compute(model, examples, part)
         results[part] = Result(spikes, output)
     return results
@@ -105,7 +128,7 @@ def compared(first: Mapping[str, Result], second: Mapping[str, Result]) -> dict[
     }
 
 
-def as_arrays(examples: Examples, results: Mapping[str, Result]) -> dict[str, np.ndarray]:
+def as_arrays(examples: Examples | PixelExamples, results: Mapping[str, Result]) -> dict[str, np.ndarray]:
     """Examples and results as arrays by name: `examples/tokens`, `decoder/output`, `decoder/spikes/NODE`..."""
     arrays = {f"examples/{name}": value for name, value in examples._asdict().items() if value is not None}
     for part, result in results.items():
@@ -114,7 +137,7 @@ def as_arrays(examples: Examples, results: Mapping[str, Result]) -> dict[str, np
     return {name: value.cpu().numpy() for name, value in arrays.items()}
 
 
-def from_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[Examples, dict[str, Result]]:
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[Examples | PixelExamples, dict[str, Result]]:
     """Examples and results of `as_arrays`."""
     tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
     results: dict[str, Result] = {}
@@ -126,9 +149,10 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[Examples, dict[str, R
                 results[part] = result._replace(output=value)
             else:
                 result.spikes[rest.removeprefix("spikes/")] = value
-    return Examples(*(tensors.get(f"examples/{name}") for name in Examples._fields)), results
+    kind = PixelExamples if "unet" in results else Examples
+    return kind(*(tensors.get(f"examples/{name}") for name in kind._fields)), results
 
 
-def _dtype(model: LatentModel) -> torch.dtype:
+def _dtype(model: nn.Module) -> torch.dtype:
     """Type that a model computes in; that of files which run elsewhere is float32."""
     return next(chain(model.parameters(), model.buffers()), torch.zeros(())).dtype

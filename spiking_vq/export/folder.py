@@ -16,13 +16,34 @@ from spiking_vq.checkpoint.file import fingerprint
 from spiking_vq.config.compare import portable
 from spiking_vq.config.load import config_from_dict
 from spiking_vq.config.schema import Config
-from spiking_vq.errors import InputError
-from spiking_vq.files import atomic_write, json_text, read_path, sha256_of
+from spiking_vq.errors import InputError, require_one_of
+from spiking_vq.files import atomic_write, json_text, read_path, require_writable, sha256_of
+from spiking_vq.randomness import mix_seed
 
 FORMAT = "spiking_vq-export/1"
 DESCRIPTION, EXPECTED = "export.json", "expected.npz"
+FORMATS = ("nir", "onnx", "pt2")
+"""What a model is exported to; `pt2` is torch.export's."""
+
 PACKAGES = ("spiking_vq", "torch", "nir", "onnx")
 """Packages whose versions the description names."""
+
+
+def claim(folder: str | Path, to: str) -> Path:
+    """The path of a folder for an export.
+
+    Raises:
+        InputError: an unknown format, or a folder that cannot be written to.
+    """
+    require_one_of("to", to, FORMATS)
+    folder = read_path("folder", folder)
+    require_writable(folder)
+    return folder
+
+
+def export_seeds(n: int) -> list[int]:
+    """Seeds of the `n` images that an export's expected results are of: the first of a set of seed 0."""
+    return [mix_seed(0, number) for number in range(n)]
 
 
 def write_expected(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:

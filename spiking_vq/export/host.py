@@ -106,6 +106,7 @@ class GraphDenoiser(nn.Module):
     def __init__(self, host: nn.Module, graph: Receiver, inputs: str) -> None:
         super().__init__()
         self.host, self.graph, self.inputs, self.T = host, graph, inputs, host.T
+        self.register_buffer("zero", torch.zeros(()), persistent=False)  # the SDID's host has no weights to tell a type
 
     def forward(self, tokens: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [B, K, G, h, w]; arguments of the denoiser's own `forward`."""
@@ -114,7 +115,8 @@ class GraphDenoiser(nn.Module):
     def graph_input(self, tokens: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """What the graph reads, `[1, B, C, h, w]`; arguments of `forward`."""
         planes = self.inputs == "spikes"
-        return (self.planes(tokens, labels) if planes else self.host.input_current(tokens, t, labels)).unsqueeze(0)
+        read = self.planes(tokens, labels) if planes else self.host.input_current(tokens, t, labels)
+        return read.to(self.zero).unsqueeze(0)
 
     def logits(self, read: Tensor) -> Tensor:
         """Logits of the read-out's currents `[T, B, C, h, w]`."""
@@ -129,7 +131,7 @@ class GraphDenoiser(nn.Module):
         if host.labels is not None:
             chosen = F.one_hot(host.labels.rows(labels, len(tokens)), host.labels.num_embeddings).amax(1)
             made.append(chosen[..., None, None].expand(-1, -1, rows, columns).to(own.dtype))
-        return torch.cat([part.to(tokens.device) for part in made], dim=1)
+        return torch.cat([part.to(host.token_embedding.weight) for part in made], dim=1)
 
 
 class GraphVQSVAE(nn.Module):
@@ -167,7 +169,7 @@ class GraphVQSVAE(nn.Module):
         """What the decoder's graph reads, `[T, B, C, h, w]`, or `[1, B, C, h, w]` if it is always the same."""
         host = self.host
         if self.inputs == "spikes":
-            return one_hot(tokens, host.codebook_size).unsqueeze(0)
+            return one_hot(tokens, host.codebook_size).to(self._dtype()).unsqueeze(0)
         vectors = host.quantizer.lookup(tokens).to(self._dtype())
         if isinstance(host.spike_generator, PoissonSpikeGenerator):
             return host.spike_generator(vectors, steps_of(self), generator)

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spiking_vq.checkpoint.build import LatentModel, build_on_cpu
 from spiking_vq.config.schema import AbsorbingConfig
 from spiking_vq.errors import require_one_of
-from spiking_vq.export.expected import as_arrays, compared, examples_of, results_of
-from spiking_vq.export.folder import read_description, write_description, write_expected
-from spiking_vq.export.graph import DT, Convolution, Graph
+from spiking_vq.export.expected import examples_of
+from spiking_vq.export.folder import read_description
+from spiking_vq.export.graph import Graph
 from spiking_vq.export.host import INPUTS, GraphDenoiser, GraphVQSVAE, code_table, denoiser_table, host_of
 from spiking_vq.export.networks import decoder_graph, denoiser_graph, encoder_graph
 from spiking_vq.export.neurons import FORMS
-from spiking_vq.export.nir_file import read_nir, require_nir, write_nir
+from spiking_vq.export.nir_file import require_nir
+from spiking_vq.export.nir_folder import read_folder, write_folder
 from spiking_vq.export.receiver import Receiver
-from spiking_vq.files import atomic_write
 from spiking_vq.layers.folding import fold_batch_norms
-
-HOST = "host.safetensors"
 
 
 def export_latent(
@@ -55,46 +50,19 @@ def export_latent(
     require_one_of("form", form, FORMS)
     require_one_of("inputs", inputs, INPUTS)
     folded = fold_batch_norms(copy.deepcopy(model).float())
-    graphs = latent_graphs(folded, form, inputs)
-    host = {key: value.contiguous() for key, value in host_of(folded).state_dict().items()}
-    examples = examples_of(model, tokens, labels)
-    results = results_of(folded.double(), examples, graphs)
-    before = results_of(copy.deepcopy(model).double(), examples, graphs)
-    for name, graph in graphs.items():
-        write_nir(folder / f"{name}.nir", graph)
-    with atomic_write(folder / HOST) as temporary:
-        save_file(host, temporary)
-    write_expected(folder, as_arrays(examples, results))
-    steps = {"denoiser": model.denoiser.T, "decoder": model.vq_svae.T, "encoder": model.vq_svae.T}
-    write_description(
+    write_folder(
         folder,
         model,
+        folded,
         config,
-        {name: {"file": f"{name}.nir", "T": steps[name]} | facts(graph) for name, graph in graphs.items()},
-        to="nir",
+        host_of(folded),
+        latent_graphs(folded, form, inputs),
+        examples_of(model, tokens, labels),
         form=form,
         inputs=inputs,
-        dt=DT,
-        fires="above the threshold in the file, which is the next smaller float32 where the network fires at it",
+        steps={"denoiser": model.denoiser.T, "decoder": model.vq_svae.T, "encoder": model.vq_svae.T},
         read_out={"decoder": "sum_t 0.8^(T-1-t) output[t]", "denoiser": "mean_t output[t]"},
-        folding=compared(before, results),
-        files=(HOST,),
     )
-
-
-def facts(graph: Graph) -> dict[str, Any]:
-    """Shapes and sizes of a graph."""
-    weights = [node.weight for node in graph.nodes.values() if isinstance(node, Convolution)]
-    neurons = [graph.nodes[name].shape for name in graph.neurons()]
-    return {
-        "input_shape": list(graph.input_shape),
-        "output_shape": list(graph.output_shape()),
-        "nodes": len(graph.nodes),
-        "edges": len(graph.edges),
-        "neurons": sum(math.prod(shape) for shape in neurons),
-        "weights": sum(weight.numel() for weight in weights),
-        "weights_not_0": sum(int(weight.count_nonzero()) for weight in weights),
-    }
 
 
 def load_latent(folder: Path) -> tuple[LatentModel, AbsorbingConfig]:
@@ -105,8 +73,7 @@ def load_latent(folder: Path) -> tuple[LatentModel, AbsorbingConfig]:
     """
     description, config = read_description(folder)
     host = host_of(fold_batch_norms(build_on_cpu(config).eval()))
-    host.load_state_dict(load_file(folder / HOST))
-    graphs = {name: Receiver(read_nir(folder / part["file"])) for name, part in description["parts"].items()}
+    graphs = read_folder(folder, host, description["parts"])
     return as_model(host, graphs, description["inputs"]).float().eval(), config
 
 

@@ -31,7 +31,7 @@ class ClassEmbedding(nn.Embedding):
         return super().forward(self.rows(labels, n)).sum(1)
 
     def rows(self, labels: Tensor | None, n: int) -> Tensor:
-        """Numbers of the rows whose sum is a label's vector, [n, halvings + 1]; of no label, its row again and again."""
+        """Numbers of the rows whose sum is a label's vector, [n, halvings + 1]; of no label, its row repeated."""
         if labels is None:
             labels = torch.full((n,), self.none, device=self.weight.device)
         shift = torch.arange(self.halvings, -1, -1, device=labels.device)

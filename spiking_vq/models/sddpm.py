@@ -117,10 +117,7 @@ class SDDPMUNet(SpikingUNet):
 
     def forward(self, noisy: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The prediction [B, C, H, W], fp32 at least, for `noisy` [B, C, H, W] at times `t` [B], with `labels` [B]."""
-        time = self.time(self.time_features(t))
-        if self.labels is not None:
-            time = time + self.labels(labels, len(t))
-        time = F.silu(time)
+        time = self.embed_time(t, labels)
         patches = F.pixel_unshuffle(noisy.to(self.head.weight.dtype), self.patch_size)
         x = self.entry(direct_coding(self.stem(patches.unsqueeze(0)), steps_of(self)))
         skips = [x]
@@ -134,11 +131,17 @@ class SDDPMUNet(SpikingUNet):
                 x = layer(torch.cat([x.value(), skips.pop().value()], dim=2), time)
             else:
                 x = layer(x)
-        return F.pixel_shuffle(self._read_out(x), self.patch_size)
+        return self.read_out(x)
 
-    def _read_out(self, x: LazyCurrent) -> Tensor:
-        """The patches [B, C, H, W], fp32 at least, of currents `[T, B, C', H, W]`."""
+    def embed_time(self, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Time embedding [B, E], with that of the labels; arguments of `forward`."""
+        time = self.time(self.time_features(t))
+        return F.silu(time if self.labels is None else time + self.labels(labels, len(t)))
+
+    def read_out(self, x: LazyCurrent) -> Tensor:
+        """The prediction [B, C, H, W], fp32 at least, of the last block's currents `[T, B, C', h, w]`."""
         with torch.autocast(x.x.device.type, enabled=False):
             active = F.silu(self.head_norm(x.value().to(self.head.weight.dtype)).value())
             images = at_each_step(self.head, active)
-            return decayed_sum(images + F.silu(self.smooth(images).value()))
+            patches = decayed_sum(images + F.silu(self.smooth(images).value()))
+        return F.pixel_shuffle(patches, self.patch_size)

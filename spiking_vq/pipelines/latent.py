@@ -19,12 +19,12 @@ from spiking_vq.diffusion.absorbing_sampler import AbsorbingSampler, AbsorbingSa
 from spiking_vq.diffusion.guidance import guided
 from spiking_vq.diffusion.sampling import State
 from spiking_vq.errors import InputError, described, require, require_seed
+from spiking_vq.export.folder import claim, export_seeds
 from spiking_vq.export.latent import export_latent
 from spiking_vq.export.traced import export_traced
-from spiking_vq.files import read_path, require_writable
+from spiking_vq.layers.folding import fold_batch_norms
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.pipelines.base import Pipeline, Samples, chunks, within
-from spiking_vq.randomness import mix_seed
 from spiking_vq.runtime.precision import autocast
 
 
@@ -113,12 +113,9 @@ class LatentPipeline(Pipeline):
         Raises:
             InputError: a network that cannot be exported so, a missing package, or a folder that cannot be written to.
         """
-        require(to in ("nir", "onnx", "pt2"), "to", "nir, onnx or pt2", repr(to))
-        require(isinstance(self.model.vq_svae, VQSVAE), "the model", "one that is not exported already", "an export")
-        folder = read_path("folder", folder)
-        require_writable(folder)
-        seeds, model = export_seeds(n), copy.deepcopy(self.model).cpu()
-        exact = LatentPipeline(model, self.config, precision="fp64")
+        folder, seeds, model = claim(folder, to), export_seeds(n), copy.deepcopy(self.model).cpu()
+        require(isinstance(model.vq_svae, VQSVAE), "the model", "one that is not exported already", "an export")
+        exact = LatentPipeline(fold_batch_norms(copy.deepcopy(model).float()), self.config, precision="fp64")
         *_, last = exact.states(seeds)
         given = (model.float(), self.config, folder, last.x, exact.labels(seeds))
         if to == "nir":
@@ -126,11 +123,6 @@ class LatentPipeline(Pipeline):
         else:
             export_traced(*given, to)
         return folder
-
-
-def export_seeds(n: int) -> list[int]:
-    """Seeds of the `n` images that an export's expected results are of."""
-    return [mix_seed(0, number) for number in range(n)]
 
 
 def as_grids(keep: Any, n: int, grid: tuple[int, int]) -> Tensor:

@@ -12,6 +12,7 @@ from spiking_vq.config.schema import DenoiserConfig
 from spiking_vq.errors import InputError
 from spiking_vq.export.folder import read_description
 from spiking_vq.export.latent import load_latent
+from spiking_vq.export.pixel import load_pixel
 from spiking_vq.export.traced import load_traced
 from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.pixel import PixelPipeline
@@ -41,14 +42,16 @@ def load(
     return pipeline_of(networks, config, device, precision, compile)
 
 
-def load_exported(folder: Path) -> tuple[LatentModel, DenoiserConfig]:
+def load_exported(folder: Path) -> tuple[LatentModel | PixelModel, DenoiserConfig]:
     """The model that an export holds, and its configuration.
 
     Raises:
         InputError: the export is not whole, or a package that runs it is missing.
     """
-    to = read_description(folder)[0]["to"]
-    return load_latent(folder) if to == "nir" else load_traced(folder)
+    description, _ = read_description(folder)
+    if description["to"] != "nir":
+        return load_traced(folder)
+    return load_pixel(folder) if "unet" in description["parts"] else load_latent(folder)
 
 
 def pipeline_of(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from spiking_vq.checkpoint.build import PixelModel
+from spiking_vq.data.levels import to_uint8
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.diffusion.gaussian_sampler import GaussianSampler, GaussianSamplerOptions
 from spiking_vq.diffusion.guidance import guided
 from spiking_vq.diffusion.sampling import State
 from spiking_vq.errors import require
+from spiking_vq.export.folder import claim, export_seeds
+from spiking_vq.export.pixel import export_pixel
+from spiking_vq.layers.folding import fold_batch_norms
+from spiking_vq.models.unet_parts import SpikingUNet
 from spiking_vq.neurons.lif import check_threshold_shift
 from spiking_vq.pipelines.base import Pipeline, within
 from spiking_vq.runtime.precision import parameter_type
@@ -65,6 +72,29 @@ class PixelPipeline(Pipeline):
     def decode(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """The images of the last state, as they are."""
         return x
+
+    def export(self, folder: str | Path, to: str = "nir", form: str = "standard", n: int = 2) -> Path:
+        """Export the U-Net, with results to check a receiver against; `spiking_vq.load(folder)` runs it.
+
+        Args:
+            folder: to write to; files of an earlier export there are replaced.
+            to: `nir`.
+            form: of the neurons, see `spiking_vq.export.neurons`.
+            n: number of images that the expected results are of.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: a network that cannot be exported so, a missing package, or a folder that cannot be written to.
+        """
+        require(to == "nir", "to", "nir for a continuous model", repr(to))
+        folder, seeds, model = claim(folder, to), export_seeds(n), copy.deepcopy(self.model).cpu()
+        require(isinstance(model.unet, SpikingUNet), "the model", "one that is not exported already", "an export")
+        exact = PixelPipeline(fold_batch_norms(copy.deepcopy(model).float()), self.config, precision="fp64")
+        *_, last = exact.states(seeds)
+        export_pixel(model.float(), self.config, folder, to_uint8(last.x), exact.labels(seeds), form)
+        return folder
 
 
 def as_images(noisy: Tensor, contrast: float = 1.0) -> Tensor:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from spiking_vq.errors import InputError
-from spiking_vq.export.folder import read_description
+from spiking_vq.errors import require
+from spiking_vq.export.folder import FORMATS, read_description
 from spiking_vq.export.host import INPUTS
 from spiking_vq.export.neurons import FORMS
 from spiking_vq.fields import OneOf
@@ -35,7 +35,7 @@ class Options(ModelOptions):
         out: folder to write to; None (default) is `<runs>/<data>/<preset>/export/<to>`.
     """
 
-    to: Annotated[str, OneOf(("nir", "onnx", "pt2"))] = "nir"
+    to: Annotated[str, OneOf(FORMATS)] = "nir"
     form: Annotated[str, OneOf(FORMS)] = "standard"
     inputs: Annotated[str, OneOf(INPUTS)] = "host"
     out: Path | None = None
@@ -46,10 +46,12 @@ def main(arguments: list[str]) -> None:
     options = read_options(Options, arguments)
     pipeline = load(options.find())
     config = pipeline.config
-    if not isinstance(pipeline, LatentPipeline):
-        raise InputError("a continuous model cannot be exported yet: name a discrete one")
     out = options.out or options.runs / config.data / config.preset / "export" / options.to
-    pipeline.export(out, options.to, options.form, options.inputs)
+    if isinstance(pipeline, LatentPipeline):
+        pipeline.export(out, options.to, options.form, options.inputs)
+    else:
+        require(options.inputs == "host", "inputs", "host for a continuous model", options.inputs)
+        pipeline.export(out, options.to, options.form)
     description, _ = read_description(out)
     for name, part in description["parts"].items():
         size = (out / part["file"]).stat().st_size / 1e6

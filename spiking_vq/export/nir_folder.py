@@ -1,0 +1,89 @@
+"""The folder of an export to NIR: graphs, the host's weights, expected results."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from spiking_vq.config.schema import DenoiserConfig
+from spiking_vq.export.expected import Examples, PixelExamples, as_arrays, compared, results_of
+from spiking_vq.export.folder import write_description, write_expected
+from spiking_vq.export.graph import DT, Convolution, Graph
+from spiking_vq.export.nir_file import read_nir, write_nir
+from spiking_vq.export.receiver import Receiver
+from spiking_vq.files import atomic_write
+
+HOST = "host.safetensors"
+
+
+def write_folder(
+    folder: Path,
+    model: nn.Module,
+    folded: nn.Module,
+    config: DenoiserConfig,
+    host: nn.Module,
+    graphs: Mapping[str, Graph],
+    examples: Examples | PixelExamples,
+    **facts: Any,
+) -> None:
+    """Write a model's graphs and all that a receiver needs to be checked.
+
+    Args:
+        folder: to write to.
+        model: that is exported, in fp32.
+        folded: the same with folded batch norms, whose results are the expected ones, in fp64.
+        config: its configuration.
+        host: the part of `folded` that stays on the host.
+        graphs: part -> graph.
+        examples: that the results are of.
+        facts: `form`, `inputs` and `T` of each part, for the description.
+    """
+    weights = {key: value.contiguous() for key, value in copy.deepcopy(host).float().state_dict().items()}
+    exact = copy.deepcopy(folded).double()
+    results = results_of(exact, examples, graphs)
+    before = results_of(copy.deepcopy(model).double(), examples, graphs)
+    for name, graph in graphs.items():
+        write_nir(folder / f"{name}.nir", graph)
+    with atomic_write(folder / HOST) as temporary:
+        save_file(weights, temporary)
+    write_expected(folder, as_arrays(examples, results))
+    steps = facts.pop("steps")
+    write_description(
+        folder,
+        model,
+        config,
+        {name: {"file": f"{name}.nir", "T": steps[name]} | sizes(graph) for name, graph in graphs.items()},
+        to="nir",
+        dt=DT,
+        fires="above the threshold in the file, which is the next smaller float32 where the network fires at it",
+        folding=compared(before, results),
+        files=(HOST,),
+        **facts,
+    )
+
+
+def read_folder(folder: Path, host: nn.Module, parts: Mapping[str, Any]) -> dict[str, Receiver]:
+    """Fill the host's weights from a folder, and return the receivers of its graphs by part."""
+    host.load_state_dict(load_file(folder / HOST))
+    return {name: Receiver(read_nir(folder / part["file"])) for name, part in parts.items()}
+
+
+def sizes(graph: Graph) -> dict[str, Any]:
+    """Shapes and sizes of a graph."""
+    weights = [node.weight for node in graph.nodes.values() if isinstance(node, Convolution)]
+    neurons = [graph.nodes[name].shape for name in graph.neurons()]
+    return {
+        "input_shape": list(graph.input_shape),
+        "output_shape": list(graph.output_shape()),
+        "nodes": len(graph.nodes),
+        "edges": len(graph.edges),
+        "neurons": sum(math.prod(shape) for shape in neurons),
+        "weights": sum(weight.numel() for weight in weights),
+        "weights_not_0": sum(int(weight.count_nonzero()) for weight in weights),
+    }
