@@ -22,7 +22,7 @@ PARTS = ("decoder", "encoder", "denoiser")
 
 @pytest.fixture
 def exported(counted_latents, tmp_path):
-    """Folder of a small exported model: stage 1 with soft resets, both parts with ties."""
+    """Folder of a small exported model of spike counts."""
     return counted_latents.export(tmp_path / "export")
 
 
@@ -72,10 +72,12 @@ def test_writing_a_graph_again_as_it_was_is_no_change(exported, capsys):
 OTHERS = {
     "a hard reset": lambda node: replace(node, reset="zero", amount=0.0),
     "a reset that subtracts less": lambda node: replace(node, amount=0.9 * node.amount),
-    "above the threshold": lambda node: replace(node, threshold=1.0 if node.kind == "IF" else 0.5),
+    "above, not at the threshold": lambda node: replace(node, threshold=1.0),
+    "at, not above the threshold": lambda node: replace(node, threshold=0.5 - 2**-25),
     "another dt": lambda node: replace(node, tau_mem=2 * node.tau_mem),
 }
-"""Neurons in place of those of the network: an `IF` with soft reset, or a `LIF` of tau 2, both firing at threshold."""
+"""Neurons in place of those of the network: stage 1's `IF` with soft reset fires at its threshold of 1, stage 2's `LIF`
+of tau 2, whose threshold is halved, above it."""
 
 
 def with_neurons(other):
@@ -89,8 +91,8 @@ def with_neurons(other):
         ("decoder", "a hard reset"),
         ("encoder", "a hard reset"),
         ("decoder", "a reset that subtracts less"),
-        ("decoder", "above the threshold"),
-        ("denoiser", "above the threshold"),
+        ("decoder", "above, not at the threshold"),
+        ("denoiser", "at, not above the threshold"),
         ("denoiser", "another dt"),
     ],
 )
