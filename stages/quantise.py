@@ -1,18 +1,20 @@
 """Quantise a trained model to integer weights of 8 bits or fewer, as a neuromorphic chip holds them.
 
-Batch norms are folded, and the weights rounded after training; see `spiking_vq.quantisation`. Writes a model file like
-any other, of the preset `<preset>-int<bits>`, and prints what rounding changed: the weights of each synapse, and the
-spikes of each neuron layer on images that the model itself generates.
+Batch norms are folded, and the weights rounded after training: those of stage 1 with feedback, for images that the
+model itself generates; see `spiking_vq.quantisation`. Writes a model file like any other, of the preset
+`<preset>-int<bits>`, and prints what rounding changed: the weights of each synapse, and the spikes of each neuron layer
+on other such images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from spiking_vq.checkpoint.build import LatentModel
 from spiking_vq.checkpoint.file import load_model, save_model
@@ -23,14 +25,14 @@ from spiking_vq.files import read_path
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.quantisation.compare import roundings, spike_differences
-from spiking_vq.quantisation.model import folded, quantise_model
+from spiking_vq.quantisation.model import check_quantisable, folded, quantise_model
 from stages.cli.options import ModelOptions, read_options
 from stages.reporting.markdown import table
 
 EXAMPLE = "spiking-vq quantise mnist bits=8"
 
-COMPARED = 64
-"""Images on which spikes are compared."""
+NUM_IMAGES = 64
+"""Images that are generated for rounding, and as many others on which spikes are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +48,56 @@ class Options(ModelOptions):
     out: Path | None = None
 
 
+class Samples(NamedTuple):
+    """Inputs of the networks, of images that a model generates; of a stage 1 alone, those of random tokens.
+
+    Attributes:
+        tokens: int64 [n, G, h, w].
+        images: decoded from them, [n, C, H, W] in [0, 1].
+        unfinished: tokens of the same images halfway through their generation; None of a stage 1 alone.
+        labels: int64 [n]; None of an unconditional model.
+    """
+
+    tokens: Tensor
+    images: Tensor
+    unfinished: Tensor | None = None
+    labels: Tensor | None = None
+
+    @classmethod
+    @torch.no_grad()
+    def draw(cls, model: LatentModel | VQSVAE, config: SpikingConfig, seeds: Sequence[int]) -> Samples:
+        """Generate an image for each seed."""
+        generator = torch.Generator().manual_seed(seeds[0])
+        if not isinstance(model, LatentModel):
+            tokens = torch.randint(model.codebook_size, (len(seeds), *model.code_grid), generator=generator)
+            return cls(tokens, model.decode(tokens, generator))
+        pipeline = LatentPipeline(model, config)
+        states = [state.x for state in pipeline.states(seeds)]
+        images = model.vq_svae.decode(states[-1], generator)
+        return cls(states[-1], images, states[len(states) // 2], pipeline.labels(seeds))
+
+    def through_stage1(self, network: LatentModel | VQSVAE) -> None:
+        """Decode the tokens, and encode the images."""
+        vq_svae = network.vq_svae if isinstance(network, LatentModel) else network
+        vq_svae.decode(self.tokens, torch.Generator().manual_seed(0))
+        vq_svae.encode(self.images)
+
+    def through(self, network: LatentModel | VQSVAE) -> None:
+        """Run every part of a model once."""
+        if self.unfinished is not None:
+            labels = {} if self.labels is None else {"labels": self.labels}
+            network.denoiser(self.unfinished, torch.ones(len(self.tokens), dtype=torch.long), **labels)
+        self.through_stage1(network)
+
+
 def main(arguments: list[str]) -> None:
     """Find the model, quantise, write, print."""
     options = read_options(Options, arguments)
     path, bits = options.find(), options.bits
     model, config = load_model(path)
-    quantised, made = quantise_model(model, config, bits)
+    check_quantisable(config)
+    first, second = (Samples.draw(model, config, range(start, start + NUM_IMAGES)) for start in (0, NUM_IMAGES))
+    quantised, made = quantise_model(model, config, bits, first.through_stage1)
     made = replace(made, preset=f"{config.preset}-int{bits}")
     out = options.out or options.runs / made.data / made.preset / made.stage / "model.safetensors"
     if read_path("out", out).resolve() == path.resolve():
@@ -70,35 +116,7 @@ def main(arguments: list[str]) -> None:
     print("\n".join([*table(rows), ""]))
     rows = [
         {"neurons": name, "firing rate": f"{rate:.1%}", "spikes that differ": f"{share:.2%} of the steps"}
-        for name, (share, rate) in spike_differences(model, quantised, on_samples(model, config)).items()
+        for name, (share, rate) in spike_differences(model, quantised, second.through).items()
     ]
     print("\n".join([*table(rows), ""]))
     print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
-
-
-def on_samples(model: LatentModel | VQSVAE, config: SpikingConfig) -> Callable[[nn.Module], None]:
-    """Function that runs a network like this one on images that it generates: half generated, decoded, encoded again.
-
-    The images of a stage 1 alone are those of random tokens.
-    """
-    vq_svae = model.vq_svae if isinstance(model, LatentModel) else model
-    with torch.no_grad():
-        if isinstance(model, LatentModel):
-            pipeline, seeds = LatentPipeline(model, config), range(COMPARED)
-            states = [state.x for state in pipeline.states(seeds)]
-            tokens, half, labels = states[-1], states[len(states) // 2], pipeline.labels(seeds)
-        else:
-            generator = torch.Generator().manual_seed(0)
-            tokens = torch.randint(vq_svae.codebook_size, (COMPARED, *vq_svae.code_grid), generator=generator)
-        images = vq_svae.decode(tokens, torch.Generator().manual_seed(0))
-
-    def run(network: LatentModel | VQSVAE) -> None:
-        stage1 = network
-        if isinstance(network, LatentModel):
-            stage1 = network.vq_svae
-            times = torch.ones(COMPARED, dtype=torch.long)
-            network.denoiser(half, times, **({} if labels is None else {"labels": labels}))
-        stage1.decode(tokens, torch.Generator().manual_seed(0))
-        stage1.encode(images)
-
-    return run

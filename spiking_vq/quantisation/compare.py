@@ -30,7 +30,7 @@ class Rounding(NamedTuple):
 
 @torch.no_grad()
 def roundings(folded: nn.Module, quantised: nn.Module, bits: int) -> dict[str, Rounding]:
-    """Compare each part of a folded network (`quantisation.model.folded`) with the rounded one of so many bits.
+    """Compare each part of a folded network (`quantisation.model.folded`) with the one rounded to so many bits.
 
     Returns:
         Name of the weight in the state dict -> its rounding.
@@ -38,12 +38,12 @@ def roundings(folded: nn.Module, quantised: nn.Module, bits: int) -> dict[str, R
     before, after, found = folded.state_dict(), quantised.state_dict(), {}
     for part in parts_of(quantised):
         real, rounded = before[part.weight].double(), after[part.weight].double()
-        bias = after[part.bias] if part.bias else None
+        bias, own_bits = after[part.bias] if part.bias else None, part.bits(bits)
         k, exponents, _ = integers_of(rounded, bias, part.dim)
-        beyond = real.abs() * 2.0 ** along(exponents, real, part.dim) > largest(bits) + 0.5
+        beyond = real.abs() * 2.0 ** along(exponents, real, part.dim) > largest(own_bits) + 0.5
         found[part.weight] = Rounding(
             (int(exponents.min()), int(exponents.max())),
-            ((k.abs() == largest(bits)) & beyond).double().mean().item(),
+            ((k.abs() == largest(own_bits)) & beyond).double().mean().item(),
             (k == 0).double().mean().item(),
             ((rounded - real).norm() / real.norm()).item(),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from spiking_vq.errors import InputError
 from spiking_vq.layers.folding import fold_batch_norms, separate_connections
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.quantisation.bounds import EXACT_BITS, accumulator_bits
+from spiking_vq.quantisation.feedback import Moments, input_moments
 from spiking_vq.quantisation.grid import require_bits
 from spiking_vq.quantisation.parts import rounded_weights
 
@@ -22,13 +24,18 @@ FINEST = 16
 """Largest exponent of a weight; smaller where accumulators would not be exact otherwise."""
 
 
-def quantise_model(model: nn.Module, config: Config, bits: int = 8) -> tuple[VQSVAE | LatentModel, Config]:
+def quantise_model(
+    model: nn.Module, config: Config, bits: int = 8, run: Callable[[nn.Module], None] | None = None
+) -> tuple[VQSVAE | LatentModel, Config]:
     """Quantise a trained model after its training: fold its batch norms, and round its weights.
 
     Args:
         model: a `VQSVAE`, or a `LatentModel`, both of whose networks are quantised; it stays as it is.
         config: its configuration.
-        bits: of the weights, in 2..8; default 8. Biases and thresholds take as many as they need.
+        bits: of the weights, in 2..8; default 8. Weights at the edges (`quantisation.parts.EDGE_BITS`) take 8, and
+            biases and thresholds as many as they need.
+        run: runs a model like this one on typical inputs; the synapses that it reaches are rounded with feedback, see
+            `spiking_vq.quantisation.feedback`. None (default): all are rounded to the nearest.
 
     Returns:
         The quantised model, in evaluation mode, and its configuration: what `save_model` takes.
@@ -38,12 +45,15 @@ def quantise_model(model: nn.Module, config: Config, bits: int = 8) -> tuple[VQS
     """
     require_bits(bits)
     check_quantisable(config)
-    if isinstance(model, LatentModel):
-        vq_svae, stage1 = quantise_model(model.vq_svae, config.vq_svae, bits)
-        denoiser = _quantised(model.denoiser, config, bits)
-        made = replace(config, weight_bits=bits, vq_svae=stage1, stage1_sha256=fingerprint(vq_svae))
-        return LatentModel(vq_svae, denoiser).eval(), made
-    return _quantised(model, config, bits), replace(config, weight_bits=bits)
+    real = folded(model)
+    moments = input_moments(real, run) if run else {}
+    if not isinstance(real, LatentModel):
+        return _quantised(real, config, bits, moments), replace(config, weight_bits=bits)
+    vq_svae = _quantised(real.vq_svae, config.vq_svae, bits, _below("vq_svae.", moments))
+    denoiser = _quantised(real.denoiser, config, bits, _below("denoiser.", moments))
+    stage1 = replace(config.vq_svae, weight_bits=bits)
+    made = replace(config, weight_bits=bits, vq_svae=stage1, stage1_sha256=fingerprint(vq_svae))
+    return LatentModel(vq_svae, denoiser).eval(), made
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -62,6 +72,7 @@ def check_quantisable(config: Config) -> None:
         model = config.model
         _refuse(model.denoiser != "token", f"model.denoiser={model.denoiser}", "its first synapse reads real numbers")
         _refuse(model.mixer == "attention", "model.mixer=attention", "products of spikes are no synapses")
+        check_quantisable(config.vq_svae)
     elif isinstance(config, VQSVAEConfig):
         _check_neurons(config)
         generator, quantizer = config.model.spike_generator, config.model.quantizer
@@ -99,17 +110,20 @@ def _refuse(wrong: bool, found: str, reason: str) -> None:
         raise InputError(f"a model with {found} cannot be quantised: {reason}")
 
 
-def _quantised(network: nn.Module, config: SpikingConfig, bits: int) -> nn.Module:
-    """The folded and rounded network, its exponents as large as float32 computes exactly."""
-    real, most = folded(network), FINEST
+def _below(prefix: str, moments: Mapping[str, Moments]) -> dict[str, Moments]:
+    """The moments of one network, by the names within it."""
+    return {name.removeprefix(prefix): value for name, value in moments.items() if name.startswith(prefix)}
+
+
+def _quantised(real: nn.Module, config: SpikingConfig, bits: int, moments: Mapping[str, Moments]) -> nn.Module:
+    """The folded network, rounded, its exponents as large as float32 computes exactly."""
     network = deepcopy(real)
-    while most > 0:
-        network.load_state_dict(rounded_weights(real, bits, most), strict=False)
+    for most in range(FINEST, -1, -1):
+        network.load_state_dict(rounded_weights(real, bits, most, moments), strict=False)
         needed = accumulator_bits(network)
         layer = max(needed, key=needed.get)
         if needed[layer] <= EXACT_BITS:
             return network
-        most -= 1
     raise InputError(
         f"{layer} of the {config.stage} has currents too large to be quantised: its accumulators take {needed[layer]}"
         f" bits, and {EXACT_BITS} are exact in float32"

@@ -95,7 +95,7 @@ def test_the_model_that_ships_is_integer_arithmetic(bits):
     trained, config = load_model(ZOO / "mnist-large-absorbing.safetensors")
     pipeline, seeds = LatentPipeline(trained, config), range(4)
     states = [state.x for state in pipeline.states(seeds)]
-    model, _ = quantise_model(trained, config, bits)
+    model, _ = quantise_model(trained, config, bits, lambda network: network.vq_svae.decode(states[-1]))
     assert isinstance(model, LatentModel)
     require_equal(model, states[-1], states[len(states) // 2], pipeline.labels(seeds))
     assert max(*accumulator_bits(model.vq_svae).values(), *accumulator_bits(model.denoiser).values()) <= 24
