@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -67,17 +67,31 @@ def faults(model: LatentModel | PixelModel, config: DenoiserConfig, form: str, i
 
 @torch.no_grad()
 def own_agreement(
-    model: LatentModel | PixelModel, part: str, examples: Examples | PixelExamples, expected: Result
+    model: LatentModel | PixelModel,
+    part: str,
+    examples: Examples | PixelExamples,
+    expected: Result,
+    receiver: Receiver | None = None,
 ) -> Agreement:
-    """Run a part by our own receiver, in the precision of the model."""
-    receiver, spikes = graph_of(model, part), {name: [] for name in expected.spikes}
+    """Run a part by our own receiver, in the precision of the model.
+
+    Args:
+        model: read from a folder.
+        part: of the model.
+        examples: inputs.
+        expected: what the network computes of them.
+        receiver: that runs the part; None (default) is the model's.
+    """
+    own, spikes = graph_of(model, part), {name: [] for name in expected.spikes}
+    receiver = receiver or own
 
     def keep(step: int, name: str, spk: Tensor) -> None:
         if name in spikes:
             spikes[name].append(spk)
 
     receiver.observers.append(keep)
-    output = compute(model, examples, part)
+    with taken_over(own, receiver.forward):
+        output = compute(model, examples, part)
     receiver.observers.remove(keep)
     return agreement(expected, {name: torch.stack(steps) for name, steps in spikes.items()}, output)
 
@@ -99,7 +113,13 @@ def stock_agreement(
         model: read from a folder, whose host prepares the input and reads the output.
         part, examples, expected: see `own_agreement`.
     """
-    with run_by(receiver, graph_of(model, part), graph) as runs:
+    runs: list[Run] = []
+
+    def run(x: Tensor, num_steps: int) -> Tensor:
+        runs.append(run_stock(receiver, graph, x, num_steps))
+        return runs[0].output
+
+    with taken_over(graph_of(model, part), run):
         output = compute(model, examples, part)
     return agreement(expected, runs[0].spikes, output)
 
@@ -115,28 +135,13 @@ def agreement(expected: Result, spikes: dict[str, Tensor], output: Tensor) -> Ag
 
 
 @contextmanager
-def run_by(receiver: StockReceiver, own: Receiver, graph: Graph) -> Iterator[list[Run]]:
-    """Inside the block another library runs a graph in place of our receiver.
-
-    Args:
-        receiver: of the library.
-        own: whose calls it takes.
-        graph: to run.
-
-    Yields:
-        What it ran, call by call.
-    """
-    runs: list[Run] = []
-
-    def stand_in(x: Tensor, num_steps: int) -> Tensor:
-        runs.append(run_stock(receiver, graph, x, num_steps))
-        return runs[-1].output
-
-    own.forward = stand_in
+def taken_over(receiver: Receiver, forward: Callable[[Tensor, int], Tensor]) -> Iterator[None]:
+    """Inside the block another function answers a receiver's calls."""
+    receiver.forward = forward
     try:
-        yield runs
+        yield
     finally:
-        del own.forward
+        del receiver.forward
 
 
 def _without_values(node: Any) -> Any:

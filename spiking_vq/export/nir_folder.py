@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from spiking_vq.config.schema import DenoiserConfig
 from spiking_vq.export.expected import Examples, PixelExamples, as_arrays, compared, results_of
 from spiking_vq.export.folder import write_description, write_expected
 from spiking_vq.export.graph import DT, Convolution, Graph
+from spiking_vq.export.integers import tables
 from spiking_vq.export.nir_file import read_nir, write_nir
 from spiking_vq.export.receiver import Receiver
 from spiking_vq.files import atomic_write
 
-HOST = "host.safetensors"
+HOST, INTEGERS = "host.safetensors", "integers.safetensors"
 
 
 def write_folder(
@@ -32,7 +33,7 @@ def write_folder(
     examples: Examples | PixelExamples,
     **facts: Any,
 ) -> None:
-    """Write a model's graphs and all that a receiver needs to be checked.
+    """Write a model's graphs and all that a receiver needs to be checked; of a quantised one, its integers too.
 
     Args:
         folder: to write to.
@@ -52,6 +53,14 @@ def write_folder(
         write_nir(folder / f"{name}.nir", graph)
     with atomic_write(folder / HOST) as temporary:
         save_file(weights, temporary)
+    files = [HOST]
+    if config.weight_bits is not None:
+        files.append(INTEGERS)
+        integers = {
+            f"{part}/{name}": v.contiguous() for part, graph in graphs.items() for name, v in tables(graph).items()
+        }
+        with atomic_write(folder / INTEGERS) as temporary:
+            save_file(integers, temporary)
     write_expected(folder, as_arrays(examples, results))
     steps = facts.pop("steps")
     write_description(
@@ -63,7 +72,7 @@ def write_folder(
         dt=DT,
         fires="above the threshold in the file, which is the next smaller float32 where the network fires at it",
         folding=compared(before, results),
-        files=(HOST,),
+        files=files,
         **facts,
     )
 
@@ -72,6 +81,13 @@ def read_folder(folder: Path, host: nn.Module, parts: Mapping[str, Any]) -> dict
     """Fill the host's weights from a folder, and return the receivers of its graphs by part."""
     host.load_state_dict(load_file(folder / HOST))
     return {name: Receiver(read_nir(folder / part["file"])) for name, part in parts.items()}
+
+
+def read_integers(folder: Path, part: str) -> dict[str, Tensor]:
+    """The integers of a part's graph, see `integers.tables`; empty where the model is not quantised."""
+    path = folder / INTEGERS
+    values = load_file(path) if path.is_file() else {}
+    return {name.removeprefix(f"{part}/"): value for name, value in values.items() if name.startswith(f"{part}/")}
 
 
 def sizes(graph: Graph) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from spiking_vq.errors import InputError
 from spiking_vq.export.check import TOLERANCE, faults, graph_of, own_agreement, stock_agreement
 from spiking_vq.export.expected import Examples, PixelExamples, Result, compute, from_arrays
 from spiking_vq.export.folder import export_seeds, read_description, read_expected
+from spiking_vq.export.integers import IntegerReceiver
+from spiking_vq.export.nir_folder import read_integers
 from spiking_vq.export.stock import RECEIVERS, groups_mended, ungrouped
 from spiking_vq.pipelines.load import load, load_exported
 from stages.cli.options import read_options
@@ -63,6 +65,7 @@ def main(arguments: list[str]) -> None:
         print(*found, sep="\n", end="\n" if found else "")
         agrees = verify_own(model.double(), examples, expected) and not found
         agrees = verify_images(options.model, examples) and agrees
+        agrees = verify_integers(options.model, model, examples, expected) and agrees
         if options.receivers:
             verify_stock(model.float(), examples, expected, description["form"], options.ungrouped)
     print("verified" if agrees else "NOT verified: the export does not do what the network does")
@@ -87,6 +90,22 @@ def verify_images(folder: Path, examples: AnyExamples) -> bool:
     pixels = (to_uint8(pipeline.decode(last.x, torch.Generator().manual_seed(0))) != examples.images).sum().item()
     print(f"{count} whole images sampled through the graphs: {pixels} of {examples.images.numel()} pixels differ")
     return pixels == 0
+
+
+def verify_integers(folder: Path, model: AnyModel, examples: AnyExamples, expected: dict[str, Result]) -> bool:
+    """Whether a quantised network's graphs give every spike in integer arithmetic.
+
+    The encoder is left out: its first synapse reads pixels, which are real numbers.
+    """
+    agrees = True
+    for part in ("decoder", "denoiser"):
+        if integers := read_integers(folder, part):
+            receiver = IntegerReceiver(graph_of(model, part).graph, integers)
+            row = own_agreement(model, part, examples, expected[part], receiver)
+            bits = receiver.accumulator_bits
+            print(f"{part:10} integers, accumulators of {bits} bits: {line(row)}")
+            agrees &= row.differ == 0 and row.output <= TOLERANCE[torch.float64]
+    return agrees
 
 
 def verify_stock(
