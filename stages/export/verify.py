@@ -10,28 +10,23 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from spiking_vq.checkpoint.build import LatentModel, PixelModel
 from spiking_vq.data.levels import to_uint8
 from spiking_vq.errors import InputError
-from spiking_vq.export.check import TOLERANCE, faults, graph_of, own_agreement, stock_agreement
-from spiking_vq.export.expected import Examples, PixelExamples, Result, compute, from_arrays
+from spiking_vq.export.check import TOLERANCE, faults, graph_of, own_agreement
+from spiking_vq.export.expected import Result, compute, from_arrays
 from spiking_vq.export.folder import export_seeds, read_description, read_expected
 from spiking_vq.export.integers import IntegerReceiver
 from spiking_vq.export.nir_folder import read_integers
-from spiking_vq.export.stock import RECEIVERS, groups_mended, ungrouped
 from spiking_vq.pipelines.load import load, load_exported
 from stages.cli.options import read_options
+from stages.export.receivers import AnyExamples, AnyModel, compare_receivers, line
 
 EXAMPLE = "spiking-vq verify runs/mnist/large/export/nir"
 
 SINGLE = torch.float32
-
-AnyModel = LatentModel | PixelModel
-AnyExamples = Examples | PixelExamples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +62,7 @@ def main(arguments: list[str]) -> None:
         agrees = verify_images(options.model, examples) and agrees
         agrees = verify_integers(options.model, model, examples, expected) and agrees
         if options.receivers:
-            verify_stock(model.float(), examples, expected, description["form"], options.ungrouped)
+            compare_receivers(model.float(), config, examples, expected, description["form"], options.ungrouped)
     print("verified" if agrees else "NOT verified: the export does not do what the network does")
     if not agrees:
         sys.exit(1)
@@ -108,45 +103,6 @@ def verify_integers(folder: Path, model: AnyModel, examples: AnyExamples, expect
     return agrees
 
 
-def verify_stock(
-    model: AnyModel,
-    examples: AnyExamples,
-    expected: dict[str, Result],
-    form: str,
-    without_groups: bool,
-) -> None:
-    """Print how far each installed library agrees, in float32."""
-    if without_groups:  # one image, as this takes a while
-        examples = type(examples)(*(None if value is None else value[:1] for value in examples))
-        expected = {
-            part: Result({name: spk[:, :1] for name, spk in result.spikes.items()}, result.output[:1])
-            for part, result in expected.items()
-        }
-    for name, receiver in RECEIVERS.items():
-        if not receiver.installed:
-            print(f"{name}: not installed")
-            continue
-        print(f"{name} {receiver.version}, float32; {receiver.call}")
-        if form not in receiver.forms:
-            print(f"  reads form={receiver.forms[0]}; this is {form}, whose subtracting resets it does not know")
-        for part in expected:
-            graph = graph_of(model, part).graph
-            has_groups = any(getattr(node, "groups", 1) > 1 for node in graph.nodes.values())
-            ways: dict[str, Any] = {"": graph}
-            if has_groups:
-                ways = {" without groups": ungrouped(graph)} if without_groups else {" with its groups mended": graph}
-            for way, given in ways.items():
-                try:
-                    if "mended" in way:
-                        with groups_mended():
-                            row = stock_agreement(receiver, given, model, part, examples, expected[part])
-                    else:
-                        row = stock_agreement(receiver, given, model, part, examples, expected[part])
-                    print(f"  {part + way:34} {line(row)}")
-                except Exception as error:  # of any kind: the library's own
-                    print(f"  {part + way:34} cannot run it: {type(error).__name__}: {str(error).splitlines()[0][:80]}")
-
-
 def verify_traced(model: AnyModel, examples: AnyExamples, expected: dict[str, Result]) -> bool:
     """Whether exported functions give the network's outputs, all images at once and one by one."""
     agrees = True
@@ -162,10 +118,3 @@ def verify_traced(model: AnyModel, examples: AnyExamples, expected: dict[str, Re
             print(f"{part:10} {way:10} largest difference {difference:.2g}, {'equal' if same else 'other'} argmax")
             agrees &= same and difference <= scale * TOLERANCE[SINGLE]
     return agrees
-
-
-def line(row: Any) -> str:
-    """An agreement, in words."""
-    layer, share = row.worst
-    worst = f" (worst layer {layer}: {share:.2%} equal)" if row.differ else ""
-    return f"{row.differ:,} of {row.slots:,} spikes differ{worst}; output within {row.output:.2g}"
