@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.diffusion.absorbing_sampler import AbsorbingSampler, AbsorbingSamplerOptions
 from spiking_vq.diffusion.guidance import guided
 from spiking_vq.diffusion.sampling import State
-from spiking_vq.errors import InputError, described, require, require_seed
+from spiking_vq.errors import InputError, described, require, require_one_of, require_seed
+from spiking_vq.export.events import LAYERS, Events, image_of, on_graphs, tapped
 from spiking_vq.export.folder import claim, export_seeds
 from spiking_vq.export.latent import export_latent
 from spiking_vq.export.traced import export_traced
 from spiking_vq.layers.folding import fold_batch_norms
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.pipelines.base import Pipeline, Samples, chunks, within
+from spiking_vq.randomness import ImageStream, mix_seed
 from spiking_vq.runtime.precision import autocast
 
 
@@ -123,6 +125,56 @@ class LatentPipeline(Pipeline):
         else:
             export_traced(*given, to)
         return folder
+
+    def stream(self, seed: int = 0, layers: str = "ends", **settings: Any) -> Iterator[Events]:
+        """Generate image 0 of a seed on graphs of the networks, and yield the spikes that enter and leave these.
+
+        The graphs are those of `export`: of a pipeline that was loaded from an export to NIR its own, else new ones in
+        memory, which read one-hot spikes where the model can. A graph that reads a current (`inputs=host`) has no
+        events of layer `input`. Computes on the CPU in fp64 or fp32; rounding may differ from `sample`'s.
+
+        Args:
+            seed, settings: as in `sample`, whose image 0 this is.
+            layers: `ends`, the input and the layers that the read-out sees; or `all`.
+
+        Yields:
+            Events in the order in which they happen: call by call of the denoiser, step by step, layer by layer, then
+            of the decoder; silent layers too. With guidance every second call is the one without a label.
+
+        Raises:
+            InputError: a network that NIR cannot hold, or a value out of range.
+        """
+        require_seed(seed)
+        require_one_of("layers", layers, LAYERS)
+        graphs = self._on_graphs()
+        states = graphs.states([mix_seed(seed, 0)], **settings)
+        return graphs._streamed(states, layers, torch.Generator().manual_seed(mix_seed(seed, 0, ImageStream.SPIKES)))
+
+    def image_of(self, events: Iterable[Events]) -> Tensor:
+        """The image, uint8 [1, C, H, W], of the events that `stream` yields, or a chip: the last layer's spikes alone.
+
+        Raises:
+            InputError: no events of the decoder's last layer, or events that do not fit it.
+        """
+        return image_of(events, self._on_graphs().model)
+
+    def _on_graphs(self) -> LatentPipeline:
+        """This pipeline with its networks as graphs."""
+        return LatentPipeline(
+            on_graphs(self.model), self.config, precision="fp64" if self.precision == "fp64" else "fp32"
+        )
+
+    def _streamed(self, states: Iterator[State], layers: str, generator: torch.Generator) -> Iterator[Events]:
+        """Events of an image, whose states the sampler yields, on graphs; see `stream`."""
+        with tapped(self.model, layers) as (denoiser, decoder):
+            for state in states:
+                tokens = state.x
+                yield from denoiser.events
+                denoiser.events.clear()
+            rows, _ = next(chunks(1))  # as `sample` does, for the same drawn spikes
+            with torch.no_grad():
+                self.decode(tokens[rows], generator)
+            yield from decoder.events
 
 
 def as_grids(keep: Any, n: int, grid: tuple[int, int]) -> Tensor:

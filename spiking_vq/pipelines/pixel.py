@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.diffusion.gaussian_sampler import GaussianSampler, GaussianSamplerOptions
 from spiking_vq.diffusion.guidance import guided
 from spiking_vq.diffusion.sampling import State
-from spiking_vq.errors import require
+from spiking_vq.errors import InputError, require
 from spiking_vq.export.folder import claim, export_seeds
 from spiking_vq.export.pixel import export_pixel
 from spiking_vq.layers.folding import fold_batch_norms
@@ -95,6 +96,13 @@ class PixelPipeline(Pipeline):
         *_, last = exact.states(seeds)
         export_pixel(model.float(), self.config, folder, to_uint8(last.x), exact.labels(seeds), form)
         return folder
+
+    def stream(self, seed: int = 0, **settings: Any) -> NoReturn:
+        """Raise `InputError`: the U-Net has no spikes at its ends, see `LatentPipeline.stream`."""
+        raise InputError(
+            "a continuous model has no events to stream: what enters its U-Net is a noisy image, and what leaves it a"
+            " prediction, both of real numbers. Take a model of tokens, such as mnist."
+        )
 
 
 def as_images(noisy: Tensor, contrast: float = 1.0) -> Tensor:
