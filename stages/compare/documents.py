@@ -14,6 +14,7 @@ from spiking_vq.config.schema import STAGES
 from spiking_vq.errors import require
 from stages.cli.help import described
 from stages.compare.energy import energy, latency, turning_rates
+from stages.compare.exports import exports, runtimes
 from stages.compare.models import overview, shipped, unet
 from stages.compare.published import PUBLISHED, UNKNOWN
 from stages.compare.tables import COMPARED, PRESETS, TITLES, read_systems, shown, split, system_table
@@ -176,6 +177,8 @@ TABLES: dict[str, Callable[..., list]] = {
     "energy": energy,
     "turning-rates": turning_rates,
     "latency": latency,
+    "exports": exports,
+    "runtimes": runtimes,
     "bench": bench,
     "fields": configuration_fields,
 }

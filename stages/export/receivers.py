@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from spiking_vq.checkpoint.build import LatentModel, PixelModel
 from spiking_vq.config.schema import DenoiserConfig
 from spiking_vq.data.levels import to_uint8
-from spiking_vq.export.check import Agreement, graph_of, stock_agreement, taken_over
+from spiking_vq.export.check import graph_of, stock_agreement, taken_over
 from spiking_vq.export.expected import Examples, PixelExamples, Result
 from spiking_vq.export.folder import export_seeds
 from spiking_vq.export.graph import Graph
@@ -28,8 +29,8 @@ def compare_receivers(
     expected: dict[str, Result],
     form: str,
     without_groups: bool = False,
-) -> None:
-    """Print how far each installed library agrees, in float32, on the first image.
+) -> dict[str, dict[str, Any]]:
+    """Return, and print, how far each installed library agrees, in float32, on the first image.
 
     Args:
         model: read from a folder.
@@ -47,6 +48,7 @@ def compare_receivers(
     grouped = [part for part, graph in graphs.items() if any(getattr(n, "groups", 1) > 1 for n in graph.nodes.values())]
     if without_groups:
         graphs |= {part: ungrouped(graphs[part]) for part in grouped}
+    found = {}
     for name, receiver in RECEIVERS.items():
         if not receiver.installed:
             print(f"{name}: not installed")
@@ -54,25 +56,36 @@ def compare_receivers(
         print(f"{name} {receiver.version}, float32: {receiver.call}")
         if form not in receiver.forms:
             print(f"  knows no subtracting resets in form={form}: export with form={receiver.forms[0]}")
+        found[name] = {"version": receiver.version, "parts": {}}
         with nullcontext() if without_groups else groups_mended():
             for part, graph in graphs.items():
-                way = (" without groups" if without_groups else ", groups mended") if part in grouped else ""
-                print(f"  {part + way:24} {_answer(receiver, graph, model, part, examples, first[part])}")
-            print(f"  {'one whole image':24} {_image(receiver, graphs, model, config, examples)}")
+                row = _row(receiver, graph, model, part, examples, first[part])
+                row |= {"grouped": "left out" if without_groups else "mended"} if part in grouped else {}
+                way = f", groups {row['grouped']}" if part in grouped else ""
+                print(f"  {part + way:26} {in_words(row)}")
+                found[name]["parts"][part] = row
+            found[name]["image"] = _image(receiver, graphs, model, config, examples)
+            print(f"  {'one whole image':26} {in_words(found[name]['image'])}")
+    return found
 
 
-def line(row: Agreement) -> str:
-    """An agreement, in words."""
-    layer, share = row.worst
-    worst = f" (worst layer {layer}: {share:.2%} equal)" if row.differ else ""
-    return f"{row.differ:,} of {row.slots:,} spikes differ{worst}; output within {row.output:.2g}"
+def in_words(row: dict[str, Any]) -> str:
+    """An agreement of spikes, or of an image, or why there is none."""
+    if "error" in row:
+        return f"cannot run it: {row['error']}"
+    if "pixels" in row:
+        tokens = f"{row['tokens']} tokens and " if "tokens" in row else ""
+        return f"{tokens}{row['pixels']} of {row['of']:,} pixels differ"
+    layer, share = row["worst"]
+    worst = f" (worst layer {layer}: {share:.2%} equal)" if row["differ"] else ""
+    return f"{row['differ']:,} of {row['slots']:,} spikes differ{worst}; output within {row['output']:.2g}"
 
 
-def _answer(
+def _row(
     receiver: StockReceiver, graph: Graph, model: AnyModel, part: str, examples: AnyExamples, expected: Result
-) -> str:
+) -> dict[str, Any]:
     try:
-        return line(stock_agreement(receiver, graph, model, part, examples, expected))
+        return stock_agreement(receiver, graph, model, part, examples, expected)._asdict()
     except Exception as error:  # the library's own, of any kind
         return _refusal(error)
 
@@ -80,7 +93,7 @@ def _answer(
 @torch.no_grad()
 def _image(
     receiver: StockReceiver, graphs: dict[str, Graph], model: AnyModel, config: DenoiserConfig, examples: AnyExamples
-) -> str:
+) -> dict[str, Any]:
     """How far an image agrees whose every network call the library answers."""
     pipeline = pipeline_of(model, config)
 
@@ -98,12 +111,10 @@ def _image(
             made = to_uint8(pipeline.decode(last.x, torch.Generator().manual_seed(0)))
     except Exception as error:  # the library's own, of any kind
         return _refusal(error)
-    pixels = f"{(made != examples.images).sum().item()} of {made.numel():,} pixels"
-    if last.x.is_floating_point():
-        return f"{pixels} differ"
-    return f"{(last.x != examples.tokens).sum().item()} of {last.x.numel()} tokens and {pixels} differ"
+    row = {"pixels": (made != examples.images).sum().item(), "of": made.numel()}
+    return row if last.x.is_floating_point() else row | {"tokens": (last.x != examples.tokens).sum().item()}
 
 
-def _refusal(error: Exception) -> str:
+def _refusal(error: Exception) -> dict[str, str]:
     reason = (str(error).splitlines() or [""])[0]
-    return f"cannot run it: {type(error).__name__}: {reason[:80]}"
+    return {"error": f"{type(error).__name__}: {reason[:80]}"}

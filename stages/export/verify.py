@@ -8,8 +8,10 @@ sizes. Ends with exit code 1 if our own run differs.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,16 +19,15 @@ from spiking_vq.data.levels import to_uint8
 from spiking_vq.errors import InputError
 from spiking_vq.export.check import TOLERANCE, faults, graph_of, own_agreement
 from spiking_vq.export.expected import Result, compute, from_arrays
-from spiking_vq.export.folder import export_seeds, read_description, read_expected
+from spiking_vq.export.folder import DESCRIPTION, export_seeds, read_description, read_expected
 from spiking_vq.export.integers import IntegerReceiver
 from spiking_vq.export.nir_folder import read_integers
 from spiking_vq.pipelines.load import load, load_exported
 from stages.cli.options import read_options
-from stages.export.receivers import AnyExamples, AnyModel, compare_receivers, line
+from stages.export.receivers import AnyExamples, AnyModel, compare_receivers, in_words
+from stages.reporting.report import claim_model_report, heading, write_report
 
 EXAMPLE = "spiking-vq verify runs/mnist/large/export/nir"
-
-SINGLE = torch.float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +39,13 @@ class Options:
         receivers: run by other libraries too, where they are installed.
         ungrouped: give them the networks without grouped convolutions, which they cannot read as they are: takes
             gigabytes of memory.
+        results: folder of the reports, for `export-<to>-<form>.json`; None (default) writes none.
     """
 
     model: Path | None = None
     receivers: bool = True
     ungrouped: bool = False
+    results: Path | None = None
 
 
 def main(arguments: list[str]) -> None:
@@ -53,68 +56,88 @@ def main(arguments: list[str]) -> None:
     description, config = read_description(options.model)
     examples, expected = from_arrays(read_expected(options.model))
     model, _ = load_exported(options.model)
+    way = "-".join(["export", description["to"], *([description["form"]] if "form" in description else [])])
+    name = f"{way}{'-ungrouped' if options.ungrouped else ''}.json"
+    out = claim_model_report(options.results, name, config) if options.results else None
+    report: dict[str, Any] = {"weights_sha256": description["weights_sha256"], "images": len(examples.images)}
+    report["files"] = {
+        part["file"]: (options.model / part["file"]).stat().st_size for part in description["parts"].values()
+    }
     if description["to"] != "nir":
-        agrees = verify_traced(model, examples, expected)
+        report["parts"] = compare_outputs(model, examples, expected)
     else:
-        found = list(faults(model, config, description["form"], description["inputs"]))
-        print(*found, sep="\n", end="\n" if found else "")
-        agrees = verify_own(model.double(), examples, expected) and not found
-        agrees = verify_images(options.model, examples) and agrees
-        agrees = verify_integers(options.model, model, examples, expected) and agrees
+        report["faults"] = list(faults(model, config, description["form"], description["inputs"]))
+        print(*report["faults"], sep="\n", end="\n" if report["faults"] else "")
+        model = model.double()
+        report["parts"] = {part: own(model, part, examples, expected[part]) for part in expected}
+        report["integers"] = dict(integers(options.model, model, examples, expected))
+        report["pixels_that_differ"] = images(options.model, examples)
         if options.receivers:
-            compare_receivers(model.float(), config, examples, expected, description["form"], options.ungrouped)
-    print("verified" if agrees else "NOT verified: the export does not do what the network does")
-    if not agrees:
+            model, form = model.float(), description["form"]
+            report["receivers"] = compare_receivers(model, config, examples, expected, form, options.ungrouped)
+    report["verified"] = agrees(report)
+    if out:
+        write_report(out, heading("verify", arguments, config, options.model / DESCRIPTION) | report)
+    print("verified" if report["verified"] else "NOT verified: the export does not do what the network does")
+    if not report["verified"]:
         sys.exit(1)
 
 
-def verify_own(model: AnyModel, examples: AnyExamples, expected: dict[str, Result]) -> bool:
-    """Whether our receiver gives every spike and every output in float64."""
-    agrees = True
-    for part in expected:
-        row = own_agreement(model, part, examples, expected[part])
-        print(f"{part:10} our receiver, float64: {line(row)}")
-        agrees &= row.differ == 0 and row.output <= TOLERANCE[torch.float64]
-    return agrees
+def agrees(report: dict[str, Any]) -> bool:
+    """Whether our own run is the network's: its spikes, its outputs up to the order of sums, its images."""
+    rows = [*report["parts"].values(), *report.get("integers", {}).values()]
+    same = all(not row.get("differ") and row["output"] <= row["tolerance"] and row.get("argmax", True) for row in rows)
+    return same and not report.get("faults") and not report.get("pixels_that_differ")
 
 
-def verify_images(folder: Path, examples: AnyExamples) -> bool:
-    """Whether whole images, sampled through the graphs in float64, are the network's own."""
+def own(model: AnyModel, part: str, examples: AnyExamples, expected: Result) -> dict[str, Any]:
+    """How far our receiver agrees, in float64."""
+    row = own_agreement(model, part, examples, expected)._asdict() | {"tolerance": TOLERANCE[torch.float64]}
+    print(f"{part:10} our receiver, float64: {in_words(row)}")
+    return row
+
+
+def images(folder: Path, examples: AnyExamples) -> int:
+    """How many pixels of whole images, sampled through the graphs in float64, are not the network's."""
     pipeline, count = load(folder, precision="fp64"), len(examples.images)
     *_, last = pipeline.states(export_seeds(count))
-    pixels = (to_uint8(pipeline.decode(last.x, torch.Generator().manual_seed(0))) != examples.images).sum().item()
-    print(f"{count} whole images sampled through the graphs: {pixels} of {examples.images.numel()} pixels differ")
-    return pixels == 0
+    made = to_uint8(pipeline.decode(last.x, torch.Generator().manual_seed(0)))
+    differ = (made != examples.images).sum().item()
+    print(f"{count} whole images sampled through the graphs: {differ} of {made.numel()} pixels differ")
+    return differ
 
 
-def verify_integers(folder: Path, model: AnyModel, examples: AnyExamples, expected: dict[str, Result]) -> bool:
-    """Whether a quantised network's graphs give every spike in integer arithmetic.
+def integers(
+    folder: Path, model: AnyModel, examples: AnyExamples, expected: dict[str, Result]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """How far a quantised network's graphs agree in integer arithmetic, part by part.
 
     The encoder is left out: its first synapse reads pixels, which are real numbers.
     """
-    agrees = True
     for part in ("decoder", "denoiser"):
-        if integers := read_integers(folder, part):
-            receiver = IntegerReceiver(graph_of(model, part).graph, integers)
-            row = own_agreement(model, part, examples, expected[part], receiver)
-            bits = receiver.accumulator_bits
-            print(f"{part:10} integers, accumulators of {bits} bits: {line(row)}")
-            agrees &= row.differ == 0 and row.output <= TOLERANCE[torch.float64]
-    return agrees
+        if tables := read_integers(folder, part):
+            receiver = IntegerReceiver(graph_of(model, part).graph, tables)
+            row = own_agreement(model, part, examples, expected[part], receiver)._asdict()
+            row |= {"tolerance": TOLERANCE[torch.float64], "accumulator_bits": receiver.accumulator_bits}
+            print(f"{part:10} integers, accumulators of {receiver.accumulator_bits} bits: {in_words(row)}")
+            yield part, row
 
 
-def verify_traced(model: AnyModel, examples: AnyExamples, expected: dict[str, Result]) -> bool:
-    """Whether exported functions give the network's outputs, all images at once and one by one."""
-    agrees = True
+@torch.no_grad()
+def compare_outputs(
+    model: AnyModel, examples: AnyExamples, expected: dict[str, Result]
+) -> dict[str, dict[str, float | bool]]:
+    """How far exported functions give the network's outputs, all images at once and one by one."""
+    rows = {}
     for part in expected:
-        wanted = expected[part].output
+        wanted = expected[part].output.double()
         single = [type(examples)(*(None if v is None else v[i : i + 1] for v in examples)) for i in range(len(wanted))]
-        with torch.no_grad():
-            together, alone = compute(model, examples, part), torch.cat([compute(model, one, part) for one in single])
-        for way, output in {"together": together, "one by one": alone}.items():
-            difference = (output.double() - wanted.double()).abs().max().item()
-            scale = max(1.0, wanted.double().abs().max().item())
-            same = part != "denoiser" or bool((output.argmax(1) == wanted.argmax(1)).all())
-            print(f"{part:10} {way:10} largest difference {difference:.2g}, {'equal' if same else 'other'} argmax")
-            agrees &= same and difference <= scale * TOLERANCE[SINGLE]
-    return agrees
+        together, alone = compute(model, examples, part), torch.cat([compute(model, one, part) for one in single])
+        differences = [(made.double() - wanted).abs().max().item() for made in (together, alone)]
+        same = all((made.argmax(1) == wanted.argmax(1)).all().item() for made in (together, alone))
+        scale = max(1.0, wanted.abs().max().item())
+        rows[part] = {"output": max(differences), "tolerance": scale * TOLERANCE[torch.float32]}
+        rows[part] |= {"argmax": same} if part == "denoiser" else {}
+        most = f"output within {max(differences):.2g}, all images at once and one by one"
+        print(f"{part:10} {most}" + (f"; argmax {'equal' if same else 'differs'}" if part == "denoiser" else ""))
+    return rows
