@@ -147,7 +147,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[Examples | PixelExamp
             result = results.setdefault(part, Result({}, value))
             if rest == "output":
                 results[part] = result._replace(output=value)
-            else:
+            elif rest.startswith("spikes/"):
                 result.spikes[rest.removeprefix("spikes/")] = value
     kind = PixelExamples if "unet" in results else Examples
     return kind(*(tensors.get(f"examples/{name}") for name in kind._fields)), results

@@ -50,13 +50,16 @@ def export_latent(
     require_one_of("form", form, FORMS)
     require_one_of("inputs", inputs, INPUTS)
     folded = fold_batch_norms(copy.deepcopy(model).float())
+    host, graphs = host_of(folded), latent_graphs(folded, form, inputs)
+    receivers = {name: Receiver(graph) for name, graph in graphs.items()}
     write_folder(
         folder,
         model,
         folded,
         config,
-        host_of(folded),
-        latent_graphs(folded, form, inputs),
+        host,
+        as_model(copy.deepcopy(host), receivers, inputs).double(),
+        graphs,
         examples_of(model, tokens, labels),
         form=form,
         inputs=inputs,

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spiking_vq.config.schema import DenoiserConfig
-from spiking_vq.export.expected import Examples, PixelExamples, as_arrays, compared, results_of
+from spiking_vq.export.expected import Examples, PixelExamples, as_arrays, compared, compute, results_of
 from spiking_vq.export.folder import write_description, write_expected
 from spiking_vq.export.graph import DT, Convolution, Graph
 from spiking_vq.export.integers import tables
@@ -29,6 +30,7 @@ def write_folder(
     folded: nn.Module,
     config: DenoiserConfig,
     host: nn.Module,
+    exported: nn.Module,
     graphs: Mapping[str, Graph],
     examples: Examples | PixelExamples,
     **facts: Any,
@@ -41,6 +43,7 @@ def write_folder(
         folded: the same with folded batch norms, whose results are the expected ones, in fp64.
         config: its configuration.
         host: the part of `folded` that stays on the host.
+        exported: host and graphs together, in fp64.
         graphs: part -> graph.
         examples: that the results are of.
         facts: `form`, `inputs` and `T` of each part, for the description.
@@ -61,7 +64,7 @@ def write_folder(
         }
         with atomic_write(folder / INTEGERS) as temporary:
             save_file(integers, temporary)
-    write_expected(folder, as_arrays(examples, results))
+    write_expected(folder, as_arrays(examples, results) | ends(exported, graphs, examples))
     steps = facts.pop("steps")
     write_description(
         folder,
@@ -81,6 +84,24 @@ def read_folder(folder: Path, host: nn.Module, parts: Mapping[str, Any]) -> dict
     """Fill the host's weights from a folder, and return the receivers of its graphs by part."""
     host.load_state_dict(load_file(folder / HOST))
     return {name: Receiver(read_nir(folder / part["file"])) for name, part in parts.items()}
+
+
+def ends(exported: nn.Module, graphs: Mapping[str, Graph], examples: Examples | PixelExamples) -> dict[str, np.ndarray]:
+    """What the graphs read and give back, `PART/input` `[1 or T, n, C, h, w]` and `PART/read` `[T, n, C, h, w]`.
+
+    With these a receiver can be checked without this package.
+    """
+    arrays = {}
+    receivers = {id(module.graph): module for module in exported.modules() if isinstance(module, Receiver)}
+    for part, graph in graphs.items():
+
+        def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor, part: str = part) -> None:
+            arrays.update({f"{part}/input": inputs[0].numpy(), f"{part}/read": output.numpy()})
+
+        handle = receivers[id(graph)].register_forward_hook(keep)
+        compute(exported, examples, part)
+        handle.remove()
+    return arrays
 
 
 def read_integers(folder: Path, part: str) -> dict[str, Tensor]:

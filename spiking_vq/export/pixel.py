@@ -56,13 +56,17 @@ def export_pixel(
             " its levels are joined by real-valued averages. Export a model with model.unet=sddpm."
         )
     folded = fold_batch_norms(copy.deepcopy(model).float())
+    host, graph = host_of(folded), unet_graph(folded.unet, form)
+    exported = copy.deepcopy(host).double()
+    exported.unet = GraphUNet(exported.unet, Receiver(graph))
     write_folder(
         folder,
         model,
         folded,
         config,
-        host_of(folded),
-        {"unet": unet_graph(folded.unet, form)},
+        host,
+        exported,
+        {"unet": graph},
         noisy_examples(images, labels, config.diffusion.diffusion_steps),
         form=form,
         inputs="host",
