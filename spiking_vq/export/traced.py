@@ -121,8 +121,9 @@ def load_traced(folder: Path) -> tuple[LatentModel, AbsorbingConfig]:
     denoisers = {
         part["T"]: functions[name] for name, part in description["parts"].items() if name.startswith("denoiser")
     }
-    takes = description["parts"]["denoiser"]["inputs"]
-    return LatentModel(TracedVQSVAE(config, functions), TracedDenoiser(config.T, denoisers, takes)).eval(), config
+    takes, no_label = description["parts"]["denoiser"]["inputs"], (config.num_classes or 0) * config.styles
+    denoiser = TracedDenoiser(config.T, denoisers, takes, no_label)
+    return LatentModel(TracedVQSVAE(config, functions), denoiser).eval(), config
 
 
 class TracedVQSVAE(nn.Module):
@@ -157,11 +158,12 @@ class TracedDenoiser(nn.Module):
         T: its number of steps.
         functions: number of steps -> denoiser.
         takes: names of its inputs.
+        no_label: the label that stands for none.
     """
 
-    def __init__(self, T: int, functions: dict[int, Function], takes: list[str]) -> None:
+    def __init__(self, T: int, functions: dict[int, Function], takes: list[str], no_label: int) -> None:
         super().__init__()
-        self.T, self.functions, self.takes = T, functions, takes
+        self.T, self.functions, self.takes, self.no_label = T, functions, takes, no_label
 
     def forward(self, tokens: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [B, K, G, h, w]; see the denoiser's own `forward`.
@@ -173,6 +175,8 @@ class TracedDenoiser(nn.Module):
         if num_steps not in self.functions:
             exported = " and ".join(map(str, sorted(self.functions)))
             raise InputError(f"this export holds the denoiser at T = {exported}; got {num_steps}: export it with it")
+        if labels is None:
+            labels = torch.full((len(tokens),), self.no_label)
         given = {"tokens": tokens, "t": t, "labels": labels}
         return self.functions[num_steps](*(given[name] for name in self.takes))
 

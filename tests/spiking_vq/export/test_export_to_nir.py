@@ -120,7 +120,7 @@ def test_inpainting_through_the_graphs(inputs, tmp_path):
     images, keep = to_uint8(torch.rand(CHUNK, 1, 8, 8)), torch.tensor([[True, False], [False, True]])
     whole = in_fp64(pipeline).inpaint(images, keep, seed=3)
     again = spiking_vq.load(tmp_path, precision="fp64").inpaint(images, keep, seed=3)
-    known = pipeline.model.vq_svae.tokenize(images / 255)
+    known = in_fp64(pipeline).model.vq_svae.tokenize(images / 255)
     assert torch.equal(again.tokens, whole.tokens)
     assert torch.equal(again.images, whole.images)
     assert torch.equal(again.tokens[..., keep], known[..., keep])

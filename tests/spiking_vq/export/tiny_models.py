@@ -12,6 +12,7 @@ from spiking_vq.export.check import faults, own_agreement
 from spiking_vq.export.expected import from_arrays
 from spiking_vq.export.folder import read_description, read_expected
 from spiking_vq.layers.synapses import BatchNorm
+from spiking_vq.models.quantizers.vector import VectorQuantizer
 from spiking_vq.pipelines.latent import LatentPipeline
 
 BASE = {"beta": 1.0, "reset": "subtract", "fire_at_threshold": True}
@@ -43,8 +44,8 @@ STAGE1 = {
 """Kind of stage 1 -> its options. `deep` halves three times, and has residual blocks of pixels in cells."""
 
 
-def tiny(stage1="vq", lif=None, denoiser="token", denoiser_lif=None, conditional=False, **config):
-    """A pipeline of 2x2 tokens and T = 3.
+def tiny(stage1="vq", lif=None, denoiser="token", denoiser_lif=None, conditional=False, steps=T, **config):
+    """A pipeline of 2x2 tokens.
 
     Args:
         stage1: key of `STAGE1`.
@@ -52,6 +53,7 @@ def tiny(stage1="vq", lif=None, denoiser="token", denoiser_lif=None, conditional
         denoiser: `token` or `sdid`.
         denoiser_lif: options of the neurons of stage 2; None is `LEAKY`.
         conditional: of three labels with two styles each.
+        steps: T of both networks.
         config: further fields of the configuration of stage 2.
     """
     torch.manual_seed(0)
@@ -59,14 +61,14 @@ def tiny(stage1="vq", lif=None, denoiser="token", denoiser_lif=None, conditional
     shape = [1] + 2 * [2 * 2 ** len(options["channels"])]
     train = TrainOptions(max_steps=1)
     vq_svae_config = VQSVAEConfig(
-        image_shape=shape, T=T, lif=LIFOptions(**(lif or BASE)), train=train, model=VQSVAEOptions(**options)
+        image_shape=shape, T=steps, lif=LIFOptions(**(lif or BASE)), train=train, model=VQSVAEOptions(**options)
     )
     labels = {"conditional": True, "num_classes": 3, "styles": 2} if conditional else {}
     width = {"width": 2} if denoiser == "sdid" else {"width": 6, "num_blocks": 1}
     sampler = {"guidance": 1.5 if conditional else 0.0, "sample_steps": 3}
     config = AbsorbingConfig(
         image_shape=shape,
-        T=T,
+        T=steps,
         lif=LIFOptions(**(denoiser_lif or LEAKY)),
         train=train,
         model=DenoiserOptions(denoiser, **width),
@@ -78,7 +80,13 @@ def tiny(stage1="vq", lif=None, denoiser="token", denoiser_lif=None, conditional
     for name, value in vq_svae.quantizer.named_parameters():
         if name.endswith("codebook"):
             nn.init.uniform_(value, 0, 1)
-    wake(_unlike(vq_svae), torch.rand(16, *shape))
+    images = torch.rand(16, *shape)
+    wake(_unlike(vq_svae), images)
+    if isinstance(vq_svae.quantizer, VectorQuantizer):
+        codes = vq_svae.quantizer.codebook.data
+        vectors = vq_svae.encode_spikes(vq_svae.encode(images)).detach().movedim(1, -1).flatten(0, -2).unique(dim=0)
+        codes[: len(vectors)] = vectors[torch.randperm(len(vectors))[: len(codes)]]  # so that codes are in use
+        wake(vq_svae, images)
     tokens = torch.randint(options["codebook_size"] + 1, (16, *vq_svae.code_grid))
     times = torch.arange(16) % tokens[0].numel() + 1
     wake(_unlike(network), tokens, times, *([torch.arange(16) % 7] if conditional else []))
