@@ -15,6 +15,7 @@ from spiking_vq.neurons.readouts import decay_weights
 from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.zoo import ZOO
 from spiking_vq.quantisation.bounds import accumulator_bits
+from spiking_vq.quantisation.grid import integers_of
 from spiking_vq.quantisation.model import quantise_model
 
 NEURONS = {
@@ -68,25 +69,35 @@ def test_spikes_are_those_of_integers(trained, bits):
     require_equal(model, torch.randint(8, (5, 1, 3, 3)), noisy, labels)
 
 
-def test_real_weights_are_no_integers_and_one_unit_makes_a_difference(trained):
+def test_one_unit_of_one_weight_makes_a_difference(trained):
+    """Otherwise the comparison would see nothing."""
     model, _ = quantise_model(*trained, 8)
     inputs = torch.randint(8, (5, 1, 3, 3)), torch.randint(9, (5, 1, 3, 3)), torch.arange(5)
     _, chip, _, (potential, logits) = compared(model, *inputs)
-    unit, changed = 2.0**-12, 0
-    for weight in (model.denoiser.position_embedding[:, 1, 1], model.vq_svae.decoder[0][1].bias):
-        for channel in range(len(weight)):
-            with torch.no_grad():
-                weight[channel] += 64 * unit
-                spikes, *_ = compared(model, *inputs)
-                weight[channel] -= 64 * unit
-            changed += any(not torch.equal(spikes[name], chip[name]) for name in chip)
-    assert changed > 0
-    with torch.no_grad():
-        model.denoiser.readout.weight[0] += unit
-        model.vq_svae.readout.synapse.weight[0] += unit
+    for name, layer, dim in (
+        ("denoiser.last_neuron", model.denoiser.readout, 0),
+        ("vq_svae.readout.neuron", model.vq_svae.readout.synapse, 1),
+    ):
+        busiest = chip[name].sum((0, 1, 3, 4)).argmax()
+        layer.weight.data.movedim(dim, 0)[0, busiest] += unit(layer.weight, dim)[0]
     _, _, (off_potential, off_logits), _ = compared(model, *inputs)
-    assert not torch.equal(off_logits.double(), logits)
-    assert (off_potential.double() - potential).abs().max() > unit / 2
+    assert (off_logits[:, 0] - logits[:, 0]).abs().max() > 1e-4
+    torch.testing.assert_close(off_logits[:, 1:].double(), logits[:, 1:])
+    assert (off_potential - potential).abs().max() > 1e-4
+
+    positions, different = model.denoiser.position_embedding.data, 0
+    for channel, one in enumerate(unit(positions, 0).tolist()):
+        for position in range(positions[0].numel()):
+            positions[channel].view(-1)[position] += one
+            spikes, *_ = compared(model, *inputs)
+            positions[channel].view(-1)[position] -= one
+            different += any(not torch.equal(spikes[name], spk) for name, spk in chip.items())
+    assert 0 < different < positions.numel()
+
+
+def unit(weight, dim):
+    """The smallest difference of two weights of each output channel."""
+    return 2.0 ** -integers_of(weight, dim=dim).exponents
 
 
 @pytest.mark.slow

@@ -48,6 +48,8 @@ MISTAKES = {
         "evaluate data=digits runs={runs} features=classifier results={tmp}/results",
         r"no trained classifier model.*train classifier.*classifier=",
     ),
+    "too many bits": ("quantise data=digits runs={runs} bits=9", r"bits must be in 2\.\.8; got 9"),
+    "no U-Net": ("quantise data=mnist stage=gaussian", r"unet=sddpm cannot be quantised.*real numbers: stem"),
     "no samples": ("study recognition runs={tmp}", r"samples.*make demo"),
 }
 
