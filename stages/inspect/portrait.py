@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +24,41 @@ ABOVE = 9
 GREY = 0.5
 """Masked tokens, in [0, 1]."""
 
+SLOT = "0.96"
+"""Colour of a place above a raster where a frame is to come."""
+
 TITLES = {"absorbing": "denoiser", "gaussian": "U-Net", "vq_svae": "decoder"}
 """Stage -> title of its part of the raster; the network that is called again and again stands first."""
+
+
+class RasterPart(NamedTuple):
+    """The raster of one network.
+
+    Attributes:
+        title: of `TITLES`.
+        steps: number of columns.
+        axis: of matplotlib.
+        pictures: drawn above it, an `AxesImage` a frame.
+        dashes: a `PathCollection` a layer, its spikes in the order of their steps.
+    """
+
+    title: str
+    steps: int
+    axis: Any
+    pictures: list[Any]
+    dashes: list[Any]
+
+
+class Raster(NamedTuple):
+    """A drawing by `raster`.
+
+    Attributes:
+        figure: of matplotlib.
+        parts: the networks in the order in which they run.
+    """
+
+    figure: Any
+    parts: list[RasterPart]
 
 
 def require_matplotlib() -> None:
@@ -36,6 +70,11 @@ def require_matplotlib() -> None:
         raise InputError(f"the raster needs matplotlib: {ways}") from error
 
 
+def chosen_states(count: int, num_frames: int) -> list[int]:
+    """Numbers of the states, of so many, that the frames of a film show."""
+    return torch.linspace(0, count - 1, num_frames).round().long().tolist()
+
+
 @torch.no_grad()
 def film(pipeline: Pipeline, states: Sequence[Tensor], num_frames: int = FRAMES) -> Tensor:
     """Frames of one image emerging, uint8 [num_frames, C, H, W]; masked tokens are grey.
@@ -45,8 +84,7 @@ def film(pipeline: Pipeline, states: Sequence[Tensor], num_frames: int = FRAMES)
         states: after each call, see `Pipeline.states`: tokens [1, G, h, w], or images [1, C, H, W] in [0, 1].
         num_frames: spread evenly from the first state to the last.
     """
-    chosen = torch.linspace(0, len(states) - 1, num_frames).round().long().tolist()
-    frames = torch.cat([states[index] for index in chosen])
+    frames = torch.cat([states[index] for index in chosen_states(len(states), num_frames)])
     if frames.is_floating_point():
         return to_uint8(frames.cpu())
     masked = frames == pipeline.diffusion.mask_id
@@ -58,49 +96,61 @@ def film(pipeline: Pipeline, states: Sequence[Tensor], num_frames: int = FRAMES)
 
 
 def draw_raster(path: Path, frames: Tensor, spikes: dict[str, Tensor]) -> None:
-    """Draw an image emerging, and below it the spikes that make it.
+    """Draw an image emerging, and below it the spikes that make it, as `path`, a PNG file; see `raster`."""
+    with raster(frames, spikes) as drawn, atomic_write(path) as temporary:
+        drawn.figure.savefig(temporary, format="png", dpi=110, facecolor="white")
+
+
+@contextmanager
+def raster(frames: Tensor, spikes: dict[str, Tensor], size: tuple[float, float] = (11, 4.6)) -> Iterator[Raster]:
+    """A drawing of an image emerging, and below it of the spikes that make it; closed after the block.
 
     A dash is a spike; a row is a neuron, a column a spiking step. The first layer stands at the top. The last frame
     stands above the decoder, where there is one.
 
     Args:
-        path: the PNG file to write.
         frames: uint8 [n, C, H, W], see `film`.
         spikes: layer, named by its stage -> spikes [neurons, steps], of equally many neurons.
+        size: (width, height) in inches.
     """
     import matplotlib as mpl  # here, as it is an extra
     from matplotlib import pyplot as plt
 
-    parts = {title: [spk for name, spk in spikes.items() if name.startswith(f"{s}.")] for s, title in TITLES.items()}
-    parts = {title: layers for title, layers in parts.items() if layers}
+    named = {title: [spk for name, spk in spikes.items() if name.startswith(f"{s}.")] for s, title in TITLES.items()}
+    named = {title: layers for title, layers in named.items() if layers}
     with mpl.rc_context({"font.size": 8, "axes.spines.left": False, "axes.spines.bottom": False}):
         mpl.rcParams |= {"axes.spines.top": False, "axes.spines.right": False}
-        shape = {"figsize": (11, 4.6), "width_ratios": [4.6, 1][: len(parts)], "layout": "constrained"}
-        figure, axes = plt.subplots(1, len(parts), **shape, squeeze=False)
-        above = [frames] if len(parts) == 1 else [frames[:-1], frames[-1:]]
-        for axis, colors, shown, (title, layers) in zip(axes[0], ("viridis", "plasma"), above, parts.items()):  # noqa: B905
-            _draw_frames(axis, shown)
+        shape = {"figsize": size, "width_ratios": [4.6, 1.1][: len(named)], "layout": "constrained"}
+        figure, axes = plt.subplots(1, len(named), **shape, squeeze=False)
+        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1, rect=(0, 0, 1, 0.97))
+        above = [frames] if len(named) == 1 else [frames[:-1], frames[-1:]]
+        parts = []
+        for axis, colors, shown, (title, layers) in zip(axes[0], ("viridis", "plasma"), above, named.items()):  # noqa: B905
+            pictures, dashes = _draw_frames(axis, shown), []
             height = 1.2 * len(layers[0])
             for index, spk in enumerate(layers):
-                rows, steps = spk.nonzero().T.tolist()
+                steps, rows = spk.T.nonzero().T.tolist()
                 color = plt.get_cmap(colors)(0.8 * index / len(layers))
-                axis.scatter(
-                    steps, [index * height + row for row in rows], s=5, marker="|", color=color, linewidths=1.2
-                )
+                rows = [index * height + row for row in rows]
+                dashes.append(axis.scatter(steps, rows, s=5, marker="|", color=color, linewidths=1.2))
             axis.set_yticks([(index + 0.4) * height for index in range(len(layers))], range(1, len(layers) + 1))
-            axis.set(xlabel=f"spiking step of the {title}", xlim=(-0.5, layers[0].shape[1] - 0.5))
+            axis.set(xlabel=f"spiking step, {title}", xlim=(-0.5, layers[0].shape[1] - 0.5))
             axis.set_ylim(len(layers) * height, -1)
             axis.tick_params(length=0, labelcolor="0.4")
+            parts.append(RasterPart(title, layers[0].shape[1], axis, pictures, dashes))
         axes[0, 0].set_ylabel("layer", color="0.4")
-        with atomic_write(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=110, facecolor="white")
-        plt.close(figure)
+        try:
+            yield Raster(figure, parts)
+        finally:
+            plt.close(figure)
 
 
-def _draw_frames(axis: Any, frames: Tensor) -> None:
-    """A row of frames above an axis, evenly over its width."""
-    width = 1 / len(frames)
+def _draw_frames(axis: Any, frames: Tensor) -> list[Any]:
+    """A row of frames above an axis, evenly over its width; the pictures drawn."""
+    width, pictures = 1 / len(frames), []
     for index, frame in enumerate(frames):
         inset = axis.inset_axes((index * width, 1.02, 0.92 * width, 0.34))
-        inset.imshow(frame.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
-        inset.axis("off")
+        pictures.append(inset.imshow(frame.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255))
+        inset.set_anchor("SW")  # above the steps that follow it
+        inset.set(xticks=[], yticks=[], facecolor=SLOT)
+    return pictures

@@ -4,7 +4,7 @@ Generates images one at a time and counts all spikes and operations. Energy stan
 without spikes and with quantised activations; purity names every synapse that is fed by anything but spikes. Stage 1 is
 measured on validation images, which it encodes and decodes. Writes `inspection.json` (of stage 1 alone
 `inspection-vq_svae.json`), `filmstrip.png`, in which masked tokens are grey, and `raster.png` into
-`<results>/<data>/<preset>`.
+`<results>/<data>/<preset>`; with `only=animation` instead `raster.gif`, the raster while the first image is made.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from spiking_vq.randomness import mix_seed
 from stages.cli.machine import check_device
 from stages.cli.options import ModelOptions, SamplerArguments, read_options, sampler_settings
 from stages.evaluate.pictures import write_picture
+from stages.inspect.animation import animate_raster
 from stages.inspect.energy import Generation, energy_report, observe
 from stages.inspect.portrait import ABOVE, FRAMES, draw_raster, film, require_matplotlib
 from stages.inspect.printed import print_energy
@@ -49,7 +50,7 @@ class Options(ModelOptions, SamplerArguments):
     """Options of `inspect`.
 
     Attributes:
-        only: the report, or the pictures (`portrait`), or `all`.
+        only: the report, or the pictures (`portrait`), or `all` of these; or else the raster as an `animation`.
         n: number of images that are generated, and of validation images that stage 1 encodes and decodes.
         seed: of the images.
         device: of torch, such as `cpu` or `cuda`.
@@ -57,7 +58,7 @@ class Options(ModelOptions, SamplerArguments):
         results: folder of the reports.
     """
 
-    only: Annotated[str, OneOf(("all", "report", "portrait"))] = "all"
+    only: Annotated[str, OneOf(("all", "report", "portrait", "animation"))] = "all"
     n: Count = 8
     seed: Seed = 0
     device: str = "cpu"
@@ -73,28 +74,33 @@ def main(arguments: list[str]) -> None:
     model, config = load_model(path)
     require_one_of("stage", config.stage, STAGES.values())
     alone = isinstance(model, VQSVAE)
-    require(not (alone and options.only == "portrait"), "only", "all or report of stage 1 alone", options.only)
+    moves, draws = options.only == "animation", options.only in ("all", "portrait")
+    require(not alone or options.only in ("all", "report"), "only", "all or report of stage 1 alone", options.only)
+    require(not moves or config.neuron == "lif", "only", "all, report or portrait without spikes", options.only)
     out = claim_model_report(options.results, "inspection-vq_svae.json" if alone else "inspection.json", config)
     report = heading("inspect", arguments, config, path) | {"num_images": options.n, "seed": options.seed}
     if alone:
         write(out, report | stage1_report(model.to(options.device), config, options))
         return
-    draws_raster = options.only != "report" and config.neuron == "lif"
-    if draws_raster:
+    draws_raster = draws and config.neuron == "lif"
+    if draws_raster or moves:
         require_matplotlib()
     pipeline = pipeline_of(model, config, options.device)
     settings = sampler_settings(pipeline, options)
-    count = options.n if options.only != "portrait" else min(options.n, FILMS)
+    count = {"portrait": min(options.n, FILMS), "animation": 1}.get(options.only, options.n)
     generation = observe(pipeline, settings, [mix_seed(options.seed, index) for index in range(count)])
-    if options.only != "portrait":
+    if options.only in ("all", "report"):
         write(out, report | {"sampler": settings} | generation_report(pipeline, generation, settings, options))
-    if options.only != "report":
+    if draws:
         films = [film(pipeline, states) for states in generation.states[:FILMS]]
         write_picture(out.with_name("filmstrip.png"), torch.cat(films), FRAMES)
         print(f"wrote {out.with_name('filmstrip.png')}")
     if draws_raster:
         draw_raster(out.with_name("raster.png"), film(pipeline, generation.states[0], ABOVE), generation.spikes)
         print(f"wrote {out.with_name('raster.png')}")
+    if moves:
+        animate_raster(out.with_name("raster.gif"), pipeline, generation.states[0], generation.spikes)
+        print(f"wrote {out.with_name('raster.gif')}")
 
 
 def generation_report(

@@ -140,7 +140,11 @@ CHOICES = {
     "precision": words("fp32 bf16 fp64 fp16"),
     "protocol": [*PROTOCOLS, "mine"],
     "protocols": [*PROTOCOLS, "val val", "val mine", ",", "val,test-10k"],
-    "only": [*words("all reconstruction samples report portrait cards base plain neuron"), "base elbo", "base base"],
+    "only": [
+        *words("all reconstruction samples report portrait animation cards base plain neuron"),
+        "base elbo",
+        "base base",
+    ],
     "features": words("all classifier inception"),
     "order": words("random halton bernoulli positions levels sideways"),
     "schedule": words("linear cosine constant sideways"),
