@@ -1,7 +1,9 @@
 """Events are the network's spikes, the image can be made of them alone, and a file gives them back."""
 
 import copy
+import re
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,6 +202,16 @@ def test_the_model_that_ships():
     assert difference.max() <= 1
     assert difference.count_nonzero() <= 4
     assert image.max() > 200
+
+
+def test_the_example_of_the_documentation(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[3] / "docs/neuromorphic.md").read_text()
+    (block,) = (block for block in re.findall(r"^```python\n(.*?)^```", text, re.S | re.M) if "pipe.stream(" in block)
+    monkeypatch.chdir(tmp_path)
+    exec(block, made := {})
+    assert torch.equal(made["image"], made["pipe"].image_of(made["events"]))
+    assert (made["part"], made["call"], made["step"], made["layer"]) == ("denoiser", 0, 0, "input")
+    assert tuple(made["image"].shape) == (1, 1, 28, 28)
 
 
 # ---------------------------------------------------------------- what cannot be
