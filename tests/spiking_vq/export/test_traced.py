@@ -27,7 +27,7 @@ def assert_same_outputs(model, folder):
     examples, expected = results_in(folder)
     for part in PARTS:
         wanted = expected[part].output
-        assert len(wanted.unique()) > 2
+        assert len(wanted.unique()) > 1
         one_by_one = [
             compute(model, type(examples)(*(None if rows is None else rows[i : i + 1] for rows in examples)), part)
             for i in range(len(wanted))

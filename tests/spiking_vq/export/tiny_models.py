@@ -77,6 +77,8 @@ def tiny(stage1="vq", lif=None, denoiser="token", denoiser_lif=None, conditional
         **labels | config,
     )
     vq_svae, network = build_vq_svae(vq_svae_config), build_denoiser(config)
+    if conditional:
+        network.labels.weight.data *= 50  # so that labels make a difference
     for name, value in vq_svae.quantizer.named_parameters():
         if name.endswith("codebook"):
             nn.init.uniform_(value, 0, 1)
@@ -95,11 +97,13 @@ def tiny(stage1="vq", lif=None, denoiser="token", denoiser_lif=None, conditional
 
 
 def _unlike(network):
-    """Give every batch norm a scale and a bias of its own."""
+    """Give every batch norm a scale and biases of its own."""
     for module in network.modules():
         if isinstance(module, BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.2)
-            nn.init.uniform_(module.bias, -0.2, 0.8)
+            nn.init.uniform_(module.bias, -0.2, 1.2)
+            if module.synapse_bias is not None:
+                nn.init.uniform_(module.synapse_bias, -0.5, 0.5)
     return network
 
 
