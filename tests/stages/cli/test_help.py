@@ -126,7 +126,7 @@ def test_the_options_of_an_example_are_right(command_line):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command_line", ["sample", "inspect"])
+@pytest.mark.parametrize("command_line", ["sample", "inspect", "stream"])
 def test_examples_run(command_line, command, tmp_path, monkeypatch):
     """Those that need neither data nor a run of one's own."""
 
