@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from spiking_vq.errors import InputError
+from spiking_vq.files import read_path
 from stages.cli.options import read_options
 from stages.compare import page
 from stages.compare.documents import comparison, encodings, protocols, rendered
@@ -74,9 +76,22 @@ def main(arguments: list[str]) -> None:
         results / "comparison.csv": as_csv(tables),
         results / "report.html": report(results, tables, systems),
     }
-    texts |= {path: rendered(path.read_text(), results) for path in map(Path, options.documents.split())}
+    texts |= {path: rendered(text, results) for path, text in map(read_document, options.documents.split())}
     for path, text in texts.items():
         write_text(path, text)
+
+
+def read_document(name: str) -> tuple[Path, str]:
+    """The path and the text of a Markdown file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = read_path("documents", name)
+    try:
+        return path, path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"documents: {path} cannot be read ({error}): name Markdown files") from error
 
 
 def as_csv(tables: dict[str, list[dict[str, str]]]) -> str:

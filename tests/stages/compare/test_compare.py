@@ -129,3 +129,13 @@ def test_folders_that_anyone_made_are_compared_too(results, capsys):
     compare.main([f"results={results}", "presets=base folder-set-images"])
     assert "| ours, folder-set-images | 9 ± 0.9 (1.5) |" in (results / "comparison.md").read_text()
     assert "FashionMNIST" in (results / "report.html").read_text()
+
+
+def test_documents_that_cannot_be_read(results, tmp_path):
+    (tmp_path / "picture.md").write_bytes(b"\xff\xfe\0")
+    for name in (tmp_path / "none.md", tmp_path / "picture.md", tmp_path):
+        with pytest.raises(InputError, match=f"documents: {name} cannot be read"):
+            compare.main([f"results={results}", f"documents={name}"])
+    with pytest.raises(InputError, match="documents=a+ is no path that can be used"):
+        compare.main([f"results={results}", f"documents={300 * 'a'}"])
+    assert not (results / "comparison.md").exists()
