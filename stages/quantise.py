@@ -90,19 +90,30 @@ class Samples(NamedTuple):
         self.through_stage1(network)
 
 
+def claim(out: Path) -> None:
+    """Raise `InputError` if a file stands there that `quantise` did not write."""
+    if not read_path("out", out).exists():
+        return
+    try:
+        own = getattr(load_model(out)[1], "weight_bits", None) is not None
+    except InputError:
+        own = False
+    if not own:
+        raise InputError(f"{out} is no quantised model, and would be replaced: name another file with out=")
+
+
 def main(arguments: list[str]) -> None:
     """Find the model, quantise, write, print."""
     options = read_options(Options, arguments)
     path, bits = options.find(), options.bits
     model, config = load_model(path)
     check_quantisable(config)
+    preset = f"{config.preset}-int{bits}"
+    out = options.out or options.runs / config.data / preset / config.stage / "model.safetensors"
+    claim(out)
     first, second = (Samples.draw(model, config, range(start, start + NUM_IMAGES)) for start in (0, NUM_IMAGES))
     quantised, made = quantise_model(model, config, bits, first.through_stage1)
-    made = replace(made, preset=f"{config.preset}-int{bits}")
-    out = options.out or options.runs / made.data / made.preset / made.stage / "model.safetensors"
-    if read_path("out", out).resolve() == path.resolve():
-        raise InputError(f"out={out} is the model itself: name another file")
-    save_model(out, quantised, made, torch.bfloat16)
+    save_model(out, quantised, replace(made, preset=preset), torch.bfloat16)
     rows = [
         {
             "weights": name,

@@ -53,9 +53,14 @@ def test_other_commands_take_it(command, capsys, tmp_path):
     assert isinstance(model.denoiser, torch.nn.Module)
 
 
-def test_the_model_itself_is_not_replaced(command):
-    with pytest.raises(InputError, match=r"is the model itself: name another file"):
-        command("runs/digits/base", "out=runs/digits/../digits/base/absorbing/model.safetensors")
+def test_only_a_quantised_model_is_replaced(command, tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    for out in ("photo.png", "runs", "runs/digits/../digits/base/absorbing/model.safetensors"):
+        with pytest.raises(InputError, match=r"is no quantised model, and would be replaced: name another file"):
+            command("runs/digits/base", f"out={out}")
+    assert (tmp_path / "photo.png").read_bytes() == b"mine"
+    for bits in (8, 4):
+        assert command("runs/digits/base", "out=made.safetensors", f"bits={bits}")[1].weight_bits == bits
 
 
 def test_a_unet_says_why_not(command):
