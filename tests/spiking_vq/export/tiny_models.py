@@ -13,6 +13,7 @@ from spiking_vq.export.expected import from_arrays
 from spiking_vq.export.folder import read_description, read_expected
 from spiking_vq.layers.synapses import BatchNorm
 from spiking_vq.models.quantizers.vector import VectorQuantizer
+from spiking_vq.neurons.lif import LIF
 from spiking_vq.pipelines.latent import LatentPipeline
 
 BASE = {"beta": 1.0, "reset": "subtract", "fire_at_threshold": True}
@@ -97,11 +98,14 @@ def tiny(stage1="vq", lif=None, denoiser="token", denoiser_lif=None, conditional
 
 
 def _unlike(network):
-    """Give every batch norm a scale and biases of its own."""
+    """Give every batch norm a scale and biases of its own; neurons that scale their input need more of it to fire."""
+    highest = (
+        1.2 if any(module.dynamics.scale_input for module in network.modules() if isinstance(module, LIF)) else 0.8
+    )
     for module in network.modules():
         if isinstance(module, BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.2)
-            nn.init.uniform_(module.bias, -0.2, 1.2)
+            nn.init.uniform_(module.bias, -0.2, highest)
             if module.synapse_bias is not None:
                 nn.init.uniform_(module.synapse_bias, -0.5, 0.5)
     return network
