@@ -13,11 +13,11 @@ from torch import Tensor
 from spiking_vq.checkpoint.build import LatentModel, PixelModel, build_on_cpu
 from spiking_vq.config.schema import DenoiserConfig
 from spiking_vq.export.expected import Examples, PixelExamples, Result, compute
-from spiking_vq.export.graph import Convolution, Graph
+from spiking_vq.export.graphs.graph import Convolution, Graph
+from spiking_vq.export.graphs.unet import unet_graph
 from spiking_vq.export.latent import latent_graphs
-from spiking_vq.export.receiver import Receiver
-from spiking_vq.export.stock import Run, StockReceiver, run_stock
-from spiking_vq.export.unet import unet_graph
+from spiking_vq.export.receivers.own import Receiver
+from spiking_vq.export.receivers.stock import Run, StockReceiver, run_stock
 from spiking_vq.layers.folding import fold_batch_norms
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}

@@ -18,7 +18,7 @@ import torch
 
 from spiking_vq.errors import InputError, require
 from spiking_vq.export.events import DECODER, DENOISER, Events
-from spiking_vq.export.graph import DT
+from spiking_vq.export.graphs.graph import DT
 from spiking_vq.export.nir_file import require_nir
 from spiking_vq.files import atomic_write, read_path
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from spiking_vq.checkpoint.build import LatentModel
 from spiking_vq.data.levels import to_uint8
 from spiking_vq.errors import InputError, require
-from spiking_vq.export.graph import INPUT, OUTPUT, Convolution, Graph
+from spiking_vq.export.graphs.graph import INPUT, OUTPUT, Convolution, Graph
+from spiking_vq.export.graphs.neurons import FORMS
 from spiking_vq.export.host import INPUTS, GraphDenoiser, GraphVQSVAE, host_of
 from spiking_vq.export.latent import as_model, latent_graphs
-from spiking_vq.export.neurons import FORMS
-from spiking_vq.export.receiver import Receiver
+from spiking_vq.export.receivers.own import Receiver
 from spiking_vq.layers.folding import fold_batch_norms
 from spiking_vq.models.spike_generators import PoissonSpikeGenerator
 from spiking_vq.models.vq_svae import VQSVAE

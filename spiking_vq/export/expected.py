@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from spiking_vq.checkpoint.build import LatentModel, PixelModel
 from spiking_vq.data.levels import to_uint8, to_unit
-from spiking_vq.export.cells import to_cells
-from spiking_vq.export.graph import Graph
+from spiking_vq.export.graphs.cells import to_cells
+from spiking_vq.export.graphs.graph import Graph
 from spiking_vq.neurons.activity import observed
 
 PARTS = ("decoder", "encoder", "denoiser")

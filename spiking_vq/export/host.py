@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from spiking_vq.checkpoint.build import LatentModel
 from spiking_vq.errors import InputError
-from spiking_vq.export.cells import to_pixels
-from spiking_vq.export.receiver import Receiver
+from spiking_vq.export.graphs.cells import to_pixels
+from spiking_vq.export.receivers.own import Receiver
 from spiking_vq.layers.synapses import direct_coding
 from spiking_vq.models.spike_generators import PoissonSpikeGenerator
 from spiking_vq.models.token_denoiser import TokenDenoiser

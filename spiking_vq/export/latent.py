@@ -13,13 +13,13 @@ from spiking_vq.config.schema import AbsorbingConfig
 from spiking_vq.errors import require_one_of
 from spiking_vq.export.expected import examples_of
 from spiking_vq.export.folder import read_description
-from spiking_vq.export.graph import Graph
+from spiking_vq.export.graphs.graph import Graph
+from spiking_vq.export.graphs.networks import decoder_graph, denoiser_graph, encoder_graph
+from spiking_vq.export.graphs.neurons import FORMS
 from spiking_vq.export.host import INPUTS, GraphDenoiser, GraphVQSVAE, code_table, denoiser_table, host_of
-from spiking_vq.export.networks import decoder_graph, denoiser_graph, encoder_graph
-from spiking_vq.export.neurons import FORMS
 from spiking_vq.export.nir_file import require_nir
 from spiking_vq.export.nir_folder import read_folder, write_folder
-from spiking_vq.export.receiver import Receiver
+from spiking_vq.export.receivers.own import Receiver
 from spiking_vq.layers.folding import fold_batch_norms
 
 
@@ -40,7 +40,7 @@ def export_latent(
         folder: to write to.
         tokens: of images that the model has generated, int64 [n, G, h, w]: the expected results are of these.
         labels: as the denoiser takes them, [n]; None for an unconditional one.
-        form: see `spiking_vq.export.neurons`.
+        form: see `spiking_vq.export.graphs.neurons`.
         inputs: see `spiking_vq.export.host`.
 
     Raises:

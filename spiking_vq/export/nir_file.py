@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spiking_vq.errors import InputError
-from spiking_vq.export.graph import DT, INPUT, OUTPUT, Convolution, Graph, Neurons, Node
+from spiking_vq.export.graphs.graph import DT, INPUT, OUTPUT, Convolution, Graph, Neurons, Node
 from spiking_vq.files import atomic_write, read_path
 
 

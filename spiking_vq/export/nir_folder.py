@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from spiking_vq.config.schema import DenoiserConfig
 from spiking_vq.export.expected import Examples, PixelExamples, as_arrays, compared, compute, results_of
 from spiking_vq.export.folder import write_description, write_expected
-from spiking_vq.export.graph import DT, Convolution, Graph
-from spiking_vq.export.integers import tables
+from spiking_vq.export.graphs.graph import DT, Convolution, Graph
 from spiking_vq.export.nir_file import read_nir, write_nir
-from spiking_vq.export.receiver import Receiver
+from spiking_vq.export.receivers.integers import tables
+from spiking_vq.export.receivers.own import Receiver
 from spiking_vq.files import atomic_write
 
 HOST, INTEGERS = "host.safetensors", "integers.safetensors"

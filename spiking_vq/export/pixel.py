@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from spiking_vq.checkpoint.build import PixelModel, build_on_cpu
 from spiking_vq.config.schema import GaussianConfig
 from spiking_vq.errors import InputError, require_one_of
-from spiking_vq.export.cells import to_cells, to_pixels
 from spiking_vq.export.expected import PixelExamples
 from spiking_vq.export.folder import read_description
+from spiking_vq.export.graphs.cells import to_cells, to_pixels
+from spiking_vq.export.graphs.neurons import FORMS
+from spiking_vq.export.graphs.unet import blocks_of, unet_graph
 from spiking_vq.export.host import without
-from spiking_vq.export.neurons import FORMS
 from spiking_vq.export.nir_file import require_nir
 from spiking_vq.export.nir_folder import read_folder, write_folder
-from spiking_vq.export.receiver import Receiver
-from spiking_vq.export.unet import blocks_of, unet_graph
+from spiking_vq.export.receivers.own import Receiver
 from spiking_vq.layers.folding import fold_batch_norms
 from spiking_vq.models.sddpm import PreSpikeBlock, SDDPMUNet
 from spiking_vq.neurons.fused import as_current
@@ -43,7 +43,7 @@ def export_pixel(
         folder: to write to.
         images: that the model has generated, uint8 [n, C, H, W]: the expected results are of these with noise.
         labels: as the U-Net takes them, [n]; None for an unconditional one.
-        form: see `spiking_vq.export.neurons`.
+        form: see `spiking_vq.export.graphs.neurons`.
 
     Raises:
         InputError: the fully spiking DDIM's network, another network that NIR cannot hold, or nir is not installed.

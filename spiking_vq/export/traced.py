@@ -20,7 +20,7 @@ from spiking_vq.data.levels import to_unit
 from spiking_vq.errors import InputError, require_one_of
 from spiking_vq.export.expected import PARTS, Examples, as_arrays, examples_of, results_of
 from spiking_vq.export.folder import read_description, write_description, write_expected
-from spiking_vq.export.graph import Graph
+from spiking_vq.export.graphs.graph import Graph
 from spiking_vq.export.host import without
 from spiking_vq.files import atomic_write
 from spiking_vq.layers.folding import fold_batch_norms

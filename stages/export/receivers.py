@@ -14,8 +14,8 @@ from spiking_vq.data.levels import to_uint8
 from spiking_vq.export.check import graph_of, stock_agreement, taken_over
 from spiking_vq.export.expected import Examples, PixelExamples, Result
 from spiking_vq.export.folder import export_seeds
-from spiking_vq.export.graph import Graph
-from spiking_vq.export.stock import RECEIVERS, StockReceiver, groups_mended, run_stock, ungrouped
+from spiking_vq.export.graphs.graph import Graph
+from spiking_vq.export.receivers.stock import RECEIVERS, StockReceiver, groups_mended, run_stock, ungrouped
 from spiking_vq.pipelines.load import pipeline_of
 
 AnyModel = LatentModel | PixelModel

@@ -20,8 +20,8 @@ from spiking_vq.errors import InputError
 from spiking_vq.export.check import TOLERANCE, faults, graph_of, own_agreement
 from spiking_vq.export.expected import Result, compute, from_arrays
 from spiking_vq.export.folder import DESCRIPTION, export_seeds, read_description, read_expected
-from spiking_vq.export.integers import IntegerReceiver
 from spiking_vq.export.nir_folder import read_integers
+from spiking_vq.export.receivers.integers import IntegerReceiver
 from spiking_vq.pipelines.load import load, load_exported
 from stages.cli.options import read_options
 from stages.export.receivers import AnyExamples, AnyModel, compare_receivers, in_words

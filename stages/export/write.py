@@ -13,8 +13,8 @@ from typing import Annotated
 
 from spiking_vq.errors import require
 from spiking_vq.export.folder import FORMATS, read_description
+from spiking_vq.export.graphs.neurons import FORMS
 from spiking_vq.export.host import INPUTS
-from spiking_vq.export.neurons import FORMS
 from spiking_vq.fields import OneOf
 from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.load import load

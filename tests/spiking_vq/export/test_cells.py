@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from spiking_vq.errors import InputError
-from spiking_vq.export.build import GraphBuilder, Signal
-from spiking_vq.export.cells import convolution_of_cells, to_cells, to_pixels
-from spiking_vq.export.graph import INPUT, Convolution
-from spiking_vq.export.receiver import Receiver
+from spiking_vq.export.graphs.build import GraphBuilder, Signal
+from spiking_vq.export.graphs.cells import convolution_of_cells, to_cells, to_pixels
+from spiking_vq.export.graphs.graph import INPUT, Convolution
+from spiking_vq.export.receivers.own import Receiver
 from spiking_vq.runtime.winograd import Conv3x3
 
 GRID = (3, 5)

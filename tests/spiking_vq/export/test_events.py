@@ -16,7 +16,7 @@ from spiking_vq.errors import InputError
 from spiking_vq.export.event_file import read_events, write_events
 from spiking_vq.export.events import Events, on_graphs, read_layers
 from spiking_vq.export.expected import Examples, results_of
-from spiking_vq.export.graph import DT
+from spiking_vq.export.graphs.graph import DT
 from spiking_vq.export.nir_file import write_nir
 from spiking_vq.layers.folding import fold_batch_norms
 from spiking_vq.pipelines import base

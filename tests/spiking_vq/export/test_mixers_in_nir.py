@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from spiking_vq.errors import InputError
-from spiking_vq.export.build import LARGEST_GRID, GraphBuilder, Signal
-from spiking_vq.export.graph import INPUT, Convolution
-from spiking_vq.export.receiver import Receiver
+from spiking_vq.export.graphs.build import LARGEST_GRID, GraphBuilder, Signal
+from spiking_vq.export.graphs.graph import INPUT, Convolution
+from spiking_vq.export.receivers.own import Receiver
 from spiking_vq.layers.folding import fold_batch_norms, separate_connections
 from spiking_vq.layers.mixing import GridMixer, SpikingSelfAttention
 from spiking_vq.neurons.lif import LIF

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from spiking_vq.errors import InputError
-from spiking_vq.export.build import GraphBuilder
-from spiking_vq.export.graph import Neurons
-from spiking_vq.export.neurons import FORMS, just_below, neuron_form
+from spiking_vq.export.graphs.build import GraphBuilder
+from spiking_vq.export.graphs.graph import Neurons
+from spiking_vq.export.graphs.neurons import FORMS, just_below, neuron_form
 from spiking_vq.export.nir_file import from_nir, to_nir
-from spiking_vq.export.receiver import Receiver
+from spiking_vq.export.receivers.own import Receiver
 from spiking_vq.neurons.dynamics import RESETS, Dynamics, scan_forward
 from spiking_vq.neurons.lif import LIF
 

@@ -7,10 +7,10 @@ import torch
 
 from spiking_vq.errors import InputError
 from spiking_vq.export import nir_file
-from spiking_vq.export.build import GraphBuilder
-from spiking_vq.export.graph import DT, INPUT, OUTPUT, Convolution, Graph, Neurons
+from spiking_vq.export.graphs.build import GraphBuilder
+from spiking_vq.export.graphs.graph import DT, INPUT, OUTPUT, Convolution, Graph, Neurons
 from spiking_vq.export.nir_file import from_nir, read_nir, to_nir, write_nir
-from spiking_vq.export.receiver import Receiver
+from spiking_vq.export.receivers.own import Receiver
 from spiking_vq.layers.synapses import conv_norm
 from spiking_vq.neurons.lif import LIF
 

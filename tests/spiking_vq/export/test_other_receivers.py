@@ -9,9 +9,9 @@ from torch import nn
 
 import spiking_vq
 from spiking_vq.export.check import graph_of, stock_agreement
-from spiking_vq.export.graph import Convolution, Graph
-from spiking_vq.export.receiver import Receiver
-from spiking_vq.export.stock import RECEIVERS, groups_mended, run_stock, ungrouped
+from spiking_vq.export.graphs.graph import Convolution, Graph
+from spiking_vq.export.receivers.own import Receiver
+from spiking_vq.export.receivers.stock import RECEIVERS, groups_mended, run_stock, ungrouped
 
 pytest.importorskip("nir")
 pytest.importorskip("nirtorch")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spiking_vq.errors import InputError
-from spiking_vq.export.graph import Convolution, Neurons
+from spiking_vq.export.graphs.graph import Convolution, Neurons
 from spiking_vq.export.nir_file import read_nir, write_nir
 from spiking_vq.files import sha256_of
 from stages.__main__ import main

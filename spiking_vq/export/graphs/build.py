@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiking_vq.errors import InputError
-from spiking_vq.export.cells import convolution_of_cells
-from spiking_vq.export.graph import INPUT, OUTPUT, Convolution, Graph, Node
-from spiking_vq.export.neurons import neuron_form
+from spiking_vq.export.graphs.cells import convolution_of_cells
+from spiking_vq.export.graphs.graph import INPUT, OUTPUT, Convolution, Graph, Node
+from spiking_vq.export.graphs.neurons import neuron_form
 from spiking_vq.layers.mixing import GridMixer, SpikingSelfAttention
 from spiking_vq.layers.synapses import NormedSynapse, SpikingResidual
 from spiking_vq.neurons.lif import LIF
@@ -28,7 +28,7 @@ class Signal(NamedTuple):
     Attributes:
         nodes: their names.
         shape: (C, H, W) of the map.
-        side: of the cells of pixels that share a position, see `spiking_vq.export.cells`.
+        side: of the cells of pixels that share a position, see `spiking_vq.export.graphs.cells`.
     """
 
     nodes: tuple[str, ...]
@@ -46,7 +46,7 @@ class GraphBuilder:
 
     Args:
         input_shape: (C, H, W) of what the graph reads.
-        form: of the neurons, see `spiking_vq.export.neurons`.
+        form: of the neurons, see `spiking_vq.export.graphs.neurons`.
         names: module -> name of its node.
     """
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spiking_vq.export.graph import DT, Convolution, Graph
+from spiking_vq.export.graphs.graph import DT, Convolution, Graph
 from spiking_vq.export.nir_file import to_nir
 
 

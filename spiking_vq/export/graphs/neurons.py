@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spiking_vq.errors import InputError, require_one_of
-from spiking_vq.export.graph import Neurons
+from spiking_vq.export.graphs.graph import Neurons
 from spiking_vq.neurons.lif import LIF
 
 FORMS = ("standard", "feedback")

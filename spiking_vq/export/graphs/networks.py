@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from spiking_vq.errors import InputError
-from spiking_vq.export.build import GraphBuilder, Signal
-from spiking_vq.export.graph import Convolution, Graph
+from spiking_vq.export.graphs.build import GraphBuilder, Signal
+from spiking_vq.export.graphs.graph import Convolution, Graph
 from spiking_vq.models.sdid import SDID
 from spiking_vq.models.token_denoiser import TokenDenoiser
 from spiking_vq.models.vq_svae import VQSVAE
@@ -18,7 +18,7 @@ def decoder_graph(vq_svae: VQSVAE, form: str, table: torch.Tensor | None = None)
 
     Args:
         vq_svae: stage 1 with folded batch norms.
-        form: of the neurons, see `spiking_vq.export.neurons`.
+        form: of the neurons, see `spiking_vq.export.graphs.neurons`.
         table: of one-hot planes, see `lookup`; None (default) reads the current itself.
     """
     generator = vq_svae.spike_generator
@@ -41,7 +41,7 @@ def denoiser_graph(denoiser: nn.Module, form: str, grid: tuple[int, int], table:
 
     Args:
         denoiser: with folded batch norms.
-        form: of the neurons, see `spiking_vq.export.neurons`.
+        form: of the neurons, see `spiking_vq.export.graphs.neurons`.
         grid: (h, w).
         table: of one-hot planes, see `lookup`; None (default) reads the current itself.
 

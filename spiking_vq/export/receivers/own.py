@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spiking_vq.errors import require
-from spiking_vq.export.graph import INPUT, OUTPUT, Convolution, Graph, Neurons, Node
+from spiking_vq.export.graphs.graph import INPUT, OUTPUT, Convolution, Graph, Neurons, Node
 from spiking_vq.runtime.running import running
 
 Observer = Callable[[int, str, Tensor], None]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from spiking_vq.errors import InputError, require
-from spiking_vq.export.graph import INPUT, OUTPUT, Convolution, Graph, Neurons
-from spiking_vq.export.receiver import Receiver
+from spiking_vq.export.graphs.graph import INPUT, OUTPUT, Convolution, Graph, Neurons
+from spiking_vq.export.receivers.own import Receiver
 from spiking_vq.quantisation.grid import integers_of
 
 MOST_EXPONENT = 24

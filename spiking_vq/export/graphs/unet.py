@@ -1,8 +1,8 @@
 """The graph of the small U-Net, `SDDPMUNet`.
 
-All levels share the coarsest level's grid of positions, see `spiking_vq.export.cells`. A concatenation is two nodes
-whose synapses meet in the same neurons. The embedding of the diffusion time is a current of its own for every block,
-which the host computes; it comes in next to the image, as more channels. The head does not spike: it stays on the host.
+All levels share the coarsest level's grid of positions, see `cells`. A concatenation is two nodes whose synapses meet
+in the same neurons. The embedding of the diffusion time is a current of its own for every block, which the host
+computes; it comes in next to the image, as more channels. The head does not spike: it stays on the host.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from spiking_vq.export.build import GraphBuilder, Signal
-from spiking_vq.export.graph import Convolution, Graph
+from spiking_vq.export.graphs.build import GraphBuilder, Signal
+from spiking_vq.export.graphs.graph import Convolution, Graph
 from spiking_vq.layers.synapses import NormedSynapse
 from spiking_vq.models.sddpm import PreSpikeBlock, SDDPMUNet
 
@@ -33,7 +33,7 @@ def unet_graph(unet: SDDPMUNet, form: str) -> Graph:
 
     Args:
         unet: with folded batch norms.
-        form: of the neurons, see `spiking_vq.export.neurons`.
+        form: of the neurons, see `spiking_vq.export.graphs.neurons`.
     """
     side = 2 ** num_halvings(unet)
     _, *size = unet.image_shape

@@ -1,0 +1,1 @@
+"""What runs graphs: our own receiver, in real numbers and in integers, and other libraries."""
