@@ -104,7 +104,7 @@ class LatentPipeline(Pipeline):
         Args:
             folder: to write to; files of an earlier export there are replaced.
             to: `nir`, `onnx` or `pt2` (torch.export).
-            form: of the neurons in NIR, see `spiking_vq.export.neurons`: `standard`, or `feedback` for receivers
+            form: of the neurons in NIR, see `spiking_vq.export.graphs.neurons`: `standard`, or `feedback` for receivers
                 that know no subtracting reset.
             inputs: of the graphs in NIR, see `spiking_vq.export.host`: `host`, or `spikes` for look-ups as synapses.
             n: number of images that the expected results are of.

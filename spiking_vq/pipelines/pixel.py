@@ -80,7 +80,7 @@ class PixelPipeline(Pipeline):
         Args:
             folder: to write to; files of an earlier export there are replaced.
             to: `nir`.
-            form: of the neurons, see `spiking_vq.export.neurons`.
+            form: of the neurons, see `spiking_vq.export.graphs.neurons`.
             n: number of images that the expected results are of.
 
         Returns:
