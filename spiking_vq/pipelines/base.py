@@ -65,7 +65,8 @@ class Pipeline:
         model: the networks, of a file of stage `stage`.
         config: its configuration.
         device: where to compute.
-        precision: `fp32`, `bf16` (autocast; membranes stay fp32) or `fp64`.
+        precision: `fp32`, `bf16` (autocast; membranes stay fp32) or `fp64`. A quantised model computes in fp32 for
+            `bf16`, which would round its sums of integers.
         compile: compile the neurons' kernels (see `spiking_vq.runtime.compiling`): faster from some hundred images on.
 
     Attributes:
@@ -94,7 +95,8 @@ class Pipeline:
     ) -> None:
         require_one_of("precision", precision, PRECISIONS)
         self.model, self.config = model.to(device, parameter_type(precision)).eval(), config
-        self.device, self.precision, self.compile = torch.device(device), precision, compile
+        rounds = precision == "bf16" and config.weight_bits is not None
+        self.device, self.precision, self.compile = torch.device(device), "fp32" if rounds else precision, compile
 
     def to(self, device: torch.device | str) -> Pipeline:
         """Move the networks to a device, and compute there from now on."""

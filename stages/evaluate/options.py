@@ -37,7 +37,7 @@ class Options(ModelOptions, SamplerArguments):
         classifier: `model.safetensors` of the classifier; by default your own or the one that ships.
         seed: of the generated images.
         device: of torch, such as `cpu` or `cuda`.
-        precision: of sampling and of the Inception.
+        precision: of sampling and of the Inception; a quantised model samples in `fp32` for `bf16`.
         data_dir: folder of the data sets.
         results: folder of the reports.
     """

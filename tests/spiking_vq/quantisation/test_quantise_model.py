@@ -88,6 +88,14 @@ def test_a_quantised_model_is_a_model_file(latent_model, absorbing_config, tmp_p
         assert types["denoiser.blocks.1.branch.1.1.bias"] == torch.float32
 
 
+def test_bf16_does_not_round_integers(latent_model, absorbing_config):
+    model, config = quantise_model(latent_model, replace(absorbing_config, data="digits", conditional=False))
+    single, half = (LatentPipeline(model, config, precision=precision) for precision in ("fp32", "bf16"))
+    assert half.precision == "fp32"
+    assert torch.equal(single.sample(3, sample_steps=3).images, half.sample(3, sample_steps=3).images)
+    assert LatentPipeline(latent_model, absorbing_config, precision="bf16").precision == "bf16"
+
+
 def test_the_model_itself_stays(latent_model, absorbing_config):
     before = deepcopy(latent_model.state_dict())
     quantise_model(latent_model, absorbing_config)
