@@ -154,6 +154,8 @@ def _from_node(name: str, node: Any) -> Node:
 def _stored(value: Tensor) -> np.ndarray:
     """float32 where that is exact, else float64."""
     array = value.detach().cpu().numpy()
+    if array.dtype == np.float32:
+        return array
     short = array.astype(np.float32)
     return short if (short == array).all() else array
 

@@ -17,6 +17,7 @@ from stages.compare.energy import energy, latency, turning_rates
 from stages.compare.exports import exports, runtimes
 from stages.compare.models import overview, shipped, unet
 from stages.compare.published import PUBLISHED, UNKNOWN
+from stages.compare.quantised import quantised
 from stages.compare.tables import COMPARED, PRESETS, TITLES, read_systems, shown, split, system_table
 from stages.evaluate.protocols import PROTOCOLS
 from stages.reporting.markdown import table
@@ -177,6 +178,7 @@ TABLES: dict[str, Callable[..., list]] = {
     "energy": energy,
     "turning-rates": turning_rates,
     "latency": latency,
+    "quantised": quantised,
     "exports": exports,
     "runtimes": runtimes,
     "bench": bench,

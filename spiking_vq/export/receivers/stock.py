@@ -148,10 +148,11 @@ def ungrouped(graph: Graph) -> Graph:
 
 
 def _dense(node: Convolution) -> Convolution:
+    """A convolution without groups, in float32, as there are gigabytes of it."""
     if node.groups == 1:
         return node
     out_channels, in_channels = (len(node.weight) // node.groups, node.weight.shape[1])
-    weight = node.weight.new_zeros(len(node.weight), in_channels * node.groups, *node.weight.shape[2:])
+    weight = torch.zeros(len(node.weight), in_channels * node.groups, *node.weight.shape[2:], dtype=torch.float32)
     for group in range(node.groups):
         rows = slice(group * out_channels, (group + 1) * out_channels)
         weight[rows, group * in_channels : (group + 1) * in_channels] = node.weight[rows]
