@@ -115,6 +115,8 @@ class GraphBuilder:
                 f"a mixer over {size[0]}x{size[1]} positions cannot be exported: it would store"
                 f" {2 * channels * positions**2:,} weights. Use a coarser grid (one more of model.channels in stage 1)."
             )
+        if size[0] != size[1]:
+            raise InputError(f"a mixer over a grid that is not square, {size[0]}x{size[1]}, cannot be exported")
         name = self.names[module.linear]
         maps = module.linear.weight.double().expand(channels, positions, positions)  # of each channel, or of all
         gather = maps.reshape(channels * positions, 1, *size)
@@ -123,8 +125,6 @@ class GraphBuilder:
         spread = torch.eye(positions, dtype=torch.float64).flip(1).view(positions, *size)
         spread = module.norm.weight.double().view(-1, 1, 1, 1) * spread
         back = Convolution(spread, module.norm.bias.double(), (1, 1), padding=size[0] - 1, groups=channels)
-        if size[0] != size[1]:
-            raise InputError(f"a mixer over a grid that is not square, {size[0]}x{size[1]}, cannot be exported")
         return self.node(f"{name}_spread", back, self.node(f"{name}_gather", gathered, signal))
 
     def neurons(self, module: LIF, signal: Signal, name: str) -> Signal:
@@ -148,7 +148,6 @@ class GraphBuilder:
             bias: [C'] to add.
             name: of the node.
         """
-        core = [part for part in layer.modules() if hasattr(part, "weight")][-1]
         if isinstance(layer, nn.Conv2d) and signal.side == 1:
             weight, side, options = layer.weight.double(), 1, {"stride": layer.stride[0], "padding": layer.padding[0]}
         else:
@@ -156,7 +155,7 @@ class GraphBuilder:
             weight, side = convolution_of_cells(_without_bias(layer), signal.channels, signal.side)
         out_channels = len(weight) // side**2
         bias = torch.zeros(out_channels) if bias is None else bias.detach()
-        bias = bias.double().to(core.weight.device).repeat_interleave(side**2)
+        bias = bias.double().repeat_interleave(side**2)
         made = Convolution(weight.detach(), bias, signal.shape[1:], **options)
         return self.node(name, made, signal, side=side)
 
