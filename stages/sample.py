@@ -27,7 +27,7 @@ from spiking_vq.runtime.precision import PRECISIONS
 from stages.cli.machine import check_device, worth_compiling
 from stages.cli.options import ModelOptions, SamplerArguments, read_options, sampler_settings
 from stages.cli.progress import progress
-from stages.cli.ranks import gathered, launch
+from stages.cli.ranks import gathered, launch, leave
 
 ImageCount = Annotated[int, Range(f"in 1..{MOST}", lambda n: 1 <= n <= MOST)]
 
@@ -75,6 +75,7 @@ def main(arguments: list[str]) -> None:
     if rank() == 0:
         write_samples(out, samples)
         print(f"wrote {out / 'grid.png'} and {out / 'images'} ({len(samples.images)} images)")
+    leave()
 
 
 def sample_together(pipeline: Pipeline, n: int, title: str, **options: Any) -> Samples:

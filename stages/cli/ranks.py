@@ -24,6 +24,16 @@ def launch(device: str, devices: int) -> torch.device:
     return fabric.device
 
 
+def leave() -> None:
+    """End the work of several processes together: each waits for the others, and closes its connections.
+
+    Connections that are open when Python ends may be closed in the wrong order, with a message of C++ on stderr.
+    """
+    if num_ranks() > 1:
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def gathered(parts: dict[int, Any]) -> dict[int, Any]:
     """All ranks' entries, on every rank, in order of their keys."""
     every = [parts]
