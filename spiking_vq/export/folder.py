@@ -16,7 +16,7 @@ from spiking_vq.checkpoint.file import fingerprint
 from spiking_vq.config.compare import portable
 from spiking_vq.config.load import config_from_dict
 from spiking_vq.config.schema import Config
-from spiking_vq.errors import InputError, require_one_of
+from spiking_vq.errors import InputError, require_integer, require_one_of
 from spiking_vq.files import atomic_write, json_text, read_path, require_writable, sha256_of
 from spiking_vq.randomness import mix_seed
 
@@ -42,7 +42,12 @@ def claim(folder: str | Path, to: str) -> Path:
 
 
 def export_seeds(n: int) -> list[int]:
-    """Seeds of the `n` images that an export's expected results are of: the first of a set of seed 0."""
+    """Seeds of the `n` images that an export's expected results are of: the first of a set of seed 0.
+
+    Raises:
+        InputError: no image at all.
+    """
+    require_integer("n, the number of images,", n, 1)
     return [mix_seed(0, number) for number in range(n)]
 
 

@@ -105,9 +105,8 @@ def ends(exported: nn.Module, graphs: Mapping[str, Graph], examples: Examples | 
 
 
 def read_integers(folder: Path, part: str) -> dict[str, Tensor]:
-    """The integers of a part's graph, see `integers.tables`; empty where the model is not quantised."""
-    path = folder / INTEGERS
-    values = load_file(path) if path.is_file() else {}
+    """The integers of a part's graph of a quantised model, see `integers.tables`."""
+    values = load_file(folder / INTEGERS)
     return {name.removeprefix(f"{part}/"): value for name, value in values.items() if name.startswith(f"{part}/")}
 
 

@@ -113,9 +113,12 @@ class LatentPipeline(Pipeline):
             The folder.
 
         Raises:
-            InputError: a network that cannot be exported so, a missing package, or a folder that cannot be written to.
+            InputError: a network that cannot be exported so, an option that the format does not have, a missing
+                package, or a folder that cannot be written to.
         """
         folder, seeds, model = claim(folder, to), export_seeds(n), copy.deepcopy(self.model).cpu()
+        of_nir = (form, inputs) != ("standard", "host")
+        require(to == "nir" or not of_nir, "form and inputs", f"left out with to={to}", f"{form} and {inputs}")
         require(isinstance(model.vq_svae, VQSVAE), "the model", "one that is not exported already", "an export")
         exact = LatentPipeline(fold_batch_norms(copy.deepcopy(model).float()), self.config, precision="fp64")
         *_, last = exact.states(seeds)

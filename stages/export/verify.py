@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from spiking_vq.data.levels import to_uint8
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
 from spiking_vq.export.check import TOLERANCE, faults, graph_of, own_agreement
 from spiking_vq.export.expected import Result, compute, from_arrays
 from spiking_vq.export.folder import DESCRIPTION, export_seeds, read_description, read_expected
@@ -64,14 +64,16 @@ def main(arguments: list[str]) -> None:
         part["file"]: (options.model / part["file"]).stat().st_size for part in description["parts"].values()
     }
     if description["to"] != "nir":
+        require(not options.ungrouped, "ungrouped", f"left out of an export to {description['to']}", "true")
         report["parts"] = compare_outputs(model, examples, expected)
     else:
         report["faults"] = list(faults(model, config, description["form"], description["inputs"]))
         print(*report["faults"], sep="\n", end="\n" if report["faults"] else "")
         model = model.double()
         report["parts"] = {part: own(model, part, examples, expected[part]) for part in expected}
-        report["integers"] = dict(integers(options.model, model, examples, expected))
-        if report["integers"]:
+        report["integers"] = {}
+        if config.weight_bits is not None:
+            report["integers"] = dict(integers(options.model, model, examples, expected))
             report["parts"]["encoder"]["by_rounding"] = True
             print("encoder    of a quantised model: integer weights end many sums of pixels exactly at the threshold,")
             print("           where the order of the sums decides; it need not agree")
@@ -123,12 +125,11 @@ def integers(
     The encoder is left out: its first synapse reads pixels, which are real numbers.
     """
     for part in ("decoder", "denoiser"):
-        if tables := read_integers(folder, part):
-            receiver = IntegerReceiver(graph_of(model, part).graph, tables)
-            row = own_agreement(model, part, examples, expected[part], receiver)._asdict()
-            row |= {"tolerance": TOLERANCE[torch.float64], "accumulator_bits": receiver.accumulator_bits}
-            print(f"{part:10} integers, accumulators of {receiver.accumulator_bits} bits: {in_words(row)}")
-            yield part, row
+        receiver = IntegerReceiver(graph_of(model, part).graph, read_integers(folder, part))
+        row = own_agreement(model, part, examples, expected[part], receiver)._asdict()
+        row |= {"tolerance": TOLERANCE[torch.float64], "accumulator_bits": receiver.accumulator_bits}
+        print(f"{part:10} integers, accumulators of {receiver.accumulator_bits} bits: {in_words(row)}")
+        yield part, row
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spiking_vq.errors import InputError, require
-from spiking_vq.export.graphs.graph import INPUT, OUTPUT, Convolution, Graph, Neurons
+from spiking_vq.export.graphs.graph import INPUT, Convolution, Graph, Neurons
 from spiking_vq.export.receivers.own import Receiver
 from spiking_vq.quantisation.grid import integers_of
 
@@ -72,24 +72,14 @@ class IntegerReceiver(Receiver):
             InputError: an input that is no integer times a power of two, or a membrane beyond int32.
         """
         exponent = self._exponent(x, num_steps)
-        unit, states, late, outputs = 2.0**exponent, {}, {}, []
-        sources = {name: self.graph.sources(name) for name in (*self.graph.nodes, OUTPUT)}
-        for step in range(num_steps):
-            made = {INPUT: _whole(x[step if len(x) > 1 else 0].double() * unit)}
-            self._tell(step, INPUT, x[step if len(x) > 1 else 0])
-            for name, node in self.graph.nodes.items():
-                total = torch.zeros(x.shape[1], *node.input_shape, dtype=torch.int64)
-                for source in sources[name]:
-                    value = made.get(source, late.get(source))
-                    total = total if value is None else total + value
-                if isinstance(node, Neurons):
-                    made[name], states[name] = self._fire(node, total, states.get(name), exponent)
-                    self._tell(step, name, (made[name] > 0).to(x.dtype))
-                else:
-                    made[name] = self._convolve(name, node, total, exponent)
-            late = made
-            outputs.append(sum(made[source] for source in sources[OUTPUT]).double() / unit)
-        return torch.stack(outputs).to(x.dtype)
+        unit, nodes = 2.0**exponent, self.graph.nodes
+        outputs = self._run(
+            _whole(x.double() * unit),
+            num_steps,
+            lambda name, x: self._convolve(name, nodes[name], x, exponent),
+            lambda name, x, mem: self._fire(nodes[name], x, mem, exponent),
+        )
+        return (outputs.double() / unit).to(x.dtype)
 
     def _convolve(self, name: str, node: Convolution, x: Tensor, exponent: int) -> Tensor:
         """Sums of products of integers; float64 holds them exactly."""

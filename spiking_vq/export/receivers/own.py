@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,13 @@ from spiking_vq.runtime.running import running
 
 Observer = Callable[[int, str, Tensor], None]
 """Called with the step, the name of a neuron layer (or `input`), and its spikes `[B, C, H, W]`."""
+
+
+Convolve = Callable[[str, Tensor], Tensor]
+"""Function of a synapse's name and its input `[B, C, H, W]` that returns its output."""
+
+Fire = Callable[[str, Tensor, Any], tuple[Tensor, Any]]
+"""Function of a layer's name, its input `[B, C, H, W]` and its state, None at rest, that returns spikes and state."""
 
 
 class Receiver(nn.Module):
@@ -40,6 +48,11 @@ class Receiver(nn.Module):
         shift = running().threshold_shift
         require(not shift, "threshold_shift", "0 in an exported network, whose thresholds are fixed", shift)
         nodes = self._nodes(x.dtype, x.device)
+        return self._run(x, num_steps, lambda name, x: nodes[name](x), lambda name, *given: nodes[name].step(*given))
+
+    def _run(self, x: Tensor, num_steps: int, convolve: Convolve, fire: Fire) -> Tensor:
+        """The outputs of all steps, by functions of a node's name that compute its synapses and its neurons."""
+        nodes = self.graph.nodes
         sources = {name: self.graph.sources(name) for name in (*nodes, OUTPUT)}
         states, late, outputs = {}, {}, []
         for step in range(num_steps):
@@ -51,10 +64,10 @@ class Receiver(nn.Module):
                     value = made.get(source, late.get(source))
                     total = total if value is None else total + value  # nothing comes late at the first step
                 if isinstance(node, Neurons):
-                    made[name], states[name] = node.step(total, states.get(name))
+                    made[name], states[name] = fire(name, total, states.get(name))
                     self._tell(step, name, made[name])
                 else:
-                    made[name] = node(total)
+                    made[name] = convolve(name, total)
             late = made
             outputs.append(sum(made[source] for source in sources[OUTPUT]))
         return torch.stack(outputs)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import BASE, LEAKY, PAPER, T, tiny
+from tiny_models import BASE, LEAKY, MODELS, T, tiny
 
 import spiking_vq
 from spiking_vq.checkpoint.build import build_model
@@ -26,16 +26,7 @@ from spiking_vq.pipelines.pixel import PixelPipeline
 nir = pytest.importorskip("nir")
 h5py = pytest.importorskip("h5py")
 
-MODELS = {
-    "vq": {},
-    "product": {"stage1": "product"},
-    "residual": {"stage1": "residual", "conditional": True},
-    "count": {"stage1": "count", "conditional": True},
-    "deep": {"stage1": "deep", "denoiser_lif": {"beta": 1.0, "reset": "subtract"}},
-    "paper": {"lif": PAPER, "denoiser": "sdid", "denoiser_lif": PAPER},
-    "poisson": {"stage1": "poisson", "lif": LEAKY},
-    "delayed": {"lif": BASE | {"reset": "delayed_subtract"}},
-}
+MODELS = MODELS | {"delayed": {"lif": BASE | {"reset": "delayed_subtract"}}}
 """Name -> arguments of `tiny`."""
 
 CURRENTS = {"paper": {"denoiser", "decoder"}, "poisson": {"denoiser"}}

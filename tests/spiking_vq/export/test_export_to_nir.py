@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from tiny_models import LEAKY, PAPER, agreements, faults_of, results_in, tiny
+from tiny_models import LEAKY, MODELS, assert_exact, faults_of, results_in, tiny
 
 import spiking_vq
 from spiking_vq.data.levels import to_uint8
@@ -20,14 +20,7 @@ CHUNK = 3
 
 DELAYED = {"beta": 0.75, "reset": "delayed_subtract"}
 
-MODELS = {
-    "vq": {},
-    "product": {"stage1": "product"},
-    "residual": {"stage1": "residual", "conditional": True},
-    "count": {"stage1": "count", "conditional": True},
-    "deep": {"stage1": "deep", "denoiser_lif": {"beta": 1.0, "reset": "subtract"}},
-    "paper": {"lif": PAPER, "denoiser": "sdid", "denoiser_lif": PAPER},
-    "poisson": {"stage1": "poisson", "lif": LEAKY},
+MODELS = MODELS | {
     "repeat": {"stage1": "repeat", "lif": LEAKY | {"threshold": 0.7}},
     "delayed": {"lif": DELAYED, "denoiser_lif": DELAYED, "conditional": True},
 }
@@ -56,13 +49,7 @@ def test_spike_for_spike(name, form, inputs, tmp_path):
     pipeline = tiny(**MODELS[name])
     assert pipeline.export(tmp_path, form=form, inputs=inputs) == tmp_path
     loaded = spiking_vq.load(tmp_path, precision="fp64")
-    rows = agreements(loaded, tmp_path)
-    assert rows.keys() == {"decoder", "encoder", "denoiser"}
-    for row in rows.values():
-        assert row.slots > 100
-        assert row.differ == 0
-        assert row.output < 1e-9
-    assert faults_of(loaded, tmp_path) == []
+    assert_exact(loaded, tmp_path, least=100)
     whole = in_fp64(pipeline).sample(CHUNK + 1, seed=5)
     again = loaded.sample(CHUNK + 1, seed=5)
     assert len(whole.tokens.unique()) > 2
@@ -217,3 +204,16 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file"):
         tiny().export(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"to": "pt2", "form": "feedback"}, "form and inputs must be left out with to=pt2; got feedback and host"),
+        ({"to": "onnx", "inputs": "spikes"}, "form and inputs must be left out with to=onnx; got standard and spikes"),
+        ({"n": 0}, "n, the number of images, must be at least 1; got 0"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        tiny().export(tmp_path, **options)

@@ -64,6 +64,13 @@ def test_verify_runs_the_integers(exported, capsys):
     assert '"accumulator_bits"' in report.read_text()
 
 
+def test_integers_that_were_left_behind_are_not_read(exported, capsys):
+    tiny(conditional=True).export(exported)
+    assert (exported / INTEGERS).is_file()
+    main(["verify", str(exported), "receivers=false"])
+    assert "integers" not in capsys.readouterr().out
+
+
 def test_a_model_of_real_weights_has_no_integers(tmp_path):
     folder = tiny().export(tmp_path)
     assert not (folder / INTEGERS).exists()

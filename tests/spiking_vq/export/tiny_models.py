@@ -45,6 +45,18 @@ STAGE1 = {
 """Kind of stage 1 -> its options. `deep` halves three times, and has residual blocks of pixels in cells."""
 
 
+MODELS = {
+    "vq": {},
+    "product": {"stage1": "product"},
+    "residual": {"stage1": "residual", "conditional": True},
+    "count": {"stage1": "count", "conditional": True},
+    "deep": {"stage1": "deep", "denoiser_lif": {"beta": 1.0, "reset": "subtract"}},
+    "paper": {"lif": PAPER, "denoiser": "sdid", "denoiser_lif": PAPER},
+    "poisson": {"stage1": "poisson", "lif": LEAKY},
+}
+"""Name -> arguments of `tiny`, of the models that export and events are tested with."""
+
+
 def tiny(stage1="vq", lif=None, denoiser="token", denoiser_lif=None, conditional=False, steps=T, **config):
     """A pipeline of 2x2 tokens.
 
@@ -123,6 +135,17 @@ def agreements(pipeline, folder):
         for name, spk in result.spikes.items():
             assert 0 < spk.double().mean() < 1, f"all neurons of {part}, {name} do the same"
     return {part: own_agreement(pipeline.model, part, examples, result) for part, result in expected.items()}
+
+
+def assert_exact(pipeline, folder, least):
+    """Check that the graphs of an exported fp64 pipeline give every spike, of at least so many slots a part."""
+    rows = agreements(pipeline, folder)
+    assert rows.keys() == {"decoder", "encoder", "denoiser"}
+    for row in rows.values():
+        assert row.slots > least
+        assert row.differ == 0
+        assert row.output < 1e-9
+    assert faults_of(pipeline, folder) == []
 
 
 def faults_of(pipeline, folder):
