@@ -16,6 +16,7 @@ from importlib import import_module
 
 from spiking_vq.errors import InputError
 from stages.cli import help
+from stages.cli.data import with_data_names
 from stages.cli.options import nearest
 from stages.cli.run import quiet_warnings, run_command
 
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> None:
     elif name in COMMANDS and wants_help:
         print(help.command_help(name, import_module(COMMANDS[name]), rest[0]))
     elif name in COMMANDS:
-        import_module(COMMANDS[name]).main(rest)
+        import_module(COMMANDS[name]).main(with_data_names(rest))
     elif names and (wants_help or not rest):
         print(help.group_help(verb, COMMANDS))
     elif names:

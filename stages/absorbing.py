@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from spiking_vq.checkpoint.build import LatentModel, build_denoiser
 from spiking_vq.checkpoint.file import fingerprint, load_model, stage1_file
-from spiking_vq.config.schema import AbsorbingConfig, VQSVAEConfig
-from spiking_vq.data.datasets import load_dataset
+from spiking_vq.config.schema import AbsorbingConfig, Config, VQSVAEConfig
 from spiking_vq.data.levels import to_unit
+from spiking_vq.data.mapped import MappedImages
 from spiking_vq.data.styles import with_styles
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.diffusion.guidance import guided, with_labels
@@ -24,7 +24,9 @@ from spiking_vq.files import atomic_write
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.pipelines.base import within
 from spiking_vq.runtime.precision import parameter_type
+from stages.cli.data import data_of
 from stages.training.denoiser import DenoiserStage, with_label_counts
+from stages.training.forecast import tokens_of
 
 TOKENIZE_BATCH = 256
 
@@ -51,26 +53,22 @@ def prepare(config: AbsorbingConfig) -> tuple[AbsorbingConfig, TokenData]:
     """
     if config.distilled_guidance and not config.train.start_from:
         raise InputError("distilled_guidance needs train.start_from=MODEL, the model whose guided answer is distilled")
-    vq_svae, stage1 = load_stage1(config)
-    sizes = f"left out, or stage 1's {stage1.image_size or 'own'}"
-    require(config.image_size in (None, stage1.image_size), "image_size", sizes, config.image_size)
-    sha256 = fingerprint(vq_svae)
-    shapes = {"image_size": stage1.image_size, "image_shape": stage1.image_shape}
-    config = replace(config, **shapes, vq_svae=stage1, stage1_sha256=sha256)
-    data = load_dataset(config.data, config.data_dir, config.image_size)
+    config, vq_svae, stage1 = with_stage1(config)
+    config = replace(config, image_shape=stage1.image_shape, vq_svae=stage1, stage1_sha256=fingerprint(vq_svae))
+    data = data_of(config)
     config = with_label_counts(config, data)
     cache = Path(config.tokens_dir or Path(config.runs) / config.data / "tokens")
     vq_svae.to(config.device)
-    val, train = (cached_tokens(vq_svae, sha256, split.images, cache) for split in (data.val, data.train))
+    val, train = (cached_tokens(vq_svae, config.stage1_sha256, split.images, cache) for split in (data.val, data.train))
     train_labels, val_labels = with_styles(data.train, data.val, config.styles)
     return config, TokenData(vq_svae.cpu(), [train, train_labels], [val, val_labels])
 
 
-def load_stage1(config: AbsorbingConfig) -> tuple[VQSVAE, VQSVAEConfig]:
-    """The frozen stage 1 and its configuration.
+def with_stage1(config: AbsorbingConfig) -> tuple[AbsorbingConfig, VQSVAE, VQSVAEConfig]:
+    """The configuration, which reads images as the frozen stage 1 does; stage 1; and the configuration of stage 1.
 
     Raises:
-        InputError: there is none, or it was trained on other data.
+        InputError: there is none, or it was trained on other data, or on images that are read in another way.
     """
     path = stage1_file(config)
     if not path.is_file():
@@ -85,7 +83,10 @@ def load_stage1(config: AbsorbingConfig) -> tuple[VQSVAE, VQSVAEConfig]:
         raise InputError(f"{path} is a {stage1.stage} model: stage1= must name a vq_svae one, or one that holds it")
     if stage1.data != config.data:
         raise InputError(f"{path} was trained on {stage1.data}, not on {config.data}: use data={stage1.data}")
-    return model, stage1
+    for name, value in stage1.reading.items():
+        own = getattr(config, name)
+        require(own in (getattr(Config, name), value), name, f"left out, or as in stage 1: {value}", own)
+    return replace(config, **stage1.reading), model, stage1
 
 
 def load_teacher(config: AbsorbingConfig) -> nn.Module:
@@ -133,6 +134,11 @@ class AbsorbingStage(DenoiserStage):
         teacher = guided(strong, config.distilled_guidance, weak, applies=labels != self.no_label)
         return {"teacher": with_labels(teacher, labels)}
 
+    @property
+    def about(self) -> str:
+        """See `Stage.about`."""
+        return f"{super().about}, {tokens_of(self.frozen[0])}"
+
     def export(self) -> nn.Module:
         """The denoiser with the frozen stage 1."""
         return LatentModel(self.frozen[0], self.trained)
@@ -152,7 +158,7 @@ class AbsorbingStage(DenoiserStage):
             )
 
 
-def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor, folder: Path) -> Tensor:
+def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor | MappedImages, folder: Path) -> Tensor:
     """The tokens int64 [N, G, h, w] of uint8 images [N, C, H, W], encoded once.
 
     Args:
@@ -161,8 +167,10 @@ def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor, folder: Path) ->
         images: to encode.
         folder: of the files; a damaged one is replaced.
     """
-    key = hashlib.sha256(sha256.encode() + images.numpy().tobytes()).hexdigest()[:16]
-    path = folder / f"{key}.npy"
+    digest = hashlib.sha256(sha256.encode())
+    for batch in images.split(TOKENIZE_BATCH):
+        digest.update(batch.contiguous().numpy())
+    path = folder / f"{digest.hexdigest()[:16]}.npy"
     if path.exists():
         try:
             return torch.from_numpy(np.load(path)).long().view(len(images), *vq_svae.code_grid)

@@ -13,20 +13,33 @@ from spiking_vq.checkpoint.build import build_classifier
 from spiking_vq.config.options import AugmentOptions
 from spiking_vq.config.schema import ClassifierConfig
 from spiking_vq.data.augment import random_affine, warp
-from spiking_vq.data.datasets import ImageData, load_dataset
 from spiking_vq.data.levels import to_unit
+from spiking_vq.data.official import Split
+from spiking_vq.data.styles import with_styles
 from spiking_vq.runtime.distributed import own_rows
 from spiking_vq.runtime.precision import parameter_type
+from stages.cli.data import data_of
 from stages.training.stage import Stage
 
 VALIDATION_BATCH = 256
 PICTURED = 64
 
+CLUSTERS = 16
+"""Classes of images without labels."""
 
-def prepare(config: ClassifierConfig) -> tuple[ClassifierConfig, ImageData]:
-    """Load the data, and complete the configuration with their shape and number of labels."""
-    data = load_dataset(config.data, config.data_dir, config.image_size)
-    return replace(config, image_shape=list(data.image_shape), num_classes=data.num_classes), data
+
+def prepare(config: ClassifierConfig) -> tuple[ClassifierConfig, list[Split]]:
+    """Load the data, and complete the configuration with their shape and number of labels.
+
+    Images without labels are told apart by their style: `CLUSTERS` clusters by appearance stand for labels.
+    """
+    data = data_of(config)
+    splits, num_classes = [data.train, data.val], data.num_classes
+    if not data.labelled:
+        num_classes = min(CLUSTERS, 2 ** (len(data.train.labels).bit_length() - 1))
+        labels = with_styles(data.train, data.val, num_classes)
+        splits = [Split(split.images, own) for split, own in zip(splits, labels, strict=True)]
+    return replace(config, image_shape=list(data.image_shape), num_classes=num_classes), splits
 
 
 class ClassifierStage(Stage):
@@ -39,8 +52,8 @@ class ClassifierStage(Stage):
     monitor = "cross_entropy"
 
     def __init__(self, config: ClassifierConfig) -> None:
-        config, self.data = prepare(config)
-        super().__init__(config, build_classifier(config), self.data.train)
+        config, (train, self.val) = prepare(config)
+        super().__init__(config, build_classifier(config), train)
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy of uint8 images, augmented as configured, and their labels."""
@@ -53,7 +66,7 @@ class ClassifierStage(Stage):
 
     def validate(self) -> dict[str, float]:
         """Cross-entropy in nats and accuracy over the validation split."""
-        logits, labels = self._logits(), self.data.val.labels
+        logits, labels = self._logits(), self.val.labels
         return {
             "cross_entropy": F.cross_entropy(logits, labels).item(),
             "accuracy": (logits.argmax(1) == labels).double().mean().item(),
@@ -61,14 +74,14 @@ class ClassifierStage(Stage):
 
     def picture(self) -> Tensor:
         """The validation images whose label the classifier finds least probable."""
-        likelihood = self._logits().log_softmax(1).gather(1, self.data.val.labels.unsqueeze(1)).squeeze(1)
-        return to_unit(self.data.val.images[likelihood.argsort()[:PICTURED]])
+        likelihood = self._logits().log_softmax(1).gather(1, self.val.labels.unsqueeze(1)).squeeze(1)
+        return to_unit(self.val.images[likelihood.argsort()[:PICTURED]])
 
     @torch.no_grad()
     def _logits(self) -> Tensor:
         """Logits [N, num_classes] of the validation images, on the CPU."""
         model = self.trained.eval()
-        batches = self.data.val.images.split(VALIDATION_BATCH)
+        batches = self.val.images.split(VALIDATION_BATCH)
         return torch.cat([model(self._as_input(images.to(self.device))).float().cpu() for images in batches])
 
     def _as_input(self, images: Tensor) -> Tensor:

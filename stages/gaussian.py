@@ -8,18 +8,19 @@ from torch import Tensor, nn
 
 from spiking_vq.checkpoint.build import PixelModel, build_unet
 from spiking_vq.config.schema import GaussianConfig
-from spiking_vq.data.datasets import ImageData, load_dataset
+from spiking_vq.data.image_data import ImageData
 from spiking_vq.data.levels import to_unit
 from spiking_vq.data.styles import with_styles
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.pipelines.base import Pipeline
 from spiking_vq.runtime.precision import parameter_type
+from stages.cli.data import data_of
 from stages.training.denoiser import DenoiserStage, with_label_counts
 
 
 def prepare(config: GaussianConfig) -> tuple[GaussianConfig, ImageData]:
     """Load the data, and complete the configuration with their shape and labels."""
-    data = load_dataset(config.data, config.data_dir, config.image_size)
+    data = data_of(config)
     return with_label_counts(replace(config, image_shape=list(data.image_shape)), data), data
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -20,19 +20,22 @@ from spiking_vq.checkpoint.build import build_vq_svae
 from spiking_vq.checkpoint.file import save_model
 from spiking_vq.config.load import load_config
 from spiking_vq.config.schema import STAGES as Options  # noqa: F401 (the help reads it)
-from spiking_vq.config.schema import Config, VQSVAEConfig
-from spiking_vq.data.datasets import load_dataset
+from spiking_vq.config.schema import AbsorbingConfig, Config, VQSVAEConfig
+from spiking_vq.data.own import OwnData
 from spiking_vq.errors import InputError
 from spiking_vq.files import NO_SPACE, atomic_write, cannot_write, json_text
 from spiking_vq.pipelines.zoo import located
 from spiking_vq.runtime.precision import usual_defaults
 from spiking_vq.runtime.running import run_with
-from stages.absorbing import AbsorbingStage
+from stages.absorbing import AbsorbingStage, with_stage1
 from stages.classifier import ClassifierStage
+from stages.cli.data import data_of
 from stages.cli.machine import can_compile, check_device, describe_machine, peak_memory_mb
 from stages.cli.options import preset_file, recorded_command
 from stages.gaussian import GaussianStage
+from stages.training.adapting import adapted
 from stages.training.callbacks import LOGGED, KeepRun, MetricsTable, RunBar
+from stages.training.forecast import Forecast
 from stages.training.run_folder import AtomicCheckpointIO, RunFolder, shapes
 from stages.training.stage import Stage
 from stages.vq_svae import VQSVAEStage, own_perceptual
@@ -49,6 +52,7 @@ def main(arguments: list[str]) -> None:
     preset = presets[-1] if presets else "base"  # the last one wins, as with every other override
     config = load_config(stage_name, preset_file(stage_name, preset), overrides)
     check_device(config.device, config.trainer.devices)
+    config = fitted(config, {key for key, _, value in (text.partition("=") for text in overrides) if value})
     if config.train.start_from:
         start = located(config.train.start_from, stage_name, *STAGES[stage_name].held_by)
         config = replace(config, train=replace(config.train, start_from=str(start)))
@@ -66,6 +70,19 @@ def main(arguments: list[str]) -> None:
     fit(stage, folder, arguments)
 
 
+def fitted(config: Config, given: set[str]) -> Config:
+    """The configuration adapted to its data, with a line for each change; `given` are the fields that the user gave."""
+    if isinstance(config, AbsorbingConfig):
+        config, _, _ = with_stage1(config)
+    data = data_of(config)
+    if isinstance(data, OwnData):
+        print(data.about)
+    config, changes = adapted(config, data, given)
+    for change in changes:
+        print(f"adapted to the data: {change}")
+    return config
+
+
 def train_perceptual(config: VQSVAEConfig) -> None:
     """Train the classifier of stage 1's perceptual loss, unless it exists, another is named, or the loss is not used.
 
@@ -73,12 +90,11 @@ def train_perceptual(config: VQSVAEConfig) -> None:
     """
     if not config.perceptual.weight or config.perceptual.classifier or own_perceptual(config).exists():
         return
-    data = load_dataset(config.data, config.data_dir, config.image_size)
-    build_vq_svae(replace(config, image_shape=list(data.image_shape)))  # finds mistakes before the work
+    build_vq_svae(replace(config, image_shape=list(data_of(config).image_shape)))  # finds mistakes before the work
     print(f"training the classifier of the perceptual loss first (perceptual.weight={config.perceptual.weight:g})")
     same = [f"{name}={getattr(config, name)}" for name in ("data", "data_dir", "runs", "device")]
-    size = [] if config.image_size is None else [f"image_size={config.image_size}"]
-    main(["classifier", "preset=perceptual", *same, *size])
+    same += [f"{name}={value}" for name, value in config.reading.items() if value != getattr(Config, name)]
+    main(["classifier", "preset=perceptual", *same])
 
 
 def fit(stage: Stage, folder: RunFolder, arguments: list[str]) -> None:
@@ -96,12 +112,14 @@ def fit(stage: Stage, folder: RunFolder, arguments: list[str]) -> None:
     """
     config = stage.config
     table, checkpoints = MetricsTable(folder.metrics), AtomicCheckpointIO(shapes(stage.state_dict()))
-    bar = RunBar(f"{config.stage} {config.data} {config.preset}", stage.total_steps)
+    title = f"{config.stage} {config.data} {config.preset}"
+    bar, forecast = RunBar(title, stage.total_steps), Forecast(title, stage.total_steps, config.device)
     keep = KeepRun(folder, table, bar, stage.total_steps, config.train)
-    trainer = trainer_of(stage, folder, [keep, bar], table, checkpoints)
+    trainer = trainer_of(stage, folder, [keep, bar, forecast], table, checkpoints)
     resume = folder.last if folder.last.exists() else None
     if trainer.is_global_zero:
-        print(f"{folder.path}: {stage.total_steps} steps" + (f", resuming from {resume}" if resume else ""))
+        described = f"{stage.total_steps} steps; {stage.about}"
+        print(f"{folder.path}: {described}" + (f"; resuming from {resume}" if resume else ""))
     try:
         with run_with(compile=config.train.compile and can_compile()):
             trainer.fit(stage, ckpt_path=resume, weights_only=True)
@@ -128,7 +146,7 @@ def fit(stage: Stage, folder: RunFolder, arguments: list[str]) -> None:
 def trainer_of(
     stage: Stage,
     folder: RunFolder,
-    callbacks: list[KeepRun | RunBar],
+    callbacks: list[Callback],
     table: MetricsTable,
     checkpoints: AtomicCheckpointIO,
 ) -> Trainer:

@@ -14,7 +14,7 @@ from torch import Tensor
 from spiking_vq.checkpoint.build import LatentModel, build_vq_svae, sizes_that_fit
 from spiking_vq.checkpoint.file import fingerprint, load_model
 from spiking_vq.config.schema import ClassifierConfig, VQSVAEConfig
-from spiking_vq.data.datasets import ImageData, load_dataset
+from spiking_vq.data.image_data import ImageData
 from spiking_vq.data.levels import to_unit
 from spiking_vq.errors import InputError
 from spiking_vq.metrics.codebook import perplexity
@@ -24,6 +24,8 @@ from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.randomness import Stream
 from spiking_vq.runtime.distributed import own_rows
 from spiking_vq.runtime.precision import parameter_type
+from stages.cli.data import data_of
+from stages.training.forecast import tokens_of
 from stages.training.run_folder import RunFolder
 from stages.training.stage import Stage
 
@@ -33,7 +35,7 @@ PICTURED = 64
 
 def prepare(config: VQSVAEConfig) -> tuple[VQSVAEConfig, ImageData]:
     """Load the data, and complete the configuration with their shape."""
-    data = load_dataset(config.data, config.data_dir, config.image_size)
+    data = data_of(config)
     return replace(config, image_shape=list(data.image_shape)), data
 
 
@@ -85,6 +87,11 @@ class VQSVAEStage(Stage):
             "restarts": terms.mse.new_tensor(float(restarts)),
             **critics,
         }
+
+    @property
+    def about(self) -> str:
+        """See `Stage.about`."""
+        return f"{super().about}, {tokens_of(self.model)}"
 
     def network_of(self, exported: VQSVAE | LatentModel) -> VQSVAE:
         """The autoencoder, which a file of stage 2 holds too."""

@@ -24,6 +24,7 @@ from spiking_vq.config.options import (
     UNetOptions,
     VQSVAEOptions,
 )
+from spiking_vq.config.reading import ReadingConfig
 from spiking_vq.diffusion.absorbing import LOSSES
 from spiking_vq.diffusion.absorbing_sampler import AbsorbingSamplerOptions
 from spiking_vq.diffusion.gaussian_sampler import GaussianSamplerOptions
@@ -48,14 +49,13 @@ TWINS = ("relu", "quantised")
 
 
 @dataclass
-class Config:
+class Config(ReadingConfig):
     """Fields that all stages share.
 
     Attributes:
         stage: key of `STAGES`, fixed by the class.
         preset: name of the YAML file, in `configs/<stage>`.
-        data: name of the data set.
-        image_size: resize the images to this square; None (default) keeps the data's own size.
+        data: name of the data set, or on the command line the path of a folder of images or of an `.npz` file.
         image_shape: (C, H, W) of the images; filled in when training starts.
         seed: random seed of weights, batches and noise.
         train: optimiser, length, validation.
@@ -69,7 +69,6 @@ class Config:
     stage: str = ""
     preset: str = ""
     data: str = "mnist"
-    image_size: Count | None = None
     image_shape: list[Count] | None = None
     seed: Seed = 0
     train: TrainOptions = field(default_factory=TrainOptions)

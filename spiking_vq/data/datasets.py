@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from spiking_vq.data.image_data import ImageData, rows_of
 from spiking_vq.data.levels import resize, resize_images
 from spiking_vq.data.official import NUM_CLASSES, TORCHVISION, Split, read_half
+from spiking_vq.data.own import OwnData, Progress, is_own_name, register
+from spiking_vq.data.pictures import Wanted
 from spiking_vq.errors import InputError
 from spiking_vq.files import read_path
 from spiking_vq.randomness import permutation
 
 DATASETS = (*TORCHVISION, "digits")
+
+CHOICES = f"one of {', '.join(DATASETS)}, or the path of a folder of images or of an .npz file"
+"""What names a data set, for messages."""
 
 # Number of images in the official training and test files.
 _OFFICIAL = {
@@ -31,13 +36,10 @@ SPLIT_SEED = 0  # decides which images are for validation, and for digits which 
 _GREY_SIZE = 28  # side in pixels of the MNIST family, to which digits are resized too
 
 
-class ImageData:
-    """One data set in memory, each split read when first used. `load_dataset` makes it.
+class NamedData(ImageData):
+    """One of torchvision's data sets, or `digits`, in memory.
 
     Attributes:
-        name: one of `DATASETS`.
-        root: folder of torchvision's data sets.
-        num_classes: number of labels that the data set defines, present in its files or not.
         official_shape: (C, H, W) of the official images, after resizing; known without reading any.
     """
 
@@ -65,11 +67,6 @@ class ImageData:
         return self._resized(read_half(self.name, self.root, train=False))
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
-        return tuple(self.train.images.shape[1:])
-
-    @property
     def stand_in(self) -> str | None:
         """A remark for reports on files that are not the official ones, judged by their counts; else None."""
         counts = len(self.train.images) + len(self.val.images), len(self.test.images)
@@ -82,23 +79,13 @@ class ImageData:
         )
 
     @cached_property
-    def variance(self) -> float:
-        """Population variance of all pixels of `train` in [0, 1], computed in float64."""
-        # a sum over the 256 levels: exact, and no float copy of the data set
-        counts = torch.bincount(self.train.images.flatten(), minlength=256).double()
-        levels = torch.linspace(0, 1, 256, dtype=torch.float64, device="cpu")
-        weights = counts / counts.sum()
-        mean = (weights * levels).sum()
-        return (weights * (levels - mean).square()).sum().item()
-
-    @cached_property
     def _train_and_val(self) -> tuple[Split, Split]:
         if self.name == "digits":
             return _read_digits(self._image_size)[:2]
         whole = self._resized(read_half(self.name, self.root, train=True))
         order = permutation(len(whole.labels), torch.Generator().manual_seed(SPLIT_SEED))
         num_val = len(order) // 10
-        return _rows(whole, order[num_val:]), _rows(whole, order[:num_val])
+        return rows_of(whole, order[num_val:]), rows_of(whole, order[:num_val])
 
     def _resized(self, split: Split) -> Split:
         if self._image_size is None:
@@ -106,32 +93,56 @@ class ImageData:
         return Split(resize_images(split.images, (self._image_size, self._image_size)), split.labels)
 
 
-def load_dataset(name: str, root: str | Path, image_size: int | None = None) -> ImageData:
+def load_dataset(
+    name: str,
+    root: str | Path,
+    image_size: int | None = None,
+    *,
+    channels: int | None = None,
+    resize: str = "crop",
+    background: str = "black",
+    skip_broken: bool = False,
+    progress: Progress | None = None,
+) -> ImageData:
     """The data set of a name. Nothing is read before one of its splits is used.
 
     Args:
-        name: one of `DATASETS`.
-        root: folder of torchvision's data sets, in torchvision's layout. Missing files are unpacked from the official
-            archives or downloaded into it, once, when first used; if it is not writable, the archives are unpacked
-            elsewhere each time. `digits` comes with scikit-learn and ignores it.
+        name: one of `DATASETS`; or an own data set, by the path of a folder of pictures or of an `.npz` file, or by the
+            name that it has in `root` (see `spiking_vq.data.own`).
+        root: folder of the data sets, in torchvision's layout. Missing files are unpacked from the official archives or
+            downloaded into it, once, when first used; if it is not writable, the archives are unpacked elsewhere each
+            time. `digits` comes with scikit-learn and ignores it. Own data sets are read into it, once.
         image_size: side in pixels of the square to which images are resized, bilinear and antialiased; at least 1.
             None (default) keeps the size of the data; the 8x8 images of digits are then resized to 28x28.
+        channels, resize, background, skip_broken: of an own data set, see `spiking_vq.data.pictures.Wanted`.
+        progress: shows the reading of an own data set; None (default) shows nothing.
 
     Returns:
         The data set. Reading a split raises `InputError` when its files are missing or damaged.
 
     Raises:
-        InputError: an unknown name, or an image size below 1.
+        InputError: an unknown name, an option out of range, or one that only own data sets have.
     """
+    wanted = Wanted(image_size, channels, resize, background, skip_broken).checked()
+    root = read_path("root", root)
     if name not in DATASETS:
-        raise InputError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
-    if image_size is not None and image_size < 1:
-        raise InputError(f"image_size must be at least 1 pixel, got {image_size}")
-    return ImageData(name, read_path("root", root), image_size)
+        if is_path(name):
+            name = register(name, root)
+        if not is_own_name(name):
+            raise InputError(f"unknown data set {name!r}: choose {CHOICES}")
+        return OwnData(name, root, wanted, progress)
+    own = [field for field, value in Wanted()._asdict().items() if getattr(wanted, field) != value]
+    if foreign := [field for field in own if field != "image_size"]:
+        raise InputError(f"{', '.join(foreign)}: only for a folder of images or an .npz file, not for {name}")
+    return NamedData(name, root, image_size)
 
 
-def _rows(split: Split, rows: Tensor) -> Split:
-    return Split(split.images[rows], split.labels[rows])
+def is_path(word: str) -> bool:
+    """Whether a word names an own data set by its path, not by its name."""
+    if word in DATASETS:
+        return False
+    looks_like_one = "/" in word or "\\" in word or word.startswith((".", "~")) or word.endswith(".npz")
+    return looks_like_one or Path(word).is_dir()
 
 
 def _read_digits(image_size: int | None) -> tuple[Split, Split, Split]:
@@ -152,4 +163,4 @@ def _read_digits(image_size: int | None) -> tuple[Split, Split, Split]:
     rest, test = cut(np.arange(len(labels)), tenth)
     train, val = cut(rest, tenth)
     whole = Split(images, labels)
-    return tuple(_rows(whole, torch.from_numpy(rows)) for rows in (train, val, test))
+    return tuple(rows_of(whole, torch.from_numpy(rows)) for rows in (train, val, test))

@@ -6,18 +6,22 @@ label hold the same number of images, so that drawing one uniformly follows the 
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from spiking_vq.data.official import Split
 from spiking_vq.errors import InputError
 
+_SIDE = 16  # positions a side, of which appearance is judged
+_BATCH = 4096
+
 
 def with_styles(train: Split, val: Split, styles: int) -> tuple[Tensor, Tensor]:
     """Label and style of every image in one number, int64 [N]: `label * styles + style`.
 
-    The images of a label, at half their height and width, are split at the median of their first principal component,
-    each half is split again, and so on. The training images alone decide where.
+    The images of a label, at half their height and width or less, are split at the median of their first principal
+    component, each half is split again, and so on. The training images alone decide where.
 
     Args:
         train, val: images with their labels.
@@ -37,7 +41,11 @@ def with_styles(train: Split, val: Split, styles: int) -> tuple[Tensor, Tensor]:
     least = int(train.labels.unique(return_counts=True)[1].min())
     if styles > least:
         raise InputError(f"styles must be at most {least}, the images of the rarest label; got {styles}")
-    rows = [F.avg_pool2d(images.float(), 2).flatten(1) for images in (train.images, val.images)]
+    factor = max(2, min(train.images.shape[2:]) // _SIDE)
+    rows = [
+        torch.cat([F.avg_pool2d(batch.float(), factor).flatten(1) for batch in images.split(_BATCH)])
+        for images in (train.images, val.images)
+    ]
     for _ in range(styles.bit_length() - 1):
         halves = [2 * cell for cell in cells]
         for cell in cells[0].unique():

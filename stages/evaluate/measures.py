@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiking_vq.checkpoint.file import load_model
-from spiking_vq.data.datasets import ImageData
+from spiking_vq.data.image_data import ImageData
 from spiking_vq.data.levels import resize_images, to_unit
 from spiking_vq.errors import InputError
 from spiking_vq.metrics.codebook import perplexity
@@ -20,7 +20,7 @@ from spiking_vq.metrics.fid import fid
 from spiking_vq.metrics.inception import BATCH, Inception, fetch_weights
 from spiking_vq.metrics.inception_score import inception_score
 from spiking_vq.metrics.kid import kid
-from spiking_vq.metrics.manifold import authenticity, density_coverage, precision_recall
+from spiking_vq.metrics.manifold import density_coverage, precision_recall
 from spiking_vq.metrics.reconstruction import reconstruction_error
 from spiking_vq.models.classifier import Classifier
 from spiking_vq.models.vq_svae import VQSVAE
@@ -36,8 +36,6 @@ from stages.reporting.report import identity
 CLASSIFIER_BATCH = 256
 
 LIKELIHOOD_IMAGES = 1000
-
-MEMORISATION_IMAGES = 1000
 
 
 class InceptionMeasures:
@@ -253,18 +251,6 @@ def likelihood(pipeline: LatentPipeline, images: Tensor, seed: int) -> dict[str,
         "standard_error": (bits.std() / len(bits) ** 0.5).item(),
         "bits_per_token": bits.mean().item() / diffusion.diffusion_steps,
     }
-
-
-def memorisation(images: Tensor, held_out: Tensor, training: Tensor) -> dict[str, float]:
-    """Authenticity, by pixels, of generated and of held-out real images; see `metrics.manifold.authenticity`.
-
-    Args:
-        images, held_out, training: uint8 [N, C, H, W]; of the first two, `MEMORISATION_IMAGES` are taken.
-    """
-    images = resize_images(images, training.shape[2:])
-    rows = [part[:MEMORISATION_IMAGES].flatten(1).float() for part in (images, held_out)]
-    authentic = [authenticity(training.flatten(1).float(), part) for part in rows]
-    return {"num_images": len(rows[0]), "authenticity": authentic[0], "authenticity_held_out": authentic[1]}
 
 
 def firing_rates(network: nn.Module, work: Callable[[], Any]) -> dict[str, float]:

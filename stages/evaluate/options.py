@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from spiking_vq.data.datasets import DATASETS
 from spiking_vq.data.images import BACKGROUNDS
 from spiking_vq.fields import OneOf, Range, Seed
 from spiking_vq.runtime.precision import PRECISIONS
+from stages.cli.data import DataName
 from stages.cli.options import ModelOptions, SamplerArguments
 from stages.evaluate.protocols import PROTOCOLS
 
@@ -42,7 +42,7 @@ class Options(ModelOptions, SamplerArguments):
         results: folder of the reports.
     """
 
-    data: Annotated[str, OneOf(DATASETS)] = "mnist"
+    data: DataName = "mnist"
     images: Path | None = None
     background: Annotated[str, OneOf(tuple(BACKGROUNDS))] = "black"
     protocol: Annotated[str, OneOf(tuple(PROTOCOLS))] = "test-10k"

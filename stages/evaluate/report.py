@@ -22,12 +22,15 @@ from torch import Tensor
 
 from spiking_vq.checkpoint.file import load_model
 from spiking_vq.data.datasets import load_dataset
+from spiking_vq.data.mapped import MappedImages
 from spiking_vq.errors import LARGEST_SEED, require
 from spiking_vq.files import atomic_write, json_text
 from spiking_vq.pipelines.base import CHUNK, GROUP
+from stages.cli.data import data_of
 from stages.cli.machine import check_device, worth_compiling
 from stages.cli.options import SAMPLER, read_options, recorded_command
 from stages.evaluate.measures import Examiner
+from stages.evaluate.memorisation import compared_training
 from stages.evaluate.options import Options
 from stages.evaluate.protocols import PROTOCOLS
 from stages.evaluate.sections import (
@@ -89,7 +92,7 @@ def evaluate(options: Options, folder: Folder | None, out: Path) -> dict[str, An
     """The report; `out` is the prefix of the pictures."""
     protocol, only = PROTOCOLS[options.protocol], options.only
     model = None if folder else find_trained(options)
-    data = load_dataset(options.data, options.data_dir, model.config.image_size if model else None)
+    data = data_of(model.config, options.data_dir) if model else load_dataset(options.data, options.data_dir)
     # In place of generated images: real ones that they are not compared with. Training images are in random order.
     real = fair_draw(data.test.images) if protocol.reference == "train" else data.train.images
     n = options.n or protocol.generated
@@ -105,16 +108,16 @@ def evaluate(options: Options, folder: Folder | None, out: Path) -> dict[str, An
     report["counts"] = {"generated": n, "floor": len(real[0]), "reference": len(examiner.reference)}
     report["counts"] |= {"folder": len(folder.files)} if folder else {}
     unseen = data.val.images if protocol.reference == "val" else data.test.images  # settings are chosen by `val`
-    held_out = fair_draw(unseen)
+    held_out, training = fair_draw(unseen), compared_training(data.train.images)
     if model and model.vq_svae and only != "samples":
         report |= reconstruction_report(model, examiner, held_out, real, options.seed, out)
     if folder:
-        report |= sets_report({"folder": given.images}, examiner, data.train.images, held_out, out)
+        report |= sets_report({"folder": given.images}, examiner, training, held_out, out)
     elif only != "reconstruction":
         model.pipeline.compile = worth_compiling(GROUP * model.pipeline.evaluations(**model.sampling).calls)
         report["seeds"] = [options.seed + number for number in range(protocol.num_seeds)]
         sets = {f"seed {seed}": model.sample(n, seed) for seed in report["seeds"]}
-        report |= sets_report(sets, examiner, data.train.images, held_out, out)
+        report |= sets_report(sets, examiner, training, held_out, out)
         report |= generator_report(model, held_out, options, out)
     if model and model.config.neuron == "lif":
         in_random_order = unseen if protocol.reference == "val" else held_out
@@ -123,13 +126,12 @@ def evaluate(options: Options, folder: Folder | None, out: Path) -> dict[str, An
     return report
 
 
-def real_sets(images: Tensor, n: int, count: int) -> list[Tensor]:
+def real_sets(images: Tensor | MappedImages, n: int, count: int) -> list[Tensor]:
     """The first n images, the next n and so on: at most `count` whole sets; all images if there are fewer than n."""
-    whole = [part for part in images.split(n)[:count] if len(part) == n]
-    return whole or [images]
+    return [images[n * number : n * (number + 1)] for number in range(min(count, len(images) // n))] or [images[:]]
 
 
-def fair_draw(images: Tensor) -> Tensor:
+def fair_draw(images: Tensor | MappedImages) -> Tensor:
     """Images in random order, the same each time: test files may be in the order of their labels."""
     return images[shuffled(len(images))]
 

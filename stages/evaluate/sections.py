@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from spiking_vq.config.compare import config_hash
-from spiking_vq.data.datasets import ImageData
+from spiking_vq.data.image_data import ImageData
 from spiking_vq.data.levels import to_uint8
 from spiking_vq.pipelines.latent import LatentPipeline
 from stages.cli.machine import describe_machine
@@ -19,10 +19,10 @@ from stages.evaluate.measures import (
     Examiner,
     firing_rates,
     likelihood,
-    memorisation,
     reconstruct,
     stage1_metrics,
 )
+from stages.evaluate.memorisation import memorisation
 from stages.evaluate.options import Options
 from stages.evaluate.pictures import above_reconstructions, completions, neighbours, write_picture
 from stages.evaluate.protocols import PROTOCOLS

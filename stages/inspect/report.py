@@ -19,7 +19,6 @@ from torch import Tensor
 
 from spiking_vq.checkpoint.file import load_model
 from spiking_vq.config.schema import Config, VQSVAEConfig
-from spiking_vq.data.datasets import load_dataset
 from spiking_vq.data.levels import to_unit
 from spiking_vq.energy import LayerCost, count_operations
 from spiking_vq.errors import InputError, require, require_one_of
@@ -29,6 +28,7 @@ from spiking_vq.pipelines.base import Pipeline
 from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.load import pipeline_of
 from spiking_vq.randomness import mix_seed
+from stages.cli.data import data_of
 from stages.cli.machine import check_device
 from stages.cli.options import ModelOptions, SamplerArguments, read_options, sampler_settings
 from stages.evaluate.pictures import write_picture
@@ -136,7 +136,7 @@ def validation_images(config: Config, options: Options) -> Tensor | None:
         InputError: there is no data, and stage 1 alone is inspected.
     """
     try:
-        return load_dataset(config.data, options.data_dir, config.image_size).val.images[: options.n]
+        return data_of(config, options.data_dir).val.images[: options.n]
     except InputError as error:
         if isinstance(config, VQSVAEConfig):
             raise

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from spiking_vq.checkpoint.file import is_checkpoint, load_model, save_model
-from spiking_vq.data.datasets import load_dataset
 from spiking_vq.data.levels import to_unit
 from spiking_vq.errors import require
 from spiking_vq.fields import Count, OneOf, Seed
@@ -27,6 +26,7 @@ from spiking_vq.pipelines.load import load
 from spiking_vq.pipelines.pixel import PixelPipeline
 from spiking_vq.pipelines.zoo import ZOO
 from spiking_vq.randomness import mix_seed, permutation
+from stages.cli.data import data_of
 from stages.cli.machine import check_device
 from stages.cli.options import LOADABLE, ModelOptions, read_options
 
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
     config = pipeline.config
     require(isinstance(pipeline, PixelPipeline), "the model", "one of stage gaussian", config.stage)
     require(not pipeline.diffusion.on_currents, "the model", "one of images: currents are sampled by ddim", path)
-    images = load_dataset(config.data, options.data_dir, config.image_size).train.images
+    images = data_of(config, options.data_dir).train.images
     error = measure(pipeline, images, options.times, options.n, options.seed)
     model, _ = load_model(path)  # as it is in the file: the pipeline may have converted its own
     model.image_error.copy_(error)

@@ -9,10 +9,10 @@ from typing import Annotated
 from torch import Tensor
 
 from spiking_vq.config.schema import Config
-from spiking_vq.data.datasets import DATASETS, load_dataset
 from spiking_vq.errors import LARGEST_SEED, require
 from spiking_vq.fields import Count, OneOf, Range
 from spiking_vq.runtime.precision import PRECISIONS
+from stages.cli.data import DataName, data_of
 from stages.cli.machine import check_device
 from stages.cli.options import LOADABLE, RUNS, ModelOptions, SamplerArguments
 from stages.evaluate.measures import ClassifierMeasures
@@ -66,7 +66,7 @@ class TrainingOptions(VariantOptions):
         data: name of the data set.
     """
 
-    data: Annotated[str, OneOf(tuple(DATASETS))] = "mnist"
+    data: DataName = "mnist"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,5 +89,5 @@ class SamplingOptions(Shared, ModelOptions, SamplerArguments):
 
     def examiner(self, config: Config) -> tuple[ClassifierMeasures, Tensor]:
         """The classifier of a model's data, and the validation images uint8 [N, C, H, W] to compare with."""
-        data = load_dataset(config.data, self.data_dir, config.image_size)
+        data = data_of(config, self.data_dir)
         return ClassifierMeasures.of(data, self), data.val.images

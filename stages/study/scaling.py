@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
-from spiking_vq.data.datasets import DATASETS
 from spiking_vq.errors import InputError, require
 from spiking_vq.fields import OneOf
+from stages.cli.data import DataName
 from stages.cli.machine import check_device, describe_machine
 from stages.cli.options import read_numbers, read_options, recorded_command
 from stages.evaluate.options import NETWORKS
@@ -37,7 +37,7 @@ class Options(TrainingOptions):
         features: `all` measures FID, precision and recall too, with the Inception.
     """
 
-    data: Annotated[str, OneOf(tuple(DATASETS))] = "cifar10"
+    data: DataName = "cifar10"
     seeds: Annotated[int, number_of_seeds(1)] = 1
     only: str = ""
     budgets: str = ""

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 from spiking_vq.checkpoint.build import build_model
 from spiking_vq.config.load import load_config
 from spiking_vq.config.schema import AbsorbingConfig, ClassifierConfig, Config, DenoiserConfig, VQSVAEConfig
-from spiking_vq.data.datasets import load_dataset
 from spiking_vq.errors import InputError
 from spiking_vq.files import sha256_of
 from spiking_vq.pipelines.load import pipeline_of
 from spiking_vq.pipelines.zoo import ZOO
+from stages.cli.data import data_of
 from stages.cli.options import preset_file, recorded_command
 from stages.reporting.report import Report, evaluation_name, report_folder
 
@@ -109,7 +109,7 @@ def check_trainings(steps: Iterable[Step]) -> None:
 
 
 def check_networks(config: Config, stage1: VQSVAEConfig | None = None) -> None:
-    """Build the networks of a configuration, for the official images.
+    """Build the networks of a configuration, for the images of its data set.
 
     Args:
         config: of the stage.
@@ -118,7 +118,7 @@ def check_networks(config: Config, stage1: VQSVAEConfig | None = None) -> None:
     Raises:
         InputError: they cannot be built.
     """
-    data = load_dataset(config.data, config.data_dir, config.image_size)
+    data = data_of(config)
     known: dict[str, Any] = {"image_shape": list(data.official_shape)}
     if isinstance(config, AbsorbingConfig):
         known["vq_svae"] = replace(stage1, **known) if stage1 else VQSVAEConfig(image_shape=[1, 28, 28])

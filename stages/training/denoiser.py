@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spiking_vq.config.schema import DenoiserConfig
-from spiking_vq.data.datasets import ImageData
+from spiking_vq.data.image_data import ImageData
 from spiking_vq.data.levels import to_unit
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.diffusion.gaussian import GaussianDiffusion

@@ -82,6 +82,11 @@ class Stage(LightningModule):
         """Images [n, C, H, W] in [0, 1] that show the state of training. Uses no random numbers of training."""
         raise NotImplementedError
 
+    @property
+    def about(self) -> str:
+        """The size of the network, and what else tells how long training takes."""
+        return f"{sum(weight.numel() for weight in self.model.parameters()):,} parameters"
+
     def export(self) -> nn.Module:
         """The model that the stage's file holds."""
         return self.trained

@@ -193,7 +193,7 @@ def test_a_damaged_file_is_an_input_error(tmp_path, damage):
 def test_what_cannot_be_loaded_is_refused_at_once(tmp_path):
     with pytest.raises(InputError, match="'imagenet'.*mnist, fmnist, kmnist, letters, cifar10, digits"):
         load_dataset("imagenet", tmp_path)
-    with pytest.raises(InputError, match="image_size must be at least 1 pixel, got 0"):
+    with pytest.raises(InputError, match="image_size must be at least 1 pixel; got 0"):
         load_dataset("digits", tmp_path, image_size=0)
 
 
