@@ -33,7 +33,7 @@ from stages.cli.data import data_of
 from stages.cli.machine import can_compile, check_device, describe_machine, peak_memory_mb
 from stages.cli.options import preset_file, recorded_command
 from stages.gaussian import GaussianStage
-from stages.training.adapting import adapted
+from stages.training.adapting import ADAPTABLE, adapted
 from stages.training.callbacks import LOGGED, KeepRun, MetricsTable, RunBar
 from stages.training.forecast import Forecast
 from stages.training.run_folder import AtomicCheckpointIO, RunFolder, shapes
@@ -52,12 +52,13 @@ def main(arguments: list[str]) -> None:
     preset = presets[-1] if presets else "base"  # the last one wins, as with every other override
     config = load_config(stage_name, preset_file(stage_name, preset), overrides)
     check_device(config.device, config.trainer.devices)
-    config = fitted(config, {key for key, _, value in (text.partition("=") for text in overrides) if value})
     if config.train.start_from:
         start = located(config.train.start_from, stage_name, *STAGES[stage_name].held_by)
         config = replace(config, train=replace(config.train, start_from=str(start)))
+    given = {key for key, _, value in (text.partition("=") for text in overrides) if value}
     folder = RunFolder(config)
-    folder.check(config)
+    folder.check(config, open_fields={*ADAPTABLE, *config.reading} - given)
+    config = fitted(config, given)
     if isinstance(config, VQSVAEConfig):
         train_perceptual(config)
     seed_everything(config.seed, verbose=False)  # the initial weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict, replace
 
 from spiking_vq.config.load import flatten
@@ -13,7 +14,7 @@ from spiking_vq.config.schema import STAGES, AbsorbingConfig, Config, VQSVAEConf
 _LOCAL = ("data_dir", "runs", "tokens_dir", "device", "stage1", "strategy", "start_from", "classifier")
 
 
-def differences(old: Config, new: Config, incomplete: bool = False) -> list[str]:
+def differences(old: Config, new: Config, incomplete: bool = False, open_fields: Collection[str] = ()) -> list[str]:
     """Return a line `key: old -> new` for each field that differs, apart from folders, files and devices.
 
     The number of devices matters unless batch norm is synchronised.
@@ -22,10 +23,11 @@ def differences(old: Config, new: Config, incomplete: bool = False) -> list[str]
         old: the first configuration.
         new: the second.
         incomplete: `new` is not filled in yet: fields that are None in it are not compared. Default false.
+        open_fields: further fields of `new` that are not decided yet, and not compared.
     """
     old_values, new_values = flatten(asdict(old)), flatten(asdict(new))
     local = (*_LOCAL, "devices") if new.trainer.sync_batchnorm else _LOCAL
-    keys = [key for key in old_values | new_values if key.split(".")[-1] not in local]
+    keys = [key for key in old_values | new_values if key.split(".")[-1] not in local and key not in open_fields]
     return [
         f"{key}: {old_values.get(key)} -> {new_values.get(key)}"
         for key in keys

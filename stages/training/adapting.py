@@ -13,6 +13,12 @@ from spiking_vq.data.own import OwnData
 LEAST_SIDE, MOST_SIDE = 7, 16
 """Positions a side of the token grid, and of the U-Net's lowest level, that presets are made for."""
 
+ADAPTABLE = {
+    *("model.channels", "model.decoder_channels", "model.multipliers", "train.batch_size"),
+    *("conditional", "styles", "sample.guidance", "sample.guidance_T", "distilled_guidance", "distilled_T"),
+}
+"""Fields that `adapted` may change."""
+
 PER_STYLE = 8
 """Training images of a style at least."""
 

@@ -6,7 +6,7 @@ finished run also `training.json` and `model.safetensors`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,12 @@ class RunFolder:
         self.summary = self.path / "training.json"
         self.model = self.path / "model.safetensors"
 
-    def check(self, config: Config) -> None:
+    def check(self, config: Config, open_fields: Collection[str] = ()) -> None:
         """Find mistakes that would stop a run of this configuration later. Writes nothing.
 
         Args:
             config: of the run, as given; fields that follow from the data are compared by `claim`.
+            open_fields: those among them that have a value already, which may change.
 
         Raises:
             InputError: the folder cannot be written to, holds a run of another configuration, or an unfinished run
@@ -53,7 +54,7 @@ class RunFolder:
         """
         require_writable(self.path)
         if self.config_file.exists():
-            self._require_same(config, incomplete=True)
+            self._require_same(config, incomplete=True, open_fields=open_fields)
         elif self.last.exists():
             raise InputError(
                 f"{self.config_file} is missing, without which {self.last} cannot be resumed: put it back, or delete"
@@ -77,8 +78,8 @@ class RunFolder:
         with atomic_write(self.config_file) as temporary:
             save_config(config, temporary)
 
-    def _require_same(self, config: Config, incomplete: bool = False) -> None:
-        changes = differences(read_config(self.config_file), config, incomplete)
+    def _require_same(self, config: Config, incomplete: bool = False, open_fields: Collection[str] = ()) -> None:
+        changes = differences(read_config(self.config_file), config, incomplete, open_fields)
         if changes:
             raise InputError(
                 f"{self.path} holds a run of another configuration:\n  "

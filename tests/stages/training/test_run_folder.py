@@ -66,7 +66,7 @@ def test_changed_configuration_is_named(unbroken):
 
 def test_mistakes_are_found_before_any_work(unbroken, tmp_path, monkeypatch):
     """Before data are read, tokens encoded and the classifier of the perceptual loss trained."""
-    monkeypatch.setattr("stages.vq_svae.load_dataset", lambda *_: pytest.fail("the data were read first"))
+    monkeypatch.setattr(train, "data_of", lambda *_: pytest.fail("the data were read first"))
     monkeypatch.setattr("stages.absorbing.load_model", lambda *_: pytest.fail("stage 1 was read first"))
     monkeypatch.setattr(train, "train_perceptual", lambda *_: pytest.fail("a classifier was trained first"))
     (tmp_path / "file").touch()
@@ -148,7 +148,7 @@ def test_a_best_checkpoint_that_is_missing_or_damaged_is_found_at_the_start(half
         best.unlink()
     else:
         damage(best, content)
-    monkeypatch.setattr("stages.classifier.load_dataset", lambda *_: pytest.fail("the data were read first"))
+    monkeypatch.setattr(train, "data_of", lambda *_: pytest.fail("the data were read first"))
     reason = rf"best\.ckpt is {'missing' if content is None else 'not a whole'}"
     with pytest.raises(InputError, match=rf"{reason}.*step 4, .*put it back.*train\.start_from=.*last\.ckpt runs=FOL"):
         train.main([*CLASSIFIER, f"runs={tmp_path}"])

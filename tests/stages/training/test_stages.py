@@ -284,7 +284,7 @@ def test_the_classifier_learns_from_images_augmented_by_its_noise(tmp_path):
         torch.manual_seed(0)
         given = ["classifier", *DATA, f"runs={tmp_path}", *overrides]
         stage = ClassifierStage(config_of(given))
-        images, labels = stage.data.train.images[:8], stage.data.train.labels[:8]
+        images, labels = stage.val.images[:8], stage.val.labels[:8]
         return stage.eval().batch_loss((images, labels), torch.Generator().manual_seed(seed))["loss"].item()
 
     augmented = ["augment.degrees=8", "augment.shift=0.05"]
