@@ -17,6 +17,15 @@ from spiking_vq.randomness import permutation
 
 DATASETS = (*TORCHVISION, "digits")
 
+TITLES = {
+    "mnist": "MNIST",
+    "fmnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+    "letters": "EMNIST Letters",
+    "cifar10": "CIFAR-10",
+}
+"""Data set -> its name in documents, in the order of tables."""
+
 # Number of images in the official training and test files.
 _OFFICIAL = {
     "mnist": (60_000, 10_000),
