@@ -1,5 +1,9 @@
 """A pipeline called by diffusers' names, and labels for each image."""
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -41,18 +45,20 @@ def seeded(seed=0):
 
 
 def test_each_image_has_its_own_label(pipeline):
-    labels = [1, 2, 2, 9, 0, 1, 7, 3, 5, 5, 8]  # two groups, three chunks
-    mixed = pipeline.sample(len(labels), seed=4, label=labels, guidance=1.5).images
+    labels = [1, 2, 2, 1, 9, 1, 2, 2, 1, 2]  # two groups, three chunks
+    settings = {"seed": 4, "guidance": 1.5, "sample_steps": 2}
+    mixed = pipeline.sample(len(labels), label=labels, **settings).images
     for label in set(labels):
-        alike = pipeline.sample(len(labels), seed=4, label=label, guidance=1.5).images
+        alike = pipeline.sample(len(labels), label=label, **settings).images
         rows = [row for row, own in enumerate(labels) if own == label]
         assert torch.equal(mixed[rows], alike[rows])
         others = [row for row, own in enumerate(labels) if own != label]
         assert not torch.equal(mixed[others], alike[others])
-    assert torch.equal(pipeline.sample(3, seed=4, label=labels[:3], guidance=1.5).images, mixed[:3])
+    assert torch.equal(pipeline.sample(3, label=labels[:3], **settings).images, mixed[:3])
 
 
 def test_labels_of_any_usual_kind(pipeline):
+    pipeline.config.sample = replace(pipeline.config.sample, sample_steps=2)
     expected = pipeline.sample(2, label=[7, 3]).images
     for label in ((7, 3), np.array([7, 3]), torch.tensor([7, 3]), [np.int64(7), np.int64(3)], range(7, 2, -4)):
         assert torch.equal(pipeline.sample(2, label=label).images, expected)
@@ -177,3 +183,21 @@ def test_labels_of_a_model_without(plain):
     for arguments in ({"class_labels": [7]}, {"guidance_scale": 2.0}):
         with pytest.raises(InputError, match="not class-conditional"):
             plain(**arguments)
+
+
+def test_the_examples_of_the_documentation(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[3] / "docs/api.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
+    monkeypatch.chdir(tmp_path)
+    made = {}
+    for block in (block for block in blocks if "save_pretrained" in block or "class_labels" in block):
+        exec(block, made)
+    assert len(made["images"]) == 2
+    assert (made["levels"].shape, made["levels"].dtype) == ((2, 28, 28, 1), np.float32)
+    again = made["again"].sample(2, sample_steps=2)
+    assert torch.equal(again.images, made["pipe"].sample(2, sample_steps=2).images)
+    assert sorted(path.name for path in (tmp_path / "my-mnist").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]

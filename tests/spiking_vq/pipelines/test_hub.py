@@ -109,7 +109,7 @@ def test_a_model_is_downloaded_once(online, pipeline, tmp_path, monkeypatch):
     ("refusal", "told"),
     [
         ((404, "RepoNotFound"), "there is none at http.*/me/digits, or a private one. Check the name, or log in with"),
-        ((401, None), "there is none at .*, or a private one.*`hf auth login`"),
+        ((401, None), ".*401.*. If it is private, log in with `hf auth login`, or set HF_TOKEN"),
         ((403, "GatedRepo"), "it is gated. Accept its terms on http.*/me/digits, and log in"),
         ((404, "EntryNotFound"), "it has no model.safetensors, so it is no model that"),
     ],
