@@ -1,5 +1,6 @@
 """Networks small enough to test on, and awake: batch norm has seen data, so that neurons fire in evaluation too."""
 
+import os
 import subprocess
 from dataclasses import replace
 
@@ -18,6 +19,8 @@ from spiking_vq.config.options import (
 )
 from spiking_vq.config.schema import AbsorbingConfig, GaussianConfig, VQSVAEConfig
 from spiking_vq.pipelines.latent import LatentPipeline
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a mistyped path must not ask the hub; read when huggingface_hub is imported
 
 
 @pytest.fixture(autouse=True)

@@ -57,7 +57,7 @@ DEPENDENCIES = {
     "PIL",
     "omegaconf",
 }
-EXTRAS = {"torch_fidelity", "diffusers", "nir", "h5py", "onnxruntime"}
+EXTRAS = {"torch_fidelity", "diffusers", "nir", "h5py", "onnxruntime", "huggingface_hub"}
 TRAINER = {"lightning", "pytorch_lightning", "tensorboard"}
 TRAINING_COMMANDS = {"train", "study candidates", "study encodings", "study grid"}
 

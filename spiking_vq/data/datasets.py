@@ -22,6 +22,15 @@ DATASETS = (*TORCHVISION, "digits")
 CHOICES = f"one of {', '.join(DATASETS)}, or the path of a folder of images or of an .npz file"
 """What names a data set, for messages."""
 
+TITLES = {
+    "mnist": "MNIST",
+    "fmnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+    "letters": "EMNIST Letters",
+    "cifar10": "CIFAR-10",
+}
+"""Data set -> its name in documents, in the order of tables."""
+
 # Number of images in the official training and test files.
 _OFFICIAL = {
     "mnist": (60_000, 10_000),

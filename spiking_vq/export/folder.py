@@ -72,7 +72,7 @@ def write_description(folder: Path, model: nn.Module, config: Config, parts: Map
         "parts": dict(parts),
         "sha256": {name: sha256_of(folder / name) for name in files},
         "weights_sha256": fingerprint(model),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": {name: found for name in PACKAGES if (found := version_of(name))},
         "config": asdict(portable(config)),
     }  # fmt: skip
     with atomic_write(folder / DESCRIPTION) as temporary:
@@ -121,7 +121,8 @@ def is_exported(path: str | Path) -> bool:
     return (Path(path) / DESCRIPTION).is_file()
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +17,8 @@ from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.diffusion.gaussian_sampler import GaussianSamplerOptions
 from spiking_vq.diffusion.sampling import Sampler, State
 from spiking_vq.errors import InputError, require, require_integer, require_one_of, require_seed
+from spiking_vq.pipelines.conventions import Conventions
+from spiking_vq.pipelines.labels import as_labels, each_label, network_labels
 from spiking_vq.randomness import ImageStream, mix_seed
 from spiking_vq.runtime.precision import PRECISIONS, autocast, parameter_type
 from spiking_vq.runtime.running import run_with
@@ -58,7 +58,7 @@ class Evaluations(NamedTuple):
     steps: int
 
 
-class Pipeline:
+class Pipeline(Conventions):
     """Trained networks that generate images; a subclass knows the diffusion and its sampler.
 
     Args:
@@ -74,6 +74,7 @@ class Pipeline:
         network: the network that every call of the sampler runs.
         num_steps: part of the model -> its spiking steps T.
         diffusion: the process that the network was trained on.
+        is_exported: the networks are graphs of an export.
 
     Raises:
         InputError: another precision.
@@ -112,9 +113,14 @@ class Pipeline:
         raise NotImplementedError
 
     def _states(
-        self, sampler: Sampler, seeds: Sequence[int], label: int | None, known: Tensor | None, batch_size: int | None
+        self,
+        sampler: Sampler,
+        seeds: Sequence[int],
+        labels: Sequence[int | None],
+        known: Tensor | None,
+        batch_size: int | None,
     ) -> Iterator[State]:
-        """States of the sampler with guidance, as `states` yields them."""
+        """States of the sampler with guidance, as `states` yields them; seeds and labels are those of the images."""
         raise NotImplementedError
 
     def decode(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -157,7 +163,7 @@ class Pipeline:
         progress: Callable[[int, int], None] | None = None,
         **settings: Any,
     ) -> Samples:
-        """Generate `n` images. Image i depends on (seed, i) alone, not on `n`.
+        """Generate `n` images. Image i depends on (seed, i) and its label alone, not on `n`.
 
         Args:
             n: number of images, at least 1.
@@ -165,7 +171,8 @@ class Pipeline:
             first: number of the first image, a multiple of `GROUP`: a large set may be made in parts.
             progress: called as `progress(images_done, n)` along the way.
             settings: of the sampler, see `sampling`; None, or left out, takes the file's own. Of class-conditional
-                models also `label`; without one, labels are drawn if `guidance` is above 0.
+                models also `label`, an integer for all images, or `n` of them, one for each; without, labels are drawn
+                if `guidance` is above 0.
 
         Raises:
             InputError: a value out of range.
@@ -191,7 +198,7 @@ class Pipeline:
             [0, 1].
         """
         sampler, label = self._chosen(settings)
-        return self._states(sampler, seeds, label, None, None)
+        return self._states(sampler, seeds, each_label(label, len(seeds)), None, None)
 
     @torch.no_grad()
     def make_alone(self, seed: int, **settings: Any) -> Tensor:
@@ -207,19 +214,19 @@ class Pipeline:
         n: int,
         seed: int,
         sampler: Sampler,
-        label: int | None,
+        label: int | list[int] | None,
         first: int = 0,
         progress: Callable[[int, int], None] | None = None,
         known: Tensor | None = None,
     ) -> Samples:
         """Images in groups, and within them in chunks of one size; with `known`, their free positions alone."""
-        made, images = [], []
+        made, images, labels = [], [], each_label(label, n)
         with torch.no_grad(), run_with(compile=self.compile), autocast(self.precision, self.device):
             for start in range(0, n, GROUP):
                 numbers = range(first + start, first + min(start + GROUP, n))
                 seeds = [mix_seed(seed, number) for number in numbers]
                 given = None if known is None else known[start : start + GROUP]
-                for state in self._states(sampler, seeds, label, given, CHUNK):
+                for state in self._states(sampler, seeds, labels[start : start + GROUP], given, CHUNK):
                     if progress and state.calls:
                         progress(start + len(seeds) * state.calls // state.total, n)
                 made.append(state.x)
@@ -230,7 +237,7 @@ class Pipeline:
         tokens = None if made[0].is_floating_point() else torch.cat(made).cpu()
         return Samples(torch.cat(images), tokens)
 
-    def _chosen(self, given: dict[str, Any]) -> tuple[Sampler, int | None]:
+    def _chosen(self, given: dict[str, Any]) -> tuple[Sampler, int | list[int] | None]:
         """Sampler and label of settings; with a label, guidance is 1 unless given or above 0 in the file."""
         given = {name: value for name, value in given.items() if value is not None}
         own = asdict(self.config.sample)
@@ -243,30 +250,24 @@ class Pipeline:
             raise InputError("this model is not class-conditional: train one with conditional=true")
         label = given.pop("label", None)
         if label is not None:
-            require_integer("label", label, 0)
-            labels = self.config.labels
-            require(label in labels, "label", f"one of {', '.join(map(str, labels))}", label)
+            label = as_labels(label, self.config.labels)
             given.setdefault("guidance", own["guidance"] or 1.0)
         options, most = self.config.sample.replaced(**given), self.diffusion.diffusion_steps
         if "sample_steps" not in given:  # a preset's own may be more calls than a small grid has tokens
             options = replace(options, sample_steps=min(options.sample_steps or most, most))
         return self.sampler(options), label
 
-    def labels(self, seeds: Sequence[int], label: int | None = None) -> Tensor | None:
+    def labels(self, seeds: Sequence[int], labels: Sequence[int | None] | None = None) -> Tensor | None:
         """Labels int64 [n] for images of these seeds, as class-conditional networks take them; None for any other.
 
-        Without a `label` it is drawn from the image's seed, as probable as in the training data; so is its style, all
-        styles being equally probable.
+        Args:
+            seeds: of the images.
+            labels: of the images, drawn where None; None (default) draws all. See `network_labels`.
         """
         if not self.config.conditional:
             return None
-        styles, ends = self.config.styles, list(accumulate(self.config.counts))
-
-        def drawn(seed: int) -> int:
-            own = bisect(ends, mix_seed(seed, ImageStream.LABEL) % ends[-1]) if label is None else label
-            return own * styles + mix_seed(seed, ImageStream.STYLE) % styles
-
-        return torch.tensor([drawn(seed) for seed in seeds], device=self.device)
+        labels = [None] * len(seeds) if labels is None else labels
+        return torch.tensor(network_labels(self.config, seeds, labels), device=self.device)
 
 
 def within(network: nn.Module, **settings: Any) -> Callable[..., Tensor]:

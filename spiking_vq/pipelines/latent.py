@@ -36,6 +36,11 @@ class LatentPipeline(Pipeline):
     kind, stage = LatentModel, "absorbing"
 
     @property
+    def is_exported(self) -> bool:
+        """Whether the networks are graphs of an export."""
+        return not isinstance(self.model.vq_svae, VQSVAE)
+
+    @property
     def network(self) -> nn.Module:
         """The denoiser."""
         return self.model.denoiser
@@ -60,13 +65,13 @@ class LatentPipeline(Pipeline):
         self,
         sampler: AbsorbingSampler,
         seeds: Sequence[int],
-        label: int | None,
+        labels: Sequence[int | None],
         known: Tensor | None,
         batch_size: int | None,
     ) -> Iterator[State]:
         unconditional = within(self.network, num_steps=sampler.options.guidance_T)
         denoiser = guided(self.network, sampler.options.guidance, unconditional)
-        return sampler.states(denoiser, seeds, self.labels(seeds, label), known, batch_size, self.device)
+        return sampler.states(denoiser, seeds, self.labels(seeds, labels), known, batch_size, self.device)
 
     def decode(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Images [n, C, H, W] in [0, 1] of tokens int64 [n, G, h, w] in 0..K-1."""
@@ -119,7 +124,7 @@ class LatentPipeline(Pipeline):
         folder, seeds, model = claim(folder, to), export_seeds(n), copy.deepcopy(self.model).cpu()
         of_nir = (form, inputs) != ("standard", "host")
         require(to == "nir" or not of_nir, "form and inputs", f"left out with to={to}", f"{form} and {inputs}")
-        require(isinstance(model.vq_svae, VQSVAE), "the model", "one that is not exported already", "an export")
+        self._require_networks()
         exact = LatentPipeline(fold_batch_norms(copy.deepcopy(model).float()), self.config, precision="fp64")
         *_, last = exact.states(seeds)
         given = (model.float(), self.config, folder, last.x, exact.labels(seeds))

@@ -22,20 +22,27 @@ PIPELINES = (LatentPipeline, PixelPipeline)
 
 
 def load(
-    model: str | Path, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
+    model: str | Path,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+    compile: bool = False,
+    *,
+    revision: str | None = None,
 ) -> LatentPipeline | PixelPipeline:
     """Load the pipeline of a trained model.
 
     Args:
         model: a model that ships, by data set (`mnist`), or with preset and stage (`mnist-base-gaussian`); a run folder
-            (`runs/mnist/base`), of an unfinished run its best checkpoint so far; a file (`model.safetensors`); or the
-            folder of an exported model, whose graphs then run.
+            (`runs/mnist/base`), of an unfinished run its best checkpoint so far; a file (`model.safetensors`); the
+            folder of an exported model, whose graphs then run; a folder by `save_pretrained`; or `owner/name`, a
+            repository of the Hugging Face hub that `push_to_hub` wrote, unless there is such a path.
         device, precision, compile: see `Pipeline`.
+        revision: branch, tag or commit of the repository; None (default) for the newest commit of `main`.
 
     Raises:
         InputError: there is no such model, or one that cannot generate.
     """
-    path = located(model, *(pipeline.stage for pipeline in PIPELINES))
+    path = located(model, *(pipeline.stage for pipeline in PIPELINES), revision=revision)
     networks, config = load_exported(path.parent) if path.name == EXPORTED else load_model(path)
     if not isinstance(networks, tuple(pipeline.kind for pipeline in PIPELINES)):
         raise InputError(f"{path} is a {config.stage} model, which cannot generate: name a file of another stage")

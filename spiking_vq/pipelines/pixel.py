@@ -33,6 +33,11 @@ class PixelPipeline(Pipeline):
     kind, stage = PixelModel, "gaussian"
 
     @property
+    def is_exported(self) -> bool:
+        """Whether the U-Net is a graph of an export."""
+        return not isinstance(self.model.unet, SpikingUNet)
+
+    @property
     def network(self) -> nn.Module:
         """The U-Net."""
         return self.model.unet
@@ -62,12 +67,17 @@ class PixelPipeline(Pipeline):
         )
 
     def _states(
-        self, sampler: GaussianSampler, seeds: Sequence[int], label: int | None, known: None, batch_size: int | None
+        self,
+        sampler: GaussianSampler,
+        seeds: Sequence[int],
+        labels: Sequence[int | None],
+        known: None,
+        batch_size: int | None,
     ) -> Iterator[State]:
         options = sampler.options
         network = within(self.network, threshold_shift=options.threshold_shift)
-        denoiser, labels = guided(network, options.guidance), self.labels(seeds, label)
-        for state in sampler.states(denoiser, seeds, labels, batch_size, self.device):
+        denoiser = guided(network, options.guidance)
+        for state in sampler.states(denoiser, seeds, self.labels(seeds, labels), batch_size, self.device):
             yield state._replace(x=as_images(state.x, options.contrast))
 
     def decode(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -91,7 +101,7 @@ class PixelPipeline(Pipeline):
         """
         require(to == "nir", "to", "nir for a continuous model", repr(to))
         folder, seeds, model = claim(folder, to), export_seeds(n), copy.deepcopy(self.model).cpu()
-        require(isinstance(model.unet, SpikingUNet), "the model", "one that is not exported already", "an export")
+        self._require_networks()
         exact = PixelPipeline(fold_batch_norms(copy.deepcopy(model).float()), self.config, precision="fp64")
         *_, last = exact.states(seeds)
         export_pixel(model.float(), self.config, folder, to_uint8(last.x), exact.labels(seeds), form)

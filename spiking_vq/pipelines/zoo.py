@@ -4,32 +4,37 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
 from spiking_vq.files import read_path
+from spiking_vq.pipelines.hub import download, is_repository
+from spiking_vq.pipelines.pretrained import MODEL, check_whole
 
 ZOO = Path(__file__).parents[1] / "zoo"
 
 STAGES = ("absorbing", "gaussian", "vq_svae")
 """Stages of the models that one word may name, in the order of search."""
 
-WEIGHTS = ("model.safetensors", "best.ckpt")
+WEIGHTS = (MODEL, "best.ckpt")
 """Files of a stage's folder that hold a model: of a finished and of an unfinished run."""
 
 EXPORTED = "export.json"
 """File of an exported model's folder that names the others."""
 
 
-def located(word: str | Path, *stages: str) -> Path:
+def located(word: str | Path, *stages: str, revision: str | None = None) -> Path:
     """The file of a model that one word names.
 
     Args:
         word: a file; a run folder, of a preset (`runs/mnist/base`) or of a stage (`runs/mnist/base/absorbing`); the
-            folder of an exported model; or a model that ships, by data set, data set and preset, or data set, preset
-            and stage (`mnist-base-gaussian`). A data set alone names its `large` model where one ships, else `base`.
+            folder of an exported model, or one by `save_pretrained`; a model that ships, by data set, data set and
+            preset, or data set, preset and stage (`mnist-base-gaussian`); or `owner/name`, a repository of the Hugging
+            Face hub. A data set alone names its `large` model where one ships, else `base`.
         stages: of the model, in the order of search; `STAGES` if none are given.
+        revision: of the repository; None (default) for the newest.
 
     Raises:
-        InputError: there is none; the message lists the models that ship.
+        InputError: there is none, and the message lists the models that ship; a folder that is half written; or no
+            repository, see `hub.download`.
     """
     stages, path = stages or STAGES, read_path("model", word)
     own = [path, *(folder / file for folder in (path, *(path / stage for stage in stages)) for file in WEIGHTS)]
@@ -38,10 +43,16 @@ def located(word: str | Path, *stages: str) -> Path:
     names += [str(word)] if str(word).endswith(stages) else []
     for file in (*own, *(ZOO / f"{name}.safetensors" for name in names)):
         if read_path("model", file).is_file():
+            require(revision is None, "revision", f"left out: {word} is no repository of the hub", repr(revision))
+            if file == path / MODEL:
+                check_whole(path)
             return file
+    if is_repository(word, revision):
+        return download(word, revision)
     raise InputError(
-        f"no model file at {word}: give the path of a model.safetensors, a run folder such as runs/mnist/base, or the"
-        f" name of a model that ships, one of {_shipped(stages)}"
+        f"no model file at {word}: give the path of a model.safetensors, a run folder such as runs/mnist/base,"
+        f" owner/name of a repository on the Hugging Face hub, or the name of a model that ships, one of"
+        f" {_shipped(stages)}"
     )
 
 

@@ -42,9 +42,10 @@ class ModelOptions:
     """Options that name a trained model.
 
     Attributes:
-        model: a model that ships (`mnist`, `mnist-base-gaussian`), a run folder (`runs/mnist/base`) or a file
-            (`model.safetensors`, `best.ckpt`), written without `model=`; None (default) takes `ckpt`, or else the model
-            of this stage, data and preset, your own run before the one that ships.
+        model: a model that ships (`mnist`, `mnist-base-gaussian`), a run folder (`runs/mnist/base`), a file
+            (`model.safetensors`, `best.ckpt`) or a repository of the Hugging Face hub (`owner/name`), written without
+            `model=`; None (default) takes `ckpt`, or else the model of this stage, data and preset, your own run before
+            the one that ships.
         stage: stage of the model.
         data: data set of the model.
         preset: preset of the model.

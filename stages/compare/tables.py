@@ -7,18 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spiking_vq.config.schema import TWINS
+from spiking_vq.data.datasets import TITLES
 from spiking_vq.errors import InputError
 from stages.compare.published import PUBLISHED
 from stages.reporting.report import Report, evaluation_name, inspected
 
 NOT_RUN = "not run"
-TITLES = {
-    "mnist": "MNIST",
-    "fmnist": "FashionMNIST",
-    "kmnist": "KMNIST",
-    "letters": "EMNIST Letters",
-    "cifar10": "CIFAR-10",
-}
 PRESETS = (
     *("base", "large", "base-relu", "base-quantised", "paper"),
     *("gaussian-base", "gaussian-sddpm", "gaussian-fsddim"),

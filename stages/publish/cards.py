@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from spiking_vq.checkpoint.file import load_model
 from spiking_vq.config.compare import differences
 from spiking_vq.config.load import load_config
 from spiking_vq.config.schema import AbsorbingConfig, Config, SpikingConfig
-from spiking_vq.config.yaml_files import to_yaml
 from spiking_vq.errors import require
+from spiking_vq.pipelines.card import KINDS, configuration
 from spiking_vq.pipelines.zoo import located
 from stages.cli.options import CONFIGS
 from stages.compare.tables import TITLES, UNCONDITIONAL, read_evaluations
@@ -32,11 +31,7 @@ SHOWN = {
 }
 """Name of a metric -> its title, and a factor."""
 
-KINDS = {
-    "absorbing": "A VQ-SVAE and the spiking denoiser of absorbing diffusion on its tokens",
-    "gaussian": "A spiking U-Net of Gaussian diffusion",
-    "classifier": "The classifier that evaluation uses; it does not spike",
-}
+CLASSIFIER = "The classifier that evaluation uses; it does not spike"
 PLACES = ("stage", "data", "preset", "ckpt", "stage1", "runs", "data_dir", "tokens_dir", "results", "device")
 """Arguments of recorded commands that name the model, or folders of one machine."""
 
@@ -126,7 +121,8 @@ def card(description: Report, config: Config) -> str:
         config: of the file.
     """
     file, stand_in = description.get(str, "file"), description.get(str, "stand_in", default="")
-    lines = [f"# `{file}`", "", f"{KINDS[config.stage]}, trained on {TITLES.get(config.data, config.data)}."]
+    kind, data = KINDS.get(config.stage, CLASSIFIER), TITLES.get(config.data, config.data)
+    lines = [f"# `{file}`", "", f"{kind}, trained on {data}."]
     lines += [f"The data are {stand_in}."] if stand_in else []
     lines += ["", f"{description.get(str, 'dtype')}, SHA-256 `{description.get(str, 'sha256')}`.", ""]
     lines += ["## Training", "", *training(description.part("training"), config), ""]
@@ -137,8 +133,7 @@ def card(description: Report, config: Config) -> str:
         lines += ["## Speed and quality", "", *speed(results.part("calls"), Path(file).stem), ""]
     if isinstance(config, SpikingConfig) and config.neuron == "lif":
         lines += ["## Spikes", "", *spikes(results), ""]
-    lines += ["## Configuration", "", "```yaml", to_yaml(asdict(config)).rstrip(), "```"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, configuration(config)]) + "\n"
 
 
 def training(runs: Report, config: Config) -> Iterator[str]:

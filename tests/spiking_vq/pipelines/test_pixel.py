@@ -222,7 +222,7 @@ def test_labels_are_drawn_as_often_as_there_were_images(labelled_latents):
     counts = drawn.bincount(minlength=10)
     assert counts[[0, *range(3, 10)]].sum() == 0
     assert counts[1].item() == pytest.approx(3000, abs=110)  # four deviations of the binomial
-    assert (drawn == labelled_latents.labels([0], label=2)).sum() == counts[2]
+    assert (drawn == labelled_latents.labels([0], [2])).sum() == counts[2]
     with pytest.raises(InputError, match="one of 1, 2; got 0"):
         labelled_latents.sample(1, label=0)
 
