@@ -17,7 +17,7 @@ from spiking_vq.errors import LARGEST_SEED, InputError
 from stages.app import complete, show
 from stages.app.generate import Made, generate
 from stages.app.models import Models
-from stages.app.page import CHOOSE, EMPTY, NAMES, Eraser, Inputs, Page, layout, settings_of
+from stages.app.page import CHOOSE, EMPTY, FIRST_TAB, NAMES, Eraser, Inputs, Page, Results, layout, settings_of
 from stages.app.spikes import spikes_of
 
 COMPUTING = {"concurrency_limit": 1, "concurrency_id": "computing", "api_visibility": "private"}
@@ -75,9 +75,8 @@ def _connect_model(models: Models, page: Page) -> None:
         label, *sliders = settings_of(pipeline)
         changes = {inputs.label: gr.Dropdown(**label)}
         changes |= {slider: gr.Slider(**new) for slider, new in zip(inputs.settings, sliders, strict=True)}
-        changes |= {results.made: None, results.grid: show.hint(EMPTY), results.status: "", results.downloads: ""}
-        changes |= {results.spikes: "", eraser.picture: None, eraser.cells: gr.HTML("", image="")}
-        changes |= {component: gr.update(visible=False) for component in (results.line, results.index)}
+        changes |= cleared(results) | {results.grid: show.hint(EMPTY), results.status: ""}
+        changes |= {eraser.picture: None, eraser.cells: gr.HTML("", image="")}
         changes |= {eraser.missing: gr.update(visible=not complete.completes(pipeline))}
         changes |= {eraser.group: gr.update(visible=complete.completes(pipeline))}
         return changes | {eraser.completions: show.hint(CHOOSE)}
@@ -91,6 +90,7 @@ def _connect_generation(models: Models, ended: Event, page: Page) -> None:
 
     @messages
     def make(n: int, name: str, seed: int, label: int, *values: float) -> Iterator[dict[Any, Any]]:
+        yield {page.tabs: gr.Tabs(selected=FIRST_TAB)} | cleared(results)
         for item in generate(models, name, n, seed, as_given(label, values), ended):
             images = item.samples.images if isinstance(item, Made) else item.images
             told = show.status(item, models.titles[name])
@@ -99,7 +99,7 @@ def _connect_generation(models: Models, ended: Event, page: Page) -> None:
             results.made: item,
             results.downloads: show.downloads(item),
             results.line: gr.update(value=item.line, visible=True),
-            results.index: gr.update(value=0, maximum=n - 1, visible=n > 1),
+            results.index: gr.update(value=0, visible=n > 1),
         }
 
     @messages
@@ -121,14 +121,21 @@ def _connect_generation(models: Models, ended: Event, page: Page) -> None:
 
     looking = (look, [results.made, results.index, eraser.part], [results.spikes, eraser.picture, eraser.cells])
     making = inputs.generate.click(
-        make, [inputs.n, *inputs.chosen], [*results], **COMPUTING, show_progress_on=results.status
+        make, [inputs.n, *inputs.chosen], [page.tabs, *results], **COMPUTING, show_progress_on=results.status
     )
     making.success(*looking, **COMPUTING, show_progress="minimal")
     results.index.input(*looking, **COMPUTING, show_progress="minimal", trigger_mode="always_last")
     chosen = results.grid.select(clicked, None, results.index, **AT_ONCE)
     chosen.success(*looking, **COMPUTING, show_progress="minimal")
-    inputs.stop.click(None, cancels=[making], **AT_ONCE)
+    stopping = inputs.stop.click(None, cancels=[making], **AT_ONCE)
+    stopping.then(lambda told: told.replace("Call", "Stopped at call"), results.status, results.status, **AT_ONCE)
     inputs.new_seed.click(lambda: randbelow(LARGEST_SEED + 1), None, inputs.seed, **AT_ONCE)
+
+
+def cleared(results: Results) -> dict[Any, Any]:
+    """Removes what belongs to the set before."""
+    hidden = {component: gr.update(visible=False) for component in (results.line, results.index)}
+    return hidden | {results.made: None, results.downloads: "", results.spikes: ""}
 
 
 def erased(pipeline: Any, image: Tensor, part: str) -> gr.HTML:

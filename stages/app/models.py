@@ -109,9 +109,9 @@ def controls(pipeline: Pipeline) -> Controls:
     names = [name for name in ("sample_steps", *MOST) if own.get(name) is not None and name not in hidden]
     values = {name: own[name] for name in names}
     most_calls = min(pipeline.diffusion.diffusion_steps, max(MOST_CALLS, values["sample_steps"]))
-    labels = [("any", ANY), *((class_name(config.data, label), label) for label in config.labels)]
+    labels = config.labels if config.conditional else []
     return Controls(
-        labels if config.conditional else [],
+        [("any", ANY), *((class_name(config.data, label), label) for label in labels)] if labels else [],
         most_calls,
         values,
         {name: max(most, values[name]) for name, most in MOST.items() if name in values},

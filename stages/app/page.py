@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from spiking_vq.errors import LARGEST_SEED
 from spiking_vq.pipelines.base import Pipeline
 from stages.app import complete, show
 from stages.app.generate import MOST_IMAGES
@@ -32,6 +31,9 @@ NAMES = {
     "guidance": ("Guidance", "higher follows the label more closely"),
 }
 """Setting -> its title and an explanation."""
+
+
+FIRST_TAB = "generate"
 
 
 class Inputs(NamedTuple):
@@ -82,6 +84,7 @@ class Page(NamedTuple):
 
     blocks: gr.Blocks
     inputs: Inputs
+    tabs: gr.Tabs
     results: Results
     eraser: Eraser
 
@@ -94,12 +97,12 @@ def layout(models: Models) -> Page:
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 inputs = _inputs(models, pipeline)
-            with gr.Column(scale=5, min_width=300):
-                with gr.Tab("Generate"):
+            with gr.Column(scale=5, min_width=300), gr.Tabs() as tabs:
+                with gr.Tab("Generate", id=FIRST_TAB):
                     results = _results()
                 with gr.Tab("Complete a picture"):
                     eraser = _eraser(complete.completes(pipeline))
-    return Page(blocks, inputs, results, eraser)
+    return Page(blocks, inputs, tabs, results, eraser)
 
 
 def settings_of(pipeline: Pipeline) -> list[dict[str, Any]]:
@@ -120,7 +123,7 @@ def _inputs(models: Models, pipeline: Pipeline) -> Inputs:
     label = gr.Dropdown(**named, label="Label", elem_id="label")
     n = gr.Slider(1, MOST_IMAGES, 16, step=1, label="Images", elem_id="n")
     with gr.Row():
-        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LARGEST_SEED, min_width=120, scale=2)
+        seed = gr.Number(0, label="Seed", precision=0, min_width=120, scale=2)
         new_seed = gr.Button("New seed", min_width=100, elem_classes="beside")
     with gr.Row():
         generate = gr.Button("Generate", variant="primary", scale=2, min_width=120, elem_id="generate")
@@ -135,8 +138,10 @@ def _results() -> Results:
     grid = image_grid(show.hint(EMPTY), "grid")
     status = gr.Markdown(elem_id="status", elem_classes="status")
     downloads = gr.HTML(elem_id="downloads")
-    line = gr.Textbox(label="The command that makes these images", visible=False, buttons=["copy"], elem_id="line")
-    index = gr.Number(0, label="Image", precision=0, minimum=0, visible=False, elem_id="index")
+    line = gr.Textbox(
+        label="The command that makes these images", lines=2, visible=False, buttons=["copy"], elem_id="line"
+    )
+    index = gr.Number(0, label="Image, counted from 0", precision=0, visible=False, elem_id="index")
     spikes = gr.HTML(elem_classes="spikes", elem_id="spikes")
     return Results(grid, status, downloads, line, index, spikes, gr.State(time_to_live=3600))
 

@@ -67,13 +67,13 @@ def free_port(host: str, port: int) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             return probe.getsockname()[1]
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, UnicodeError) as error:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
             reason = f"port {port} of {host} is in use: choose another, such as port={(port + 1) % 65536}, or port=0"
-        elif error.errno == errno.EACCES:
+        elif getattr(error, "errno", None) == errno.EACCES:
             reason = f"port {port} is not allowed: choose one above 1023, such as port=7860"
         else:
-            reason = f"host={host} is no address of this machine ({error.strerror}): leave it out, or give 0.0.0.0"
+            reason = f"host={host} is no address of this machine ({error}): leave it out, or give 0.0.0.0"
         raise InputError(reason) from error
 
 

@@ -52,7 +52,7 @@ def address(image: Tensor) -> str:
 def status(shown: Frame | Made, title: str) -> str:
     """A line on what the grid shows."""
     if isinstance(shown, Frame):
-        return f"Call {shown.calls} of {shown.total}" + ("; grey is still masked" if shown.calls < shown.total else "")
+        return f"Call {shown.calls} of {shown.total}"
     n = len(shown.samples.images)
     return f"{n} image{'s' if n > 1 else ''} by {title}, seed {shown.seed}. Click one to see its spikes."
 
