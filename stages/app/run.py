@@ -95,10 +95,20 @@ def serve(models: Models, host: str, port: int) -> None:
         theme = gr.themes.Default(primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["monospace"])
         try:
             page.launch(
-                **{"server_name": host, "server_port": port, "prevent_thread_lock": True, "quiet": True},
-                **{"share": False, "ssr_mode": False, "mcp_server": False, "enable_monitoring": False, "pwa": False},
-                **{"run_history": False, "footer_links": [], "max_file_size": MOST_BYTES},
-                **{"theme": theme, "css_paths": CSS},
+                server_name=host,
+                server_port=port,
+                share=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                max_file_size=MOST_BYTES,
+                enable_monitoring=False,
+                run_history=False,
+                ssr_mode=False,
+                mcp_server=False,
+                pwa=False,
+                footer_links=[],
+                theme=theme,
+                css_paths=CSS,
             )
             print(f"open http://{host}:{port} in a browser; Ctrl-C ends it", flush=True)
             if not _is_this_machine(host):
