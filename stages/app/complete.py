@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -67,7 +68,7 @@ def read_upload(content: bytes, pipeline: Pipeline) -> Upload:
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise InputError(f"a picture must have at most {MOST_PIXELS // 10**6} million pixels")
-            picture = ImageOps.exif_transpose(opened).convert("RGBA")
+            picture = _in_8_bits(ImageOps.exif_transpose(opened)).convert("RGBA")
     except InputError:
         raise
     except Exception as error:  # damaged files make the parsers raise anything
@@ -86,6 +87,13 @@ def read_upload(content: bytes, pipeline: Pipeline) -> Upload:
         image = 255 - image
         changes.append("inverted, as the data have bright ink on black")
     return Upload(image[0], " and ".join(changes))
+
+
+def _in_8_bits(picture: Image.Image) -> Image.Image:
+    """A picture of levels 0..255; grey may have 16 bits, and colours be those of a printer."""
+    if picture.mode.startswith("I"):
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
+    return picture.convert("RGB") if picture.mode == "CMYK" else picture
 
 
 def _border(images: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from torch import Tensor
 from spiking_vq.errors import LARGEST_SEED, InputError
 from stages.app import complete, show
 from stages.app.generate import Made, generate
-from stages.app.models import Models
+from stages.app.models import Models, completes
 from stages.app.page import CHOOSE, EMPTY, FIRST_TAB, NAMES, Eraser, Inputs, Page, Results, layout, settings_of
-from stages.app.spikes import spikes_of
+from stages.app.spikes import NO_SPIKES, has_spikes, spikes_of
 
 COMPUTING = {"concurrency_limit": 1, "concurrency_id": "computing", "api_visibility": "private"}
 """Of events that compute: one at a time, whoever asks; the others wait in a queue."""
@@ -77,8 +77,8 @@ def _connect_model(models: Models, page: Page) -> None:
         changes |= {slider: gr.Slider(**new) for slider, new in zip(inputs.settings, sliders, strict=True)}
         changes |= cleared(results) | {results.grid: show.hint(EMPTY), results.status: ""}
         changes |= {eraser.picture: None, eraser.cells: gr.HTML("", image="")}
-        changes |= {eraser.missing: gr.update(visible=not complete.completes(pipeline))}
-        changes |= {eraser.group: gr.update(visible=complete.completes(pipeline))}
+        changes |= {eraser.missing: gr.update(visible=not completes(pipeline))}
+        changes |= {eraser.group: gr.update(visible=completes(pipeline))}
         return changes | {eraser.completions: show.hint(CHOOSE)}
 
     shown = [inputs.label, *inputs.settings, *results, *eraser[:4], eraser.completions]
@@ -107,14 +107,11 @@ def _connect_generation(models: Models, ended: Event, page: Page) -> None:
         if made is None:
             return {results.spikes: ""}
         pipeline = models.pipeline(made.model)
-        try:
-            measured = show.spikes(spikes_of(pipeline, made, index), made.settings, index)
-        except InputError as error:  # of a model without spikes
-            return {results.spikes: show.hint(str(error))}
-        if not complete.completes(pipeline):
-            return {results.spikes: measured}
-        image = made.samples.images[index]
-        return {results.spikes: measured, eraser.picture: image, eraser.cells: erased(pipeline, image, part)}
+        image = made.image(index)
+        changes = {eraser.picture: image, eraser.cells: erased(pipeline, image, part)} if completes(pipeline) else {}
+        if has_spikes(pipeline):
+            return changes | {results.spikes: show.spikes(spikes_of(pipeline, made, index), made.settings, index)}
+        return changes | {results.spikes: show.hint(NO_SPIKES)}
 
     def clicked(event: gr.EventData) -> int:
         return int(event.index)

@@ -59,6 +59,15 @@ class Made(NamedTuple):
     samples: Samples
     line: str
 
+    def image(self, index: int) -> Tensor:
+        """One of the images, uint8 [C, H, W].
+
+        Raises:
+            InputError: there is no such image.
+        """
+        require_integer("the number of the image", index, 0, len(self.samples.images) - 1)
+        return self.samples.images[index]
+
 
 def generate(models: Models, name: str, n: int, seed: int, given: dict[str, Any], ended: Event) -> Iterator[Any]:
     """Generate images, and yield a `Frame` at the start and after each call of the network, at the end a `Made`.

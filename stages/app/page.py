@@ -10,7 +10,7 @@ import gradio as gr
 from spiking_vq.pipelines.base import Pipeline
 from stages.app import complete, show
 from stages.app.generate import MOST_IMAGES
-from stages.app.models import ANY, Models, controls
+from stages.app.models import ANY, Models, completes, controls
 from stages.app.widgets import erasable, image_grid
 
 CSS = Path(__file__).with_name("page.css")
@@ -101,7 +101,7 @@ def layout(models: Models) -> Page:
                 with gr.Tab("Generate", id=FIRST_TAB):
                     results = _results()
                 with gr.Tab("Complete a picture"):
-                    eraser = _eraser(complete.completes(pipeline))
+                    eraser = _eraser(completes(pipeline))
     return Page(blocks, inputs, tabs, results, eraser)
 
 

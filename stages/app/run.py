@@ -93,6 +93,7 @@ def serve(models: Models, host: str, port: int) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is removed then, too
         page = build(models, ended).queue(max_size=32)
         theme = gr.themes.Default(primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["monospace"])
+        theme.set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300")
         try:
             page.launch(
                 server_name=host,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from spiking_vq.data.levels import to_uint8
-from spiking_vq.errors import InputError, require_integer
+from spiking_vq.errors import InputError
 from spiking_vq.pipelines.base import Pipeline
 from spiking_vq.randomness import mix_seed
 from stages.app.generate import Made
@@ -15,6 +15,8 @@ from stages.inspect.energy import Generation, energy_report, observe
 from stages.inspect.portrait import ABOVE, TITLES, film, raster_png
 from stages.inspect.printed import SIDES, by_hardware
 from stages.inspect.purity import firing_rates
+
+NO_SPIKES = "This model has no spikes: it is a twin without them."
 
 
 class Spikes(NamedTuple):
@@ -35,15 +37,20 @@ class Spikes(NamedTuple):
     is_same: bool
 
 
+def has_spikes(pipeline: Pipeline) -> bool:
+    """Whether the neurons of a model spike."""
+    return pipeline.config.neuron == "lif"
+
+
 def spikes_of(pipeline: Pipeline, made: Made, index: int) -> Spikes:
     """Make an image of a set again by itself, as a set of one has no idle slots, and count its spikes.
 
     Raises:
         InputError: there is no such image, or the model has no spikes.
     """
-    require_integer("the number of the image", index, 0, len(made.samples.images) - 1)
-    if pipeline.config.neuron != "lif":
-        raise InputError("this model has no spikes: it is a twin without them")
+    made.image(index)
+    if not has_spikes(pipeline):
+        raise InputError(NO_SPIKES)
     seed = mix_seed(made.seed, index)
     generation = observe(pipeline, made.settings, [seed])
     report = energy_report(pipeline, made.settings, generation, seed)

@@ -114,6 +114,17 @@ def test_dark_ink_on_white_is_inverted_and_transparency_is_black(pipeline):
     assert image.sum() == 255
 
 
+def test_grey_of_16_bits_and_colors_of_a_printer(pipeline):
+    levels = np.zeros((12, 12), np.uint16)
+    levels[5, 5] = 65535
+    levels[5, 6] = 128 * 257
+    image, _ = read_upload(encoded(Image.fromarray(levels), "PNG"), pipeline)
+    assert image[0, 5, 5:7].tolist() == [255, 128]
+    assert image.sum() == 383
+    white_on_black = Image.fromarray(levels.astype(np.uint8)).convert("CMYK")
+    assert read_upload(encoded(white_on_black, "TIFF"), pipeline).image.shape == (1, 12, 12)
+
+
 def test_color_stays_for_a_model_of_colors(latents):
     pipeline = Models(latents.path).pipeline("cifar10-base-absorbing")
     image, _ = read_upload(encoded(Image.new("RGB", (64, 64), (200, 30, 40)), "PNG"), pipeline)

@@ -80,6 +80,44 @@ def test_mistakes_are_messages():
         next(steps)
 
 
+@pytest.fixture
+def handler(latents):
+    """Function that calls a handler of the page by its name: what it returns, by the components' names."""
+    from stages.app.events import build
+
+    page = build(latents, Event())
+
+    def call(name, *values):
+        (event,) = (event for event in page.fns.values() if event.name == name)
+        return event.fn(*values)
+
+    return call
+
+
+def named(changes):
+    return {component.elem_id: change for component, change in changes.items() if component.elem_id}
+
+
+def test_a_set_replaces_the_one_before(handler, latents):
+    first, *frames, last = map(named, handler("make", 5, latents.first, 1, 3, 2, 1.0, None, 1.0))
+    assert (first["downloads"], first["spikes"], first["line"]["visible"]) == ("", "", False)
+    assert [frame["status"] for frame in frames[:3]] == [f"Call {calls} of 2" for calls in range(3)]
+    assert frames[-1]["status"] == f"5 images by {latents.first}, seed 1. Click one to see its spikes."
+    assert "label=3" in last["line"]["value"]
+    with pytest.raises(gr.Error, match="images must be in 1..256"):
+        list(handler("make", 257, latents.first, 1, 3, 2, 1.0, None, 1.0))
+
+
+def test_another_model_begins_anew(handler):
+    changes = handler("choose", "mnist-base-gaussian")
+    assert "Press Generate" in named(changes)["grid"]
+    assert named(changes)["label"].visible is False
+    hidden = [component for component, change in changes.items() if isinstance(component, gr.Column)]
+    assert [changes[component]["visible"] for component in hidden] == [False]
+    with pytest.raises(gr.Error, match="model must be one of"):
+        handler("choose", "/etc/passwd")
+
+
 def test_one_computation_at_a_time_and_nothing_from_elsewhere(latents, monkeypatch):
     from stages.app.events import build
 
