@@ -20,6 +20,7 @@ from torchvision.transforms.functional import to_pil_image
 from spiking_vq.diffusion.sampling import State
 from spiking_vq.errors import require_integer, require_seed
 from spiking_vq.pipelines.base import CHUNK, Pipeline, Samples
+from spiking_vq.runtime.running import run_with
 from stages.app.models import Models, settings
 from stages.cli.machine import worth_compiling
 from stages.inspect.portrait import visible
@@ -119,7 +120,8 @@ class Watched:
         changed = torch.arange(len(x), device=x.device)
         if self.x is not None:
             changed = changed[(x != self.x).flatten(1).any(1)]
-        parts = [visible(self.pipeline, x[rows], torch.zeros_like(x[rows])) for rows in changed.split(CHUNK)]
+        with run_with(compile=False):  # which would compile for every number of changed images
+            parts = [visible(self.pipeline, x[rows], torch.zeros_like(x[rows])) for rows in changed.split(CHUNK)]
         if self.images is None:
             self.images = torch.cat(parts)
         elif len(changed):

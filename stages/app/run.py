@@ -80,7 +80,7 @@ def free_port(host: str, port: int) -> int:
 def serve(models: Models, host: str, port: int) -> None:
     """Serve the page until Ctrl-C; uploads lie in a folder that is then removed."""
     with TemporaryDirectory(prefix="spiking_vq-app-") as folder:
-        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder} | without_proxy(host)
         import gradio as gr  # here: it reads these when it is imported, and it is an extra
         import matplotlib as mpl
 
@@ -111,13 +111,26 @@ def serve(models: Models, host: str, port: int) -> None:
                 theme=theme,
                 css_paths=CSS,
             )
-            print(f"open http://{host}:{port} in a browser; Ctrl-C ends it", flush=True)
+            print(f"open http://{_for_a_browser(host)}:{port} in a browser; Ctrl-C ends it", flush=True)
             if not _is_this_machine(host):
                 print(f"everyone who reaches port {port} of this machine can use it", flush=True)
             Event().wait()
         finally:
             ended.set()
             page.close(verbose=False)
+
+
+def without_proxy(host: str) -> dict[str, str]:
+    """Environment in which the page is reached directly where a proxy is set: gradio asks it whether it is there."""
+    direct = next(filter(None, map(os.environ.get, ("no_proxy", "NO_PROXY"))), "")
+    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(filter(None, (direct, host, "localhost,127.0.0.1"))))
+
+
+def _for_a_browser(host: str) -> str:
+    """The host as an address of the page has it; `localhost` for all addresses of this machine."""
+    if host in ("0.0.0.0", "::"):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_this_machine(host: str) -> bool:

@@ -25,7 +25,8 @@ PATIENCE = 180
 @pytest.fixture
 def served(tmp_path):
     """Address of the page with MNIST's model, in a process that ends by Ctrl-C and leaves nothing behind."""
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")  # nobody is there
+    environment = {**os.environ, **proxies, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-c", INTERRUPTIBLE, "app", "mnist", "port=0"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     line = process.stdout.readline()
