@@ -96,7 +96,7 @@ def serve(models: Models, host: str, port: int) -> None:
         theme.set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300")
         try:
             page.launch(
-                server_name=host,
+                server_name=_bracketed(host),
                 server_port=port,
                 share=False,
                 prevent_thread_lock=True,
@@ -127,9 +127,12 @@ def without_proxy(host: str) -> dict[str, str]:
 
 
 def _for_a_browser(host: str) -> str:
-    """The host as an address of the page has it; `localhost` for all addresses of this machine."""
-    if host in ("0.0.0.0", "::"):
-        return "localhost"
+    """The host in the page's address; `localhost` for all of this machine."""
+    return "localhost" if host in ("0.0.0.0", "::") else _bracketed(host)
+
+
+def _bracketed(host: str) -> str:
+    """The host, in brackets if it is of IPv6."""
     return f"[{host}]" if ":" in host else host
 
 
