@@ -37,7 +37,7 @@ EVALUATE := $(call o,images,$(IMAGES)) $(call o,protocol,$(PROTOCOL)) $(call o,i
 FIND := $(call o,stage,$(STAGE)) $(call o,data,$(DATA)) $(call o,preset,$(PRESET)) $(call o,runs,$(RUNS)) $(call o,ckpt,$(CKPT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 unet sample classifier evaluate energy rates spiking-report portrait quantise export verify-export stream compare all-runs ablation candidates scaling calls decompose analytic labels threshold-sweep bench publish cards docs docs-figures test test-all lint format clean
+.PHONY: help install demo stage1 stage2 unet sample app classifier evaluate energy rates spiking-report portrait quantise export verify-export stream compare all-runs ablation candidates scaling calls decompose analytic labels threshold-sweep bench publish cards docs docs-figures test test-all lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(call q,$(strip $(MAKEFILE_LIST)))
@@ -74,6 +74,9 @@ unet: $(INSTALLED)  ## train the continuous stage, a spiking U-Net on pixels (th
 
 sample: $(INSTALLED)  ## generate N images with CKPT, your own run, or else the weights that ship
 	$(VQ) sample $(FIND) $(call o,n,$(N)) $(call o,seed,$(SEED)) $(ARGS)
+
+app: $(INSTALLED)  ## open a page to play with CKPT, your own run, or else the weights that ship (Ctrl-C ends it)
+	$(VQ) app $(FIND) $(ARGS)
 
 classifier: $(INSTALLED)  ## train the classifier that evaluation uses
 	$(VQ) train classifier $(call o,data,$(DATA)) preset=base $(call o,seed,$(SEED)) $(FOLDERS) $(ARGS)

@@ -23,6 +23,7 @@ from stages.cli.run import quiet_warnings, run_command
 COMMANDS = {
     "train": "stages.train",
     "sample": "stages.sample",
+    "app": "stages.app.run",
     "evaluate": "stages.evaluate.report",
     "inspect": "stages.inspect.report",
     "quantise": "stages.quantise",

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
+from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
@@ -137,6 +139,16 @@ def image_name(index: int) -> str:
     return f"{index:06d}.png"
 
 
+def columns(n: int) -> int:
+    """Columns of a grid of `n` images."""
+    return max(1, round(n**0.5))
+
+
+def as_grid(images: Tensor) -> Image:
+    """All of the uint8 images [n, C, H, W] as one picture."""
+    return to_pil_image(make_grid(images, nrow=columns(len(images))))
+
+
 def write_samples(out: Path, samples: Samples) -> None:
     """Write images one by one and as a grid, and tokens if there are any, into a folder that `claim_folder` took.
 
@@ -149,7 +161,7 @@ def write_samples(out: Path, samples: Samples) -> None:
     for index, image in enumerate(images):
         to_pil_image(image).save(unfinished / image_name(index))
     with atomic_write(out / "grid.png") as temporary:
-        to_pil_image(make_grid(images, nrow=max(1, round(len(images) ** 0.5)))).save(temporary, format="png")
+        as_grid(images).save(temporary, format="png")
     if tokens is not None:
         with atomic_write(out / "tokens.npy") as temporary, temporary.open("wb") as file:
             np.save(file, tokens.numpy())

@@ -32,7 +32,7 @@ STAGES = [
     {"reporting", "training", "sample", "bench"},
     {"evaluate", "vq_svae", "absorbing", "gaussian", "classifier"},
     {"inspect", "train", "compare", "quantise", "export"},
-    {"study", "publish"},
+    {"study", "publish", "app"},
     {"__main__"},
 ]
 """The same of the commands, above the library."""

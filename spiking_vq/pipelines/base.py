@@ -161,6 +161,7 @@ class Pipeline(Conventions):
         *,
         first: int = 0,
         progress: Callable[[int, int], None] | None = None,
+        watch: Callable[[State], None] | None = None,
         **settings: Any,
     ) -> Samples:
         """Generate `n` images. Image i depends on (seed, i) and its label alone, not on `n`.
@@ -170,6 +171,7 @@ class Pipeline(Conventions):
             seed: of the whole set, in 0..2^32 - 1.
             first: number of the first image, a multiple of `GROUP`: a large set may be made in parts.
             progress: called as `progress(images_done, n)` along the way.
+            watch: called with each state, see `states`, of `GROUP` images at most: at the start, and after each call.
             settings: of the sampler, see `sampling`; None, or left out, takes the file's own. Of class-conditional
                 models also `label`, an integer for all images, or `n` of them, one for each; without, labels are drawn
                 if `guidance` is above 0.
@@ -182,7 +184,7 @@ class Pipeline(Conventions):
         require_seed(seed)
         require_integer("first", first, 0)
         require(first % GROUP == 0, "first", f"a multiple of {GROUP}", first)
-        return self._generate(n, seed, *self._chosen(settings), first, progress)
+        return self._generate(n, seed, *self._chosen(settings), first, progress, watch=watch)
 
     def states(self, seeds: Sequence[int], **settings: Any) -> Iterator[State]:
         """Generate an image for each seed and yield the state at the start and after each call of the network.
@@ -218,6 +220,7 @@ class Pipeline(Conventions):
         first: int = 0,
         progress: Callable[[int, int], None] | None = None,
         known: Tensor | None = None,
+        watch: Callable[[State], None] | None = None,
     ) -> Samples:
         """Images in groups, and within them in chunks of one size; with `known`, their free positions alone."""
         made, images, labels = [], [], each_label(label, n)
@@ -227,6 +230,8 @@ class Pipeline(Conventions):
                 seeds = [mix_seed(seed, number) for number in numbers]
                 given = None if known is None else known[start : start + GROUP]
                 for state in self._states(sampler, seeds, labels[start : start + GROUP], given, CHUNK):
+                    if watch:
+                        watch(state)
                     if progress and state.calls:
                         progress(start + len(seeds) * state.calls // state.total, n)
                 made.append(state.x)

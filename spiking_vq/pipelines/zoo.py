@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from spiking_vq.errors import InputError, require
@@ -52,7 +53,7 @@ def located(word: str | Path, *stages: str, revision: str | None = None) -> Path
     raise InputError(
         f"no model file at {word}: give the path of a model.safetensors, a run folder such as runs/mnist/base,"
         f" owner/name of a repository on the Hugging Face hub, or the name of a model that ships, one of"
-        f" {_shipped(stages)}"
+        f" {_named(stages)}"
     )
 
 
@@ -87,12 +88,15 @@ def find_model(stage: str, data: str, preset: str, runs: str | Path = "runs", ck
     ]
     raise InputError(
         f"no trained {stage} model for data={data} preset={preset}: neither {files[0]}, nor one that ships"
-        f" ({_shipped(holders)}). Train it with {' and '.join(training)}, or name a file with"
+        f" ({_named(holders)}). Train it with {' and '.join(training)}, or name a file with"
         f" {'classifier' if stage == 'classifier' else 'ckpt'}="
     )
 
 
-def _shipped(stages: tuple[str, ...] | list[str]) -> str:
-    """The names of the models that ship of these stages."""
-    names = sorted(path.stem for path in ZOO.glob("*.safetensors") if path.stem.endswith(tuple(stages)))
-    return ", ".join(names) or "none"
+def shipped(*stages: str) -> list[str]:
+    """The names of the models that ship of these stages, such as `mnist-base-absorbing`."""
+    return sorted(path.stem for path in ZOO.glob("*.safetensors") if path.stem.endswith(stages))
+
+
+def _named(stages: Sequence[str]) -> str:
+    return ", ".join(shipped(*stages)) or "none"

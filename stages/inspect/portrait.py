@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,10 +86,22 @@ def film(pipeline: Pipeline, states: Sequence[Tensor], num_frames: int = FRAMES)
         num_frames: spread evenly from the first state to the last.
     """
     frames = torch.cat([states[index] for index in chosen_states(len(states), num_frames)])
-    if frames.is_floating_point():
-        return to_uint8(frames.cpu())
-    masked = frames == pipeline.diffusion.mask_id
-    images = pipeline.decode(torch.where(masked, states[-1], frames), torch.Generator().manual_seed(0))
+    return visible(pipeline, frames, states[-1])
+
+
+@torch.no_grad()
+def visible(pipeline: Pipeline, x: Tensor, filling: Tensor) -> Tensor:
+    """Images of a state, uint8 [n, C, H, W]; masked tokens are grey.
+
+    Args:
+        pipeline: that generates them.
+        x: see `Pipeline.states`.
+        filling: tokens that the decoder reads in place of masked ones, which neighbouring pixels show a little.
+    """
+    if x.is_floating_point():
+        return to_uint8(x.cpu())
+    masked = x == pipeline.diffusion.mask_id
+    images = pipeline.decode(torch.where(masked, filling, x), torch.Generator().manual_seed(0))
     height, width = (side // cells for side, cells in zip(images.shape[2:], masked.shape[2:], strict=True))
     hidden = masked.to(images.dtype).mean(1, keepdim=True)  # share of a position's codes
     hidden = hidden.repeat_interleave(height, 2).repeat_interleave(width, 3)
@@ -97,8 +110,15 @@ def film(pipeline: Pipeline, states: Sequence[Tensor], num_frames: int = FRAMES)
 
 def draw_raster(path: Path, frames: Tensor, spikes: dict[str, Tensor]) -> None:
     """Draw an image emerging, and below it the spikes that make it, as `path`, a PNG file; see `raster`."""
-    with raster(frames, spikes) as drawn, atomic_write(path) as temporary:
-        drawn.figure.savefig(temporary, format="png", dpi=110, facecolor="white")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(raster_png(frames, spikes))
+
+
+def raster_png(frames: Tensor, spikes: dict[str, Tensor]) -> bytes:
+    """The `raster` as a PNG file."""
+    with raster(frames, spikes) as drawn:
+        drawn.figure.savefig(file := BytesIO(), format="png", dpi=110, facecolor="white")
+    return file.getvalue()
 
 
 @contextmanager

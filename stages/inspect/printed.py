@@ -24,7 +24,7 @@ def print_energy(report: dict[str, Any]) -> None:
     print("\nan image by")
     _print_table([{"calls": report[side]["calls"]} | report[side]["operations"] for side in SIDES], "{:,.0f}".format)
     print(f"\nuJ an image; {report['constants']['source']}")
-    _print_table([_by_hardware(report[side]["energy_pj"]["image"]) for side in SIDES], microjoules)
+    _print_table([by_hardware(report[side]["energy_pj"]["image"]) for side in SIDES], microjoules)
     for twin, lines in report["verdict"].items():
         print(f"\nagainst the {TWINS[twin]}", lines, sep="\n")
     print("\nlatency: time steps an image, longest path of synapses in a step, spikes in a step, steps x path")
@@ -33,7 +33,7 @@ def print_energy(report: dict[str, Any]) -> None:
         print(f"  {part:{NAME - 2}}" + "".join(f"{figure:15,.0f}" for figure in figures))
 
 
-def _by_hardware(energies: Energies) -> dict[str, float]:
+def by_hardware(energies: Energies) -> dict[str, float]:
     """Names of arithmetic and memory -> picojoules."""
     rows = ((bits, memory, pj) for bits, memories in energies.items() for memory, pj in memories.items())
     return {f"{TITLES[bits]}, {TITLES[memory]}": pj for bits, memory, pj in rows}
