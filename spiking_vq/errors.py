@@ -24,6 +24,25 @@ def require(holds: bool, name: str, expected: str, got: object) -> None:
         raise InputError(f"{name} must be {expected}; got {got}")
 
 
+def require_multiples(height: int, width: int, divisor: int, reason: str, options: str) -> None:
+    """Raise `InputError` unless an image's height and width are multiples of `divisor`; it names the nearest sizes.
+
+    Args:
+        height, width: in pixels.
+        divisor: at least 1.
+        reason: why they have to be, for the message.
+        options: other options that would change the divisor.
+    """
+    if height % divisor == 0 and width % divisor == 0:
+        return
+    below = min(height, width) // divisor * divisor
+    near = " or ".join(str(size) for size in (below, below + divisor) if size)
+    raise InputError(
+        f"image height and width must be multiples of {divisor}, as {reason}; got {height}x{width}: set"
+        f" image_size={near}, or other {options}"
+    )
+
+
 def require_one_of(name: str, value: object, names: Iterable[str]) -> None:
     """Raise `InputError` unless the value is one of the names."""
     names = list(names)

@@ -80,7 +80,7 @@ def fitted(config: Config, given: set[str]) -> Config:
         print(data.about)
     config, changes = adapted(config, data, given)
     for change in changes:
-        print(f"adapted to the data: {change}")
+        print(f"adapted: {change}")
     return config
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from spiking_vq.errors import InputError, require
+from spiking_vq.errors import require, require_multiples
 
 
 def sinusoid(t: Tensor, num_features: int) -> Tensor:
@@ -54,12 +54,10 @@ class SpikingUNet(nn.Module):
         channels, *size = image_shape
         halvings = len(multipliers) - 1
         divisor = patch_size * 2**halvings
-        if size[0] % divisor or size[1] % divisor:
-            raise InputError(
-                f"image height and width must be multiples of {divisor}, as patches are {patch_size}x{patch_size}"
-                f" pixels and {len(multipliers)} levels halve them {halvings} times; got {size[0]}x{size[1]}."
-                " Set image_size, patch_size, or fewer multipliers."
-            )
+        reason = (
+            f"patches are {patch_size}x{patch_size} pixels and {len(multipliers)} levels halve them {halvings} times"
+        )
+        require_multiples(*size, divisor, reason, "patch_size or multipliers")
         self.image_shape, self.T, self.width, self.patch_size = tuple(image_shape), T, width, patch_size
         self.num_channels, self.num_features = channels * patch_size**2, 4 * width  # of patches; of the time embedding
 

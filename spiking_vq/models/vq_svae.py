@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spiking_vq.errors import InputError, require, require_one_of, require_unit_range
+from spiking_vq.errors import InputError, require, require_multiples, require_one_of, require_unit_range
 from spiking_vq.layers.readout import MembraneReadout
 from spiking_vq.layers.synapses import NeuronFactory, SpikingResidual, conv_norm, direct_coding, up_conv_norm
 from spiking_vq.models.quantizers import build_quantizer
@@ -35,11 +35,7 @@ def token_grid(image_shape: Sequence[int], channels: Sequence[int]) -> tuple[int
     require(len(channels) > 0 and min(channels) > 0, "channels", "one width or more, such as [32, 64]", list(channels))
     _, height, width = image_shape
     factor = 2 ** len(channels)
-    if height % factor or width % factor:
-        raise InputError(
-            f"image height and width must be multiples of {factor}, as {len(channels)} convolutions halve them;"
-            f" got {height}x{width}. Set image_size to one that divides, or another number of model.channels."
-        )
+    require_multiples(height, width, factor, f"{len(channels)} convolutions halve them", "model.channels")
     return height // factor, width // factor
 
 

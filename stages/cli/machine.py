@@ -34,6 +34,18 @@ def check_device(name: str, devices: int = 1) -> None:
         raise InputError(f"device={name} cannot be used here ({reason}): try device=cpu") from error
 
 
+def emulates_bf16(device: str) -> bool:
+    """Whether the device computes bf16 without instructions for it, several times slower than fp32.
+
+    So do x86 processors without AVX-512's or AMX's; of others nothing is known here, and the answer is no.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    if torch.device(device).type != "cpu" or not cpuinfo.exists():
+        return False
+    flags = next((line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), [])
+    return bool(flags) and not {"avx512_bf16", "amx_bf16", "avx_ne_convert"} & set(flags)
+
+
 def can_compile() -> bool:
     """Whether `torch.compile` works here; tries it, and prints a line if it does not."""
     try:

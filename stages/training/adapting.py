@@ -1,4 +1,4 @@
-"""Presets adapted to the data: halvings to the size of the images, labels and styles to those that there are."""
+"""Presets adapted to data and machine: halvings to the images' size, labels and styles to those that there are."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TypeVar
 from spiking_vq.config.schema import AbsorbingConfig, Config, DenoiserConfig, GaussianConfig, VQSVAEConfig
 from spiking_vq.data.image_data import ImageData
 from spiking_vq.data.own import OwnData
+from stages.cli.machine import emulates_bf16
 
 LEAST_SIDE, MOST_SIDE = 7, 16
 """Positions a side of the token grid, and of the U-Net's lowest level, that presets are made for."""
 
 ADAPTABLE = {
-    *("model.channels", "model.decoder_channels", "model.multipliers", "train.batch_size"),
+    *("precision", "model.channels", "model.decoder_channels", "model.multipliers", "train.batch_size"),
     *("conditional", "styles", "sample.guidance", "sample.guidance_T", "distilled_guidance", "distilled_T"),
 }
 """Fields that `adapted` may change."""
@@ -26,11 +27,11 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def adapted(config: AnyConfig, data: ImageData, given: Collection[str]) -> tuple[AnyConfig, list[str]]:
-    """A preset's configuration adapted to the data, and the changes in words.
+    """A preset's configuration adapted to the data and the machine, and the changes in words.
 
     The number of halvings follows from the size of the images. Of an own data set, the number of styles and the batch
     follow from the number of images, and a preset's class-conditional network becomes unconditional if there are no
-    labels. What the user has given is not changed.
+    labels. A processor that emulates bf16 computes in fp32. What the user has given is not changed.
 
     Args:
         config: from a preset and the user's overrides.
@@ -38,6 +39,9 @@ def adapted(config: AnyConfig, data: ImageData, given: Collection[str]) -> tuple
         given: names of the fields that the user has given, such as `model.channels`.
     """
     changes: dict[str, str] = {}
+    if config.precision == "bf16" and "precision" not in given and emulates_bf16(config.device):
+        changes["precision"] = "fp32, as this processor emulates bf16, which takes several times as long"
+        config = replace(config, precision="fp32")
     sides = data.official_shape[1:]
     if isinstance(config, VQSVAEConfig) and not {"model.channels", "model.decoder_channels"} & set(given):
         config = _with_halvings(config, sides, changes)
