@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spiking_vq.data.celeba import CelebAData
 from spiking_vq.data.image_data import ImageData, rows_of
 from spiking_vq.data.levels import resize, resize_images
 from spiking_vq.data.official import NUM_CLASSES, TORCHVISION, Split, read_half
@@ -17,7 +18,7 @@ from spiking_vq.errors import InputError
 from spiking_vq.files import read_path
 from spiking_vq.randomness import permutation
 
-DATASETS = (*TORCHVISION, "digits")
+DATASETS = (*TORCHVISION, "celeba", "digits")
 
 CHOICES = f"one of {', '.join(DATASETS)}, or the path of a folder of images or of an .npz file"
 """What names a data set, for messages."""
@@ -28,6 +29,7 @@ TITLES = {
     "kmnist": "KMNIST",
     "letters": "EMNIST Letters",
     "cifar10": "CIFAR-10",
+    "celeba": "CelebA",
 }
 """Data set -> its name in documents, in the order of tables."""
 
@@ -122,7 +124,8 @@ def load_dataset(
             downloaded into it, once, when first used; if it is not writable, the archives are unpacked elsewhere each
             time. `digits` comes with scikit-learn and ignores it. Own data sets are read into it, once.
         image_size: side in pixels of the square to which images are resized, bilinear and antialiased; at least 1.
-            None (default) keeps the size of the data; the 8x8 images of digits are then resized to 28x28.
+            None (default) keeps the size of the data; the 8x8 images of digits are then resized to 28x28, the middle
+            of CelebA's to 64x64.
         channels, resize, background, skip_broken: of an own data set, see `spiking_vq.data.pictures.Wanted`.
         progress: shows the reading of an own data set; None (default) shows nothing.
 
@@ -143,7 +146,7 @@ def load_dataset(
     own = [field for field, value in Wanted()._asdict().items() if getattr(wanted, field) != value]
     if foreign := [field for field in own if field != "image_size"]:
         raise InputError(f"{', '.join(foreign)}: only for a folder of images or an .npz file, not for {name}")
-    return NamedData(name, root, image_size)
+    return CelebAData(root, image_size, progress) if name == "celeba" else NamedData(name, root, image_size)
 
 
 def is_path(word: str) -> bool:

@@ -18,7 +18,17 @@ from stages.compare.exports import exports, runtimes
 from stages.compare.models import overview, shipped, unet
 from stages.compare.published import PUBLISHED, UNKNOWN
 from stages.compare.quantised import quantised
-from stages.compare.tables import COMPARED, PRESETS, TITLES, read_systems, shown, split, system_table
+from stages.compare.tables import (
+    COMPARED,
+    PRESETS,
+    TITLES,
+    data_sets,
+    read_systems,
+    shown,
+    split,
+    system_table,
+    title_of,
+)
 from stages.evaluate.protocols import PROTOCOLS
 from stages.reporting.markdown import table
 from stages.reporting.report import Report
@@ -46,8 +56,8 @@ def rendered(text: str, results: Path) -> str:
 def comparison(results: Path, *presets: str) -> list[str]:
     """Our presets and published figures, data set by data set."""
     systems, lines = read_systems(results), []
-    for data, title in TITLES.items():
-        lines += [f"### {title}", ""]
+    for data in data_sets(systems):
+        lines += [f"### {title_of(data)}", ""]
         for text in {system.stand_in for system in systems if system.data == data} - {""}:
             lines += [text, ""]
         for part in split(system_table(data, systems, presets or PRESETS)):
@@ -71,7 +81,7 @@ def first_steps(results: Path) -> list[dict[str, str]]:
         rows.append(
             {
                 "preset": f"{report.get(str, 'stage')} {report.get(str, 'preset')}{width}",
-                "data": TITLES[report.get(str, "data")],
+                "data": title_of(report.get(str, "data")),
                 "parameters": f"{report.get(int, 'parameters'):,}",
                 "steps": str(report.get(int, "steps")),
                 "images/s": f"{report.get(int, 'images') / report.get(float, 'seconds'):.2g}",
@@ -126,7 +136,7 @@ def labels(results: Path) -> list[dict[str, str]]:
     """How often the classifier agrees with the label that was asked for."""
     return [
         {
-            "model": f"{TITLES[path.parts[-3]]}, {path.parts[-2]}",
+            "model": f"{title_of(path.parts[-3])}, {path.parts[-2]}",
             "guidance": f"{row.get(float, 'guidance'):g}",
             "agreement": f"{row.get(float, 'agreement'):.0%}",
             "classifier distance": f"{row.get(float, 'classifier_distance'):.2f}",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spiking_vq.energy import ARITHMETICS, MEMORIES
 from stages.compare.models import shipped_models
-from stages.compare.tables import NOT_RUN, TITLES
+from stages.compare.tables import NOT_RUN, title_of
 from stages.reporting.hardware import ALONE
 from stages.reporting.hardware import TITLES as HARDWARE
 from stages.reporting.report import Report, inspected, report_folder
@@ -85,7 +85,7 @@ def _reports(results: Path) -> Iterator[tuple[str, Report | None]]:
     for stage, data, preset in shipped_models():
         report = inspected(report_folder(results, stage, data, preset), "energy")
         name = f"`{preset}`" if stage == "absorbing" else "U-Net"
-        yield f"{TITLES[data]}, {name}", report if report and "turning_rates" in report.contents else None
+        yield f"{title_of(data)}, {name}", report if report and "turning_rates" in report.contents else None
 
 
 def _figure(value: float) -> str:

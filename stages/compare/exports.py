@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.compare.tables import TITLES
+from stages.compare.tables import title_of
 from stages.reporting.report import Report
 
 RECEIVERS = ("snnTorch", "Norse", "SpikingJelly", "Sinabs")
@@ -46,7 +46,7 @@ def _reports(results: Path, to: str) -> list[Report]:
 
 def _title(report: Report) -> str:
     stage = " U-Net" if report.get(str, "stage") == "gaussian" else ""
-    return f"{TITLES[report.get(str, 'data')]}, `{report.get(str, 'preset')}`{stage}"
+    return f"{title_of(report.get(str, 'data'))}, `{report.get(str, 'preset')}`{stage}"
 
 
 def _differ(rows: list[dict]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from spiking_vq.errors import require
 from spiking_vq.pipelines.zoo import ZOO
 from stages.compare.published import PUBLISHED
-from stages.compare.tables import COMPARED, NOT_RUN, PRESETS, TITLES, UNCONDITIONAL, beside_floor, microjoules
+from stages.compare.tables import COMPARED, NOT_RUN, PRESETS, TITLES, UNCONDITIONAL, beside_floor, microjoules, title_of
 from stages.reporting.report import Report, inspected
 
 SIDES = ("spiking", "relu", "quantised")
@@ -25,7 +25,7 @@ def _overview_row(folder: Path) -> dict[str, str]:
     """The row of a model, of the reports in its folder; what was not run says so."""
     data, preset = folder.parts[-2:]
     stand_in = _description(data, preset).get(str, "stand_in", default="")
-    row = {"data": TITLES[data] + (", a stand-in" if stand_in else ""), "model": f"`{preset}`"} | dict.fromkeys(
+    row = {"data": title_of(data) + (", a stand-in" if stand_in else ""), "model": f"`{preset}`"} | dict.fromkeys(
         ("FID (floor)", "recall (floor)", "best published spiking", "spiking steps", "firing rate, stage 1, 2"), NOT_RUN
     )
     if (folder / "test-10k.json").is_file():
@@ -63,7 +63,7 @@ def best_published(folder: Path) -> str:
 
 def shipped(results: Path, preset: str) -> list[dict[str, str]]:
     """Metrics of the discrete models of a preset that ship: one column a data set."""
-    folders = {TITLES[data]: results / data / preset for data, name in _models() if name == preset}
+    folders = {title_of(data): results / data / preset for data, name in _models() if name == preset}
     columns = {
         title: dict(_shipped(folder)) for title, folder in folders.items() if (folder / "test-10k.json").is_file()
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.compare.tables import NOT_RUN, TITLES
+from stages.compare.tables import NOT_RUN, title_of
 from stages.reporting.hardware import TITLES as HARDWARE
 from stages.reporting.report import Report, evaluation_name, inspected
 
@@ -25,11 +25,11 @@ def quantised(results: Path) -> list[dict[str, str]]:
     rows = []
     for data, preset in MODELS.items():
         real = _row(results / data / preset, f"{PROTOCOL}.json")
-        rows.append({"model": f"{TITLES[data]}, `{preset}`", "weights": "real"} | real)
+        rows.append({"model": f"{title_of(data)}, `{preset}`", "weights": "real"} | real)
         samples = evaluation_name({"protocol": PROTOCOL, "only": "samples"})
         for bits in BITS:
             row = _row(results / data / f"{preset}-int{bits}", samples)
-            rows.append({"model": f"{TITLES[data]}, `{preset}`", "weights": f"{bits} bits"} | row)
+            rows.append({"model": f"{title_of(data)}, `{preset}`", "weights": f"{bits} bits"} | row)
     return rows
 
 

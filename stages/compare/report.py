@@ -19,7 +19,7 @@ from stages.cli.options import read_options
 from stages.compare import page
 from stages.compare.documents import comparison, encodings, protocols, rendered
 from stages.compare.pictures import firing_rates, quality_by_calls
-from stages.compare.tables import PRESETS, TITLES, System, read_systems, split, system_table
+from stages.compare.tables import PRESETS, System, data_sets, read_systems, split, system_table, title_of
 from stages.reporting.report import Report, write_text
 
 EXAMPLE = "spiking-vq compare"
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> None:
     options = read_options(Options, arguments)
     results, presets = options.results, options.presets.split()
     systems = read_systems(results)
-    tables = {data: system_table(data, systems, presets) for data in TITLES}
+    tables = {data: system_table(data, systems, presets) for data in data_sets(systems)}
     notes = [*(f"- {text}" for text in NOTES), *protocols(results)]
     texts = {
         results / "comparison.md": "\n".join(["# Comparison", "", *notes, "", *comparison(results, *presets)]) + "\n",
@@ -108,15 +108,15 @@ def report(results: Path, tables: dict[str, list[dict[str, str]]], systems: Sequ
     notes = NOTES + [line.removeprefix("- ").replace("`", "") for line in protocols(results)]
     parts = [page.items(notes)]
     for data, rows in tables.items():
-        parts += [page.heading(TITLES[data]), *map(page.table, split(rows))]
+        parts += [page.heading(title_of(data)), *map(page.table, split(rows))]
         ours = [system for system in systems if system.data == data]
         parts += [page.paragraph(text) for text in {system.stand_in for system in ours} - {""}]
         curves = {system.preset: points for system in ours if (points := calls_and_distances(system.folder))}
-        parts.append(page.chart(quality_by_calls(curves, f"{TITLES[data]}: quality against number of calls, val")))
+        parts.append(page.chart(quality_by_calls(curves, f"{title_of(data)}: quality against number of calls, val")))
         for system in ours:
             parts += system_parts(system)
         if (results / data / "ablation.json").is_file():
-            parts.append(page.heading(f"{TITLES[data]}: encoding and spike generator", 3))
+            parts.append(page.heading(f"{title_of(data)}: encoding and spike generator", 3))
             parts.append(page.table(encodings(results, data)))
     return page.page("Image generation with spiking neural networks", parts)
 
@@ -125,7 +125,7 @@ def system_parts(system: System) -> list[str]:
     """Pictures, firing rates and the verdict on energy of one system."""
     protocol = system.headline.get(str, "protocol")
     pictures = {system.folder / name.format(protocol=protocol): caption for name, caption in PICTURES.items()}
-    parts = [page.heading(f"{TITLES[system.data]}, {system.preset}", 3)]
+    parts = [page.heading(f"{title_of(system.data)}, {system.preset}", 3)]
     parts += [page.picture(path, caption) for path, caption in pictures.items()]
     parts.append(page.chart(firing_rates(system)))
     verdicts = system.energy.get(dict, "verdict", default={}) if system.energy else {}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from spiking_vq.config.schema import TWINS
 from spiking_vq.data.datasets import TITLES
+from spiking_vq.data.own import is_own_name
 from spiking_vq.errors import InputError
 from stages.compare.published import PUBLISHED
 from stages.reporting.report import Report, evaluation_name, inspected
@@ -34,6 +35,11 @@ QUALITY = (
 )
 COST = ("T", "calls", "parameters", "firing rate", "uJ / image", "with memory", "images / s")
 COLUMNS = QUALITY + COST
+
+
+def title_of(data: str) -> str:
+    """Name of a data set in documents; of an own data set its name."""
+    return TITLES.get(data, data)
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class System:
     def stand_in(self) -> str:
         """Sentence on a data set whose files are not the official ones; empty otherwise."""
         text = self.headline.get(str, "stand_in", default="")
-        return f"{TITLES[self.data]} here is {text}." if text else ""
+        return f"{title_of(self.data)} here is {text}." if text else ""
 
     @property
     def images_per_second(self) -> float | None:
@@ -85,14 +91,20 @@ class System:
         return self.headline.get(dict, "firing_rate", default={})
 
 
+def data_sets(systems: Sequence[System]) -> list[str]:
+    """The data sets of tables: those in `TITLES`, measured or not, then own ones that were."""
+    return list(dict.fromkeys([*TITLES, *(system.data for system in systems)]))
+
+
 def read_systems(results: Path) -> list[System]:
-    """All data sets and presets that were evaluated, in the order of `TITLES`.
+    """All data sets and presets that were evaluated, in the order of `TITLES`; own data sets follow.
 
     Raises:
         InputError: there is none, or a report cannot be read.
     """
     systems = []
-    for data in TITLES:
+    own = sorted(path.name for path in results.glob("*") if is_own_name(path.name))
+    for data in (*TITLES, *own):
         for folder in sorted(path for path in (results / data).glob("*") if path.is_dir()):
             evaluations, unconditional = (read_evaluations(folder, form) for form in ("{}", UNCONDITIONAL))
             if evaluations:

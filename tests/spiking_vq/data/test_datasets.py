@@ -157,8 +157,10 @@ def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path, name):
     data = load_dataset(name, tmp_path)  # lazy: nothing is missed yet
     with pytest.raises(InputError) as caught:
         _ = data.train
-    folder = tmp_path / (f"{FOLDERS[name]}/raw" if name in FOLDERS else "cifar-10-batches-py")
-    for part in (str(folder), "no network", "torchvision downloads", "put torchvision's files", "data=digits"):
+    folder = tmp_path / (
+        f"{FOLDERS[name]}/raw" if name in FOLDERS else {"celeba": "celeba"}.get(name, "cifar-10-batches-py")
+    )
+    for part in (str(folder), "network", "torchvision downloads", "put torchvision's files", "data=digits"):
         assert part in str(caught.value)
 
 
@@ -191,7 +193,9 @@ def test_a_damaged_file_is_an_input_error(tmp_path, damage):
 
 
 def test_what_cannot_be_loaded_is_refused_at_once(tmp_path):
-    with pytest.raises(InputError, match="'imagenet'.*mnist, fmnist, kmnist, letters, cifar10, digits"):
+    with pytest.raises(
+        InputError, match="'imagenet'.*mnist, fmnist, kmnist, letters, cifar10, celeba, digits, or the path"
+    ):
         load_dataset("imagenet", tmp_path)
     with pytest.raises(InputError, match="image_size must be at least 1 pixel; got 0"):
         load_dataset("digits", tmp_path, image_size=0)
