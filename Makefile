@@ -41,7 +41,7 @@ FIND := $(call o,stage,$(STAGE)) $(call o,data,$(DATA)) $(call o,preset,$(PRESET
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(call q,$(strip $(MAKEFILE_LIST)))
-	@echo "  variables: DATA=mnist|fmnist|kmnist|letters|cifar10|digits PRESET=base|large|counts|paper|base-relu|base-quantised|sddpm|fsddim|... PRESETS STAGE SEED N DATA_DIR RUNS CKPT PROTOCOL IMAGES INCEPTION EXPORT ARGS=\"key=value ...\""
+	@echo "  variables: DATA=mnist|fmnist|kmnist|letters|cifar10|celeba|digits|path/to/folder PRESET=base|large|counts|paper|base-relu|base-quantised|sddpm|fsddim|... PRESETS STAGE SEED N DATA_DIR RUNS CKPT PROTOCOL IMAGES INCEPTION EXPORT ARGS=\"key=value ...\""
 
 install: $(INSTALLED)  ## create the virtual environment and install the package into it
 

@@ -94,8 +94,8 @@ def divided(keys: Sequence[str], known: Sequence[str] = ()) -> dict[str, list[in
     for number, split in enumerate(missing):
         tenth = {row for row in held["train"] if number / 10 <= hashes[row] < (number + 1) / 10}
         tenth = sorted(tenth, key=hashes.__getitem__)[: len(held["train"]) - len(missing) + number] or held["train"][:1]
-        held[split] = tenth
-        held["train"] = [row for row in held["train"] if row not in set(tenth)]
+        held[split], taken = tenth, set(tenth)
+        held["train"] = [row for row in held["train"] if row not in taken]
     return held
 
 

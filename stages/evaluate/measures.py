@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiking_vq.checkpoint.file import load_model
+from spiking_vq.data.datasets import DATASETS
 from spiking_vq.data.image_data import ImageData
 from spiking_vq.data.levels import resize_images, to_unit
 from spiking_vq.errors import InputError
@@ -178,12 +180,23 @@ class Examiner:
         self.protocol = protocol
         self.reference = self.prepared(getattr(data, protocol.reference).images[: protocol.first])
         self.networks: dict[str, InceptionMeasures | ClassifierMeasures] = {}
-        classifier = ClassifierMeasures.of(data, options)  # first, as the Inception may be a download
+        classifier = self._classifier(data, options)  # first, as the Inception may be a download
         if options.features == "all":
             weights, cache = inception_file(options.inception, data.root), options.runs / "features"
             settings = protocol.resize, options.precision, options.device
             self.networks["inception"] = InceptionMeasures(weights, cache, *settings)
-        self.networks["classifier"] = classifier
+        if classifier:
+            self.networks["classifier"] = classifier
+
+    def _classifier(self, data: ImageData, options: Options) -> ClassifierMeasures | None:
+        """The classifier; None if an own data set has none, which the Inception alone measures then."""
+        try:
+            return ClassifierMeasures.of(data, options)
+        except InputError as error:
+            if data.name in DATASETS or options.features != "all" or options.classifier:
+                raise
+            print(f"measuring with the Inception alone: {error}", file=sys.stderr)
+            return None
 
     def __call__(self, images: Tensor, title: str) -> dict[str, float | None]:
         """All metrics of uint8 images [N, C, H, W]; `title` is the progress bars'."""

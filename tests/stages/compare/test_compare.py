@@ -139,3 +139,18 @@ def test_documents_that_cannot_be_read(results, tmp_path):
     with pytest.raises(InputError, match="documents=a+ is no path that can be used"):
         compare.main([f"results={results}", f"documents={300 * 'a'}"])
     assert not (results / "comparison.md").exists()
+
+
+def test_own_data_sets_follow_under_their_names(results):
+    folder = results / "sprites-0123abcd" / "base"
+    folder.mkdir(parents=True)
+    (folder / "test-10k.json").write_text(json.dumps(evaluation(33.3)))
+    (results / "notes").mkdir()
+    compare.main([f"results={results}"])
+    text = (results / "comparison.md").read_text()
+    _, part = text.split("### sprites-0123abcd")
+    assert "33.3" in part and "### " not in part  # the last one
+    assert "### CelebA" in text and "| SDDPM (T 4) | " in text.split("### CelebA")[1]
+    assert "sprites-0123abcd, base" in (results / "report.html").read_text()
+    rows = list(csv.DictReader((results / "comparison.csv").read_text().splitlines()))
+    assert any(row["data"] == "sprites-0123abcd" for row in rows)

@@ -13,7 +13,7 @@ from torchvision.utils import save_image
 
 from spiking_vq.checkpoint.build import LatentModel, build_denoiser
 from spiking_vq.checkpoint.file import load_model, save_model
-from spiking_vq.data.datasets import ImageData, load_dataset
+from spiking_vq.data.datasets import NamedData, load_dataset
 from spiking_vq.data.levels import resize_images, to_unit
 from spiking_vq.data.official import Split
 from spiking_vq.errors import InputError
@@ -202,7 +202,7 @@ def test_real_images_are_a_fair_draw_too(tmp_path, data_dir, runs, by_label, mon
     """Test files may be in the order of their labels."""
     folder, images, labels = by_label
     test = Split(resize_images(images, (12, 12)), labels)
-    monkeypatch.setattr(ImageData, "test", test)
+    monkeypatch.setattr(NamedData, "test", test)
     seen = []
     monkeypatch.setattr(evaluate, "rates_of", lambda model, images, seed: seen.append(images))
     run(tmp_path, "protocol=train-50k", "n=40", "sample_steps=2")

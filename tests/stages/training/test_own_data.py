@@ -62,10 +62,7 @@ def test_the_four_commands(command, tmp_path, capsys):
     assert found["counts"] == {"generated": 16, "floor": 16, "reference": 8}
     assert found["memorisation"]["num_training_images"] == 64
     command("inspect", data, "only=report")
-    report.rename(report.with_name("test-10k.json"))  # as if it had been measured with the Inception, too
-    command("compare")
-    name = with_data_names([data])[0].removeprefix("data=")
-    assert name.startswith("my-pictures-") and f"### {name}" in (tmp_path / "results/comparison.md").read_text()
+    assert report.parent.parent.name.startswith("my-pictures-")
     for part in ("runs", "results"):
         assert str(tmp_path) not in text_of(tmp_path / part).replace(str(tmp_path / "data"), ""), part
 
