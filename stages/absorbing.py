@@ -23,6 +23,7 @@ from spiking_vq.errors import InputError, require
 from spiking_vq.files import atomic_write
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.pipelines.base import within
+from spiking_vq.runtime.memory import images_at_once
 from spiking_vq.runtime.precision import parameter_type
 from stages.cli.data import data_of
 from stages.training.denoiser import DenoiserStage, with_label_counts
@@ -179,7 +180,8 @@ def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor | MappedImages, f
     print(f"encoding {len(images)} images")
     device = next(vq_svae.parameters()).device
     with torch.inference_mode():
-        batches = [vq_svae.tokenize(to_unit(batch.to(device))).cpu() for batch in images.split(TOKENIZE_BATCH)]
+        parts = images.split(images_at_once(TOKENIZE_BATCH, vq_svae.image_shape))
+        batches = [vq_svae.tokenize(to_unit(batch.to(device))).cpu() for batch in parts]
     tokens = torch.cat(batches)
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.save(file, tokens.numpy().astype(np.int16 if vq_svae.codebook_size < 2**15 else np.int32))

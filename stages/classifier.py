@@ -17,6 +17,7 @@ from spiking_vq.data.levels import to_unit
 from spiking_vq.data.official import Split
 from spiking_vq.data.styles import with_styles
 from spiking_vq.runtime.distributed import own_rows
+from spiking_vq.runtime.memory import images_at_once
 from spiking_vq.runtime.precision import parameter_type
 from stages.cli.data import data_of
 from stages.training.stage import Stage
@@ -81,7 +82,7 @@ class ClassifierStage(Stage):
     def _logits(self) -> Tensor:
         """Logits [N, num_classes] of the validation images, on the CPU."""
         model = self.trained.eval()
-        batches = self.val.images.split(VALIDATION_BATCH)
+        batches = self.val.images.split(images_at_once(VALIDATION_BATCH, model.image_shape))
         return torch.cat([model(self._as_input(images.to(self.device))).float().cpu() for images in batches])
 
     def _as_input(self, images: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from spiking_vq.models.critics import PatchAdversary, PerceptualDistance
 from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.randomness import Stream
 from spiking_vq.runtime.distributed import own_rows
+from spiking_vq.runtime.memory import images_at_once
 from spiking_vq.runtime.precision import parameter_type
 from stages.cli.data import data_of
 from stages.training.forecast import tokens_of
@@ -110,7 +111,7 @@ class VQSVAEStage(Stage):
         """Mean squared error of images in [0, 1] and perplexity of the codes, over the validation split."""
         model = self.trained.eval()
         squared, tokens = 0.0, []
-        for images in self.data.val.images.split(VALIDATION_BATCH):
+        for images in self.data.val.images.split(images_at_once(VALIDATION_BATCH, model.image_shape)):
             images = to_unit(images.to(self.device))
             tokens.append(model.tokenize(images))
             decoded = model.decode(tokens[-1], self.generator(Stream.VALIDATION))

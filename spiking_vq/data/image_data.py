@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spiking_vq.data.official import Split
 
-_COUNTED = 4096  # images whose levels are counted at once
+_COUNTED = 256  # images whose levels are counted at once
 
 
 class ImageData:

@@ -29,6 +29,7 @@ from spiking_vq.models.vq_svae import VQSVAE
 from spiking_vq.neurons.activity import LayerActivity, record_activity
 from spiking_vq.pipelines.latent import LatentPipeline
 from spiking_vq.pipelines.zoo import find_model
+from spiking_vq.runtime.memory import images_at_once
 from stages.cli.progress import progress
 from stages.evaluate.features import CachedFeatures
 from stages.evaluate.options import Options
@@ -134,7 +135,7 @@ class ClassifierMeasures:
     def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features [N, D] and probabilities [N, num_classes] of uint8 images [N, C, H, W], on the CPU."""
         rows = []
-        for batch in images.split(CLASSIFIER_BATCH):
+        for batch in images.split(images_at_once(CLASSIFIER_BATCH, self.model.image_shape)):
             features = self.model.features(to_unit(resize_images(batch, self.model.image_shape[1:])).to(self.device))
             rows.append((features.cpu(), self.model.readout(features).softmax(1).cpu()))
         features, probabilities = map(torch.cat, zip(*rows, strict=True))
@@ -277,6 +278,6 @@ def firing_rates(network: nn.Module, work: Callable[[], Any]) -> dict[str, float
 def _batches(images: Tensor, title: str) -> Iterator[Tensor]:
     """Cut images into batches, under a progress bar."""
     with progress(total=len(images), title=title) as bar:
-        for batch in images.split(CLASSIFIER_BATCH):
+        for batch in images.split(images_at_once(CLASSIFIER_BATCH, images.shape)):
             yield batch
             bar.update(len(batch))

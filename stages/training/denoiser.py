@@ -20,6 +20,7 @@ from spiking_vq.pipelines.base import Pipeline
 from spiking_vq.pipelines.load import pipeline_of
 from spiking_vq.randomness import Stream, uniform_noise
 from spiking_vq.runtime.distributed import own_rows
+from spiking_vq.runtime.memory import images_at_once
 from stages.training.stage import Stage
 
 VALIDATION_BATCH = 128
@@ -88,7 +89,8 @@ class DenoiserStage(Stage):
         """The metrics of the diffusion's loss, mean over the validation examples."""
         network, generator, sums = self.trained.eval(), self._on_device(self.generator(Stream.VALIDATION)), {}
         with self.autocast():
-            for examples, labels in zip(*(rows.split(VALIDATION_BATCH) for rows in self.val), strict=True):
+            size = images_at_once(VALIDATION_BATCH, self.config.image_shape)
+            for examples, labels in zip(*(rows.split(size) for rows in self.val), strict=True):
                 labels = labels.to(self.device)
                 denoiser, further = self._denoiser(network, labels), self.objective(labels)
                 metrics = self.diffusion.loss(denoiser, self.prepared(examples.to(self.device)), generator, **further)
