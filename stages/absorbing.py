@@ -180,7 +180,7 @@ def cached_tokens(vq_svae: VQSVAE, sha256: str, images: Tensor | MappedImages, f
     print(f"encoding {len(images)} images")
     device = next(vq_svae.parameters()).device
     with torch.inference_mode():
-        parts = images.split(images_at_once(TOKENIZE_BATCH, vq_svae.image_shape))
+        parts = images.split(images_at_once(TOKENIZE_BATCH, images.shape))
         batches = [vq_svae.tokenize(to_unit(batch.to(device))).cpu() for batch in parts]
     tokens = torch.cat(batches)
     with atomic_write(path) as temporary, temporary.open("wb") as file:

@@ -113,8 +113,9 @@ class VQSVAEStage(Stage):
         squared, tokens = 0.0, []
         for images in self.data.val.images.split(images_at_once(VALIDATION_BATCH, model.image_shape)):
             images = to_unit(images.to(self.device))
-            tokens.append(model.tokenize(images))
-            decoded = model.decode(tokens[-1], self.generator(Stream.VALIDATION))
+            ids = model.tokenize(images)
+            decoded = model.decode(ids, self.generator(Stream.VALIDATION))
+            tokens.append(ids.int().cpu())
             squared += (decoded - images).square().sum().item()
         return {
             "mse": squared / self.data.val.images.numel(),

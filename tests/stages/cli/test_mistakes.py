@@ -16,7 +16,7 @@ MISTAKES = {
     "an empty preset is base": ("train vq_svae preset= T=0", r"T must be at least 1"),
     "time without spikes": ("train vq_svae neuron=relu T=4", r"1 with neuron=relu"),
     "time of a classifier": ("train classifier data=digits T=4", r"unknown configuration field 'T'"),
-    "unknown data": ("train vq_svae data=svhn", r"mnist, fmnist, kmnist, letters, cifar10, digits"),
+    "unknown data": ("train vq_svae data=svhn", r"mnist, fmnist, kmnist, letters, cifar10, celeba, digits"),
     "missing data": ("train vq_svae data=mnist data_dir={tmp}/none", r"{tmp}/none.*data=digits"),
     "wrong image size": ("train vq_svae data=digits image_size=30 runs={tmp}", r"multiples of 4"),
     "unwritable folder": ("train vq_svae data=digits runs={tmp}/file/runs", r"cannot write.*file/runs"),

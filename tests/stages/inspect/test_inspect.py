@@ -272,7 +272,7 @@ def test_stage_2_is_inspected_without_its_data(inspected, monkeypatch, capsys):
     def missing(*arguments):
         raise InputError("no files")
 
-    monkeypatch.setattr(inspect, "load_dataset", missing)
+    monkeypatch.setattr(inspect, "data_of", missing)
     report = inspected("absorbing", "sample_steps=1", "only=report")
     assert set(report["firing_rate"]) == {"absorbing"}
     assert "without the firing rates of stage 1, which need validation images: no files" in capsys.readouterr().err
