@@ -62,8 +62,12 @@ def test_the_four_commands(command, tmp_path, capsys):
     assert found["counts"] == {"generated": 16, "floor": 16, "reference": 8}
     assert found["memorisation"]["num_training_images"] == 64
     command("inspect", data, "only=report")
-    assert report.parent.parent.name.startswith("my-pictures-")
-    for part in ("runs", "results"):
+    name = report.parent.parent.name
+    assert name.startswith("my-pictures-")
+    command("publish", data, "zoo=zoo")
+    card = (tmp_path / "zoo" / f"{name}-base-absorbing.md").read_text()
+    assert f"trained on {name}" in card and f"data={name}" in card
+    for part in ("runs", "results", "zoo"):
         assert str(tmp_path) not in text_of(tmp_path / part).replace(str(tmp_path / "data"), ""), part
 
 
