@@ -93,7 +93,7 @@ def read_picture(path: Path, channels: int, background: str = "black") -> Tensor
         image.load()
         image = ImageOps.exif_transpose(image)
         if image.mode in ("I", "F", "I;16", "I;16L", "I;16B", "I;16N"):
-            return _of_array(_levels_of_numbers(np.asarray(image), path), channels)
+            return _of_array(_levels_of_numbers(image, path), channels)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             under = Image.new("RGBA", image.size, (*colour_of(background), 255))
@@ -124,11 +124,18 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).to(torch.uint8).unsqueeze(1)  # as Pillow's L
 
 
-def _levels_of_numbers(values: np.ndarray, path: Path) -> np.ndarray:
-    """Levels uint8 [H, W] of a grey picture of 16-bit or 32-bit numbers."""
-    if not 0 <= values.min() <= values.max() <= 65535:
-        raise InputError(f"{path.name} has levels from {values.min()} to {values.max()}; 0..65535 can be read")
-    return ((np.round(values).astype(np.int64) + 128) // 257).astype(np.uint8)  # 257 is odd: v / 257 rounded
+def _levels_of_numbers(image: Image.Image, path: Path) -> np.ndarray:
+    """Levels uint8 [H, W] of a grey picture of 16-bit numbers, which Pillow may hold in 32 bits."""
+    values = np.asarray(image)
+    lowest, highest = values.min(), values.max()
+    # 32-bit numbers up to 255 are levels that a program wrote so, not a black picture
+    if image.mode == "F" or lowest < 0 or highest > 65535 or (image.mode == "I" and 0 < highest <= 255):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise InputError(
+            f"{path.name} has {kind} levels from {lowest:g} to {highest:g}, and 0..65535 are black to white in so many"
+            " bits: save it with 8 or 16 bits"
+        )
+    return ((values.astype(np.int64) + 128) // 257).astype(np.uint8)  # 257 is odd: v / 257 rounded
 
 
 def _of_array(levels: np.ndarray, channels: int) -> Tensor:

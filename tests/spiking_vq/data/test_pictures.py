@@ -64,9 +64,17 @@ def test_16_bit_grey(tmp_path, suffix):
     assert not has_colour(tmp_path / f"deep.{suffix}")
 
 
-def test_32_bit_numbers_out_of_range(tmp_path):
-    Image.fromarray(np.full((2, 2), 70_000, np.int32)).save(tmp_path / "deep.tif")
-    with pytest.raises(InputError, match="levels from 70000"):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.full((2, 2), 70_000, np.int32), "32-bit levels from 70000"),
+        (np.full((2, 2), 255, np.int32), "32-bit levels from 255 to 255"),
+        (np.full((2, 2), 0.5, np.float32), "floating-point levels from 0.5"),
+    ],
+)
+def test_numbers_that_are_no_16_bit_levels(tmp_path, values, message):
+    Image.fromarray(values).save(tmp_path / "deep.tif")
+    with pytest.raises(InputError, match=message):
         read_picture(tmp_path / "deep.tif", 1)
 
 
