@@ -28,9 +28,6 @@ CHUNK = 64
 """Images computed at once. Fixed, the last chunk padded: convolutions round differently at another batch size, and an
 image must be the same whatever the number of images."""
 
-DECODED = 4 * CHUNK
-"""Images of 32 x 32 pixels whose decoding takes the memory that there is for a chunk; larger ones are fewer."""
-
 GROUP = 16 * CHUNK
 """Images whose noise is in memory at once."""
 
@@ -239,7 +236,7 @@ class Pipeline(Conventions):
                     if progress and state.calls:
                         progress(start + len(seeds) * state.calls // state.total, n)
                 made.append(state.x)
-                for rows, kept in chunks(len(seeds), images_at_once(DECODED, self.config.image_shape)):
+                for rows, kept in chunks(len(seeds), images_at_once(CHUNK, self.config.image_shape)):
                     generator = torch.Generator().manual_seed(mix_seed(seed, numbers[rows[0]], ImageStream.SPIKES))
                     decoded = self.decode(state.x[rows.to(self.device)], generator)
                     images.append(to_uint8(decoded)[:kept].cpu())
@@ -290,10 +287,6 @@ def within(network: nn.Module, **settings: Any) -> Callable[..., Tensor]:
 
 
 def chunks(n: int, size: int = CHUNK) -> Iterator[tuple[Tensor, int]]:
-    """Row numbers [s] of each chunk of `n` rows, the last row repeated as padding, and how many of them count.
-
-    s is `size`, but `CHUNK` at most.
-    """
-    size = min(size, CHUNK)
+    """Row numbers [size] of each chunk of `n` rows, the last row repeated as padding, and how many of them count."""
     for first in range(0, n, size):
         yield torch.arange(first, first + size, device="cpu").clamp(max=n - 1), min(size, n - first)
