@@ -12,7 +12,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def images_at_once(most: int, image_shape: Sequence[int]) -> int:
-    """Images [C, H, W] to compute at once: `most` of up to 32 x 32 pixels, and of larger ones 64 such images' pixels."""
+    """Images [C, H, W] to compute at once: `most` of up to 32 x 32 pixels, of larger ones 64 such images' pixels."""
     pixels = image_shape[-2] * image_shape[-1]
     return most if pixels <= _SMALL else max(1, min(most, _PIXELS // pixels))
 
