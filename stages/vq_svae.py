@@ -110,17 +110,15 @@ class VQSVAEStage(Stage):
     def validate(self) -> dict[str, float]:
         """Mean squared error of images in [0, 1] and perplexity of the codes, over the validation split."""
         model = self.trained.eval()
-        squared, tokens = 0.0, []
-        for images in self.data.val.images.split(images_at_once(VALIDATION_BATCH, model.image_shape)):
+        val, size = self.data.val.images, images_at_once(VALIDATION_BATCH, model.image_shape)
+        # one block, since small ones between the large ones of each batch would let the heap grow without end
+        squared, tokens = 0.0, torch.empty(len(val), *model.code_grid, dtype=torch.int32)
+        for images, own in zip(val.split(size), tokens.split(size), strict=True):
             images = to_unit(images.to(self.device))
             ids = model.tokenize(images)
-            decoded = model.decode(ids, self.generator(Stream.VALIDATION))
-            tokens.append(ids.int().cpu())
-            squared += (decoded - images).square().sum().item()
-        return {
-            "mse": squared / self.data.val.images.numel(),
-            "perplexity": perplexity(torch.cat(tokens)).item(),
-        }
+            own.copy_(ids)
+            squared += (model.decode(ids, self.generator(Stream.VALIDATION)) - images).square().sum().item()
+        return {"mse": squared / val.numel(), "perplexity": perplexity(tokens).item()}
 
     @torch.no_grad()
     def picture(self) -> Tensor:

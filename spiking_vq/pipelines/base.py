@@ -212,6 +212,11 @@ class Pipeline(Conventions):
         *_, last = self.states([seed], **settings)
         return self.decode(last.x, torch.Generator().manual_seed(mix_seed(seed, ImageStream.SPIKES)))
 
+    @property
+    def coded_at_once(self) -> int:
+        """Images that are encoded or decoded at once: `CHUNK`, but fewer of large ones."""
+        return images_at_once(CHUNK, self.config.image_shape)
+
     def _generate(
         self,
         n: int,
@@ -236,7 +241,7 @@ class Pipeline(Conventions):
                     if progress and state.calls:
                         progress(start + len(seeds) * state.calls // state.total, n)
                 made.append(state.x)
-                for rows, kept in chunks(len(seeds), images_at_once(CHUNK, self.config.image_shape)):
+                for rows, kept in chunks(len(seeds), self.coded_at_once):
                     generator = torch.Generator().manual_seed(mix_seed(seed, numbers[rows[0]], ImageStream.SPIKES))
                     decoded = self.decode(state.x[rows.to(self.device)], generator)
                     images.append(to_uint8(decoded)[:kept].cpu())
@@ -286,7 +291,7 @@ def within(network: nn.Module, **settings: Any) -> Callable[..., Tensor]:
     return call
 
 
-def chunks(n: int, size: int = CHUNK) -> Iterator[tuple[Tensor, int]]:
+def chunks(n: int, size: int) -> Iterator[tuple[Tensor, int]]:
     """Row numbers [size] of each chunk of `n` rows, the last row repeated as padding, and how many of them count."""
     for first in range(0, n, size):
         yield torch.arange(first, first + size, device="cpu").clamp(max=n - 1), min(size, n - first)

@@ -97,7 +97,8 @@ class LatentPipeline(Pipeline):
         images = to_unit(as_uint8_images(images, vq_svae.image_shape))
         n, keep = len(images), as_grids(keep, len(images), vq_svae.grid)
         with torch.no_grad(), autocast("fp32", self.device):  # whatever autocast the caller is in
-            tokens = [vq_svae.tokenize(images[rows].to(self.device))[:kept].cpu() for rows, kept in chunks(n)]
+            parts = chunks(n, self.coded_at_once)
+            tokens = [vq_svae.tokenize(images[rows].to(self.device))[:kept].cpu() for rows, kept in parts]
         known = torch.cat(tokens).where(keep.unsqueeze(-3), self.diffusion.mask_id)
         return self._generate(n, seed, *self._chosen(settings), known=known)
 
@@ -179,7 +180,7 @@ class LatentPipeline(Pipeline):
                 tokens = state.x
                 yield from denoiser.events
                 denoiser.events.clear()
-            rows, _ = next(chunks(1))  # as `sample` does, for the same drawn spikes
+            rows, _ = next(chunks(1, self.coded_at_once))  # as `sample` does, for the same drawn spikes
             with torch.no_grad():
                 self.decode(tokens[rows], generator)
             yield from decoder.events

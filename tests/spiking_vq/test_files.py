@@ -163,5 +163,6 @@ def test_json_is_what_every_reader_takes():
 def test_reports_are_written_by_one_function():
     """Others use JSON for metadata, for text to hash, and between processes."""
     using = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("s*/**/*.py") if "json.dumps(" in path.read_text()}
-    hashed, printed = {"spiking_vq/config/compare.py", "stages/evaluate/subjects.py"}, {"stages/bench/worker.py"}
+    hashed = {"spiking_vq/config/compare.py", "spiking_vq/data/own.py", "stages/evaluate/subjects.py"}
+    printed = {"stages/bench/worker.py"}
     assert using == {"spiking_vq/files.py", "spiking_vq/checkpoint/file.py"} | hashed | printed
