@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from torchvision.datasets import CelebA
 from torchvision.transforms.functional import center_crop
 
-from spiking_vq.data.image_data import ImageData
+from spiking_vq.data.image_data import ImageData, Progress
 from spiking_vq.data.mapped import MappedImages, kept, write_rows
 from spiking_vq.data.official import Split
 from spiking_vq.data.pictures import Wanted, fitted, read_picture
@@ -47,27 +46,13 @@ class CelebAData(ImageData):
 
     name, num_classes = "celeba", 1
 
-    def __init__(self, root: Path, image_size: int | None, progress: Any = None) -> None:
+    def __init__(self, root: Path, image_size: int | None, progress: Progress | None = None) -> None:
         self.root, self._size, self._progress = root, image_size or SIZE, progress
         self.official_shape = (3, self._size, self._size)
 
-    @property
-    def train(self) -> Split:
-        """See `ImageData.train`."""
-        return self._splits["train"]
-
-    @property
-    def val(self) -> Split:
-        """See `ImageData.val`."""
-        return self._splits["val"]
-
-    @property
-    def test(self) -> Split:
-        """See `ImageData.test`."""
-        return self._splits["test"]
-
     @cached_property
-    def _splits(self) -> dict[str, Split]:
+    def splits(self) -> dict[str, Split]:
+        """See `ImageData`."""
         folder = self.root / "own" / f"celeba-{CROP}-{self._size}"
         counts = kept(folder, self._build)
         splits, first = {}, 0

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from spiking_vq.data.celeba import CelebAData
-from spiking_vq.data.image_data import ImageData, rows_of
+from spiking_vq.data.image_data import ImageData, Progress, rows_of
 from spiking_vq.data.levels import resize, resize_images
 from spiking_vq.data.official import NUM_CLASSES, TORCHVISION, Split, read_half
-from spiking_vq.data.own import OwnData, Progress, is_own_name, register
+from spiking_vq.data.own import OwnData, is_own_name, register
 from spiking_vq.data.pictures import Wanted
 from spiking_vq.errors import InputError
 from spiking_vq.files import read_path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 
 from spiking_vq.data.official import Split
+
+Progress = Callable[[Iterator[Tensor], int, str], Iterator[Tensor]]
+"""Function of batches, the number of images in all and a title, that yields the batches and shows progress."""
 
 _COUNTED = 256  # images whose levels are counted at once
 
@@ -21,6 +25,9 @@ class ImageData:
         root: folder of the data sets.
         num_classes: number of labels that the data set defines, present in its files or not; 1 without labels.
         stand_in: a remark for reports on files that are not the official ones; else None.
+        splits: `train`, `val` and `test`.
+        official_shape: (C, H, W) of the images as the data set defines them; known before they are read, but for own
+            data sets.
     """
 
     name: str
@@ -28,20 +35,23 @@ class ImageData:
     num_classes: int
     stand_in: str | None = None
 
+    splits: dict[str, Split]
+    official_shape: tuple[int, int, int]
+
     @property
     def train(self) -> Split:
         """The training split, in random order."""
-        raise NotImplementedError
+        return self.splits["train"]
 
     @property
     def val(self) -> Split:
         """The validation split, in random order."""
-        raise NotImplementedError
+        return self.splits["val"]
 
     @property
     def test(self) -> Split:
         """The test split."""
-        raise NotImplementedError
+        return self.splits["test"]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -34,8 +34,6 @@ class MappedImages:
         rows: int64 [N], the rows of the file that these images are.
     """
 
-    dtype = torch.uint8
-
     def __init__(self, path: Path, rows: np.ndarray) -> None:
         self.path, self.rows = path, rows
         self.shape = torch.Size((len(rows), *np.load(path, mmap_mode="r").shape[1:]))
@@ -59,22 +57,19 @@ class MappedImages:
         return math.prod(self.shape)
 
 
-def write_rows(path: Path, batches: Iterable[Tensor]) -> tuple[int, ...]:
-    """Write uint8 images [n, C, H, W], that come in batches, as a NumPy file [N, C, H, W]; returns its shape."""
-    count, shape = 0, (0, 0, 0)
+def write_rows(path: Path, batches: Iterable[Tensor]) -> None:
+    """Write uint8 images [n, C, H, W], that come in batches, as a NumPy file [N, C, H, W]; N may be 0."""
+    count, shape, begins = 0, (0, 0, 0), 0
     with path.open("wb") as file:
-        _write_header(file, (0, *shape))
         for batch in batches:
             if not count:
                 shape = tuple(batch.shape[1:])
-                file.seek(0)
-                _write_header(file, (0, *shape))
+                begins = _write_header(file, (0, *shape))
             file.write(batch.contiguous().numpy().tobytes())
             count += len(batch)
-        begins = file.seek(0) or _write_header(file, (count, *shape))  # NumPy leaves room for a longer first axis
-        file.seek(0, os.SEEK_END)
-        assert file.tell() == begins + count * math.prod(shape)
-    return count, *shape
+        file.seek(0)
+        ends = _write_header(file, (count, *shape))
+        assert not count or ends == begins, "NumPy leaves room in a header for a longer first axis"
 
 
 def kept(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:

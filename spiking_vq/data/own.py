@@ -8,16 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from spiking_vq.data.image_data import ImageData
+from spiking_vq.data.image_data import ImageData, Progress
 from spiking_vq.data.listing import SPLITS
 from spiking_vq.data.mapped import MappedImages, kept, write_rows
 from spiking_vq.data.official import Split
@@ -25,9 +23,6 @@ from spiking_vq.data.pictures import Wanted
 from spiking_vq.data.sources import ArrayFile, open_source
 from spiking_vq.errors import InputError
 from spiking_vq.files import atomic_write, json_text, read_path
-
-Progress = Callable[[Iterator[Tensor], int, str], Iterator[Tensor]]
-"""Function of batches, the number of images in all and a title, that yields the batches and shows progress."""
 
 _NAME = re.compile(r"[^/\\]+-[0-9a-f]{8}")
 _DIGITS = 8
@@ -80,21 +75,6 @@ class OwnData(ImageData):
             raise InputError(f"no data set {name} in {root}: name its folder of images or its .npz file")
 
     @property
-    def train(self) -> Split:
-        """See `ImageData.train`."""
-        return self._splits["train"]
-
-    @property
-    def val(self) -> Split:
-        """See `ImageData.val`."""
-        return self._splits["val"]
-
-    @property
-    def test(self) -> Split:
-        """See `ImageData.test`."""
-        return self._splits["test"]
-
-    @property
     def num_classes(self) -> int:
         """Number of labels; 1 where the images have none."""
         return max(1, len(self.classes))
@@ -112,7 +92,7 @@ class OwnData(ImageData):
     @property
     def about(self) -> str:
         """The set in a sentence: numbers of images, shape, labels, and what was left out."""
-        counts = ", ".join(f"{len(self._splits[split].labels):,} {split}" for split in SPLITS)
+        counts = ", ".join(f"{len(self.splits[split].labels):,} {split}" for split in SPLITS)
         shape = " x ".join(map(str, self.image_shape))
         labels = f"{self.num_classes} labels" if self.classes else "no labels"
         return "; ".join([f"{self.name}: {counts}; {shape}, {labels}", *self._described["remarks"]])
@@ -128,7 +108,8 @@ class OwnData(ImageData):
         return self._kept[1]
 
     @cached_property
-    def _splits(self) -> dict[str, Split]:
+    def splits(self) -> dict[str, Split]:
+        """See `ImageData`."""
         folder, splits = self._kept[0], {}
         labels = np.load(folder / "labels.npy")
         for split in SPLITS:

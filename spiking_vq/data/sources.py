@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -151,7 +152,18 @@ class ArrayFile:
         return 3 if len(self.shape) == 4 and self.shape[3] >= 3 else 1
 
     def batches(self, wanted: Wanted) -> Iterator[Tensor]:
-        """Yield all images in order, uint8 [n, C, H, W]."""
+        """Yield all images in order, uint8 [n, C, H, W].
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        try:
+            yield from self._batches(wanted)
+        except (OSError, zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"{self.path} is damaged ({reason}): write it again, or get another copy") from error
+
+    def _batches(self, wanted: Wanted) -> Iterator[Tensor]:
         length = int(np.prod(self.shape[1:]))
         with zipfile.ZipFile(self.path) as archive, archive.open(self._members["images"]) as file:
             _header(file)

@@ -229,8 +229,8 @@ def test_abandoned_parts_are_removed(tmp_path):
 
 def test_rows_of_mapped_images_are_those_of_the_tensor(tmp_path):
     images = torch.randint(256, (20, 3, 4, 5), dtype=torch.uint8)
-    shape = mapped.write_rows(tmp_path / "images.npy", images.split(6))
-    assert shape == images.shape and np.array_equal(np.load(tmp_path / "images.npy"), images.numpy())
+    mapped.write_rows(tmp_path / "images.npy", images.split(6))
+    assert np.array_equal(np.load(tmp_path / "images.npy"), images.numpy())
     rows = torch.randperm(20)[:12]
     own = mapped.MappedImages(tmp_path / "images.npy", rows.numpy())
     expected = images[rows]
@@ -296,6 +296,19 @@ def test_arrays_that_cannot_be_used(tmp_path, arrays, message):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(InputError, match=message):
         load_dataset(str(tmp_path / "bad.npz"), tmp_path / "data")
+
+
+@pytest.mark.parametrize("packed", [np.savez, np.savez_compressed])
+def test_damaged_arrays(tmp_path, packed):
+    path = tmp_path / "arrays.npz"
+    packed(path, images=torch.randint(256, (300, 8, 8), dtype=torch.uint8).numpy())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    data = load_dataset(str(path), tmp_path / "data")
+    with pytest.raises(InputError, match="arrays.npz is damaged .*write it again"):
+        _ = data.train
+    assert [file.name for file in (tmp_path / "data" / "own" / data.name).iterdir()] == ["source.json"]
 
 
 def test_what_names_no_data_set(tmp_path):
