@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -78,22 +79,30 @@ def has_colour(path: Path) -> bool:
         return image.mode not in _GREY
 
 
-def read_picture(path: Path, channels: int, background: str = "black") -> Tensor:
+def read_picture(
+    source: Path | BinaryIO, channels: int, background: str = "black", formats: Sequence[str] | None = None
+) -> Tensor:
     """A picture of any mode as uint8 [channels, H, W]: its first frame, turned as its EXIF orientation says.
 
     A 16-bit level v is `round(v / 257)`, as in `spiking_vq.data.images`; transparent pixels are composited on the
     background; grey becomes colour by repetition, and colour grey by its luma (ITU-R BT.601, as Pillow's `L`).
 
+    Args:
+        source: a file.
+        channels: 1 for grey or 3 for colour.
+        background: a name such as `black` (default), or `#rrggbb`.
+        formats: Pillow's names of the formats that are read; None (default) for all.
+
     Raises:
         InputError: the levels of a picture of 32-bit numbers are not those of a picture.
         Exception: Pillow's, of any type, where the file is broken.
     """
-    with Image.open(path) as image:
+    with Image.open(source, formats=formats) as image:
         image.seek(0)
         image.load()
         image = ImageOps.exif_transpose(image)
         if image.mode in ("I", "F", "I;16", "I;16L", "I;16B", "I;16N"):
-            return _of_array(_levels_of_numbers(image, path), channels)
+            return _of_array(_levels_of_numbers(image, getattr(source, "name", "the picture")), channels)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             under = Image.new("RGBA", image.size, (*colour_of(background), 255))
@@ -102,16 +111,27 @@ def read_picture(path: Path, channels: int, background: str = "black") -> Tensor
 
 
 def fitted(image: Tensor, wanted: Wanted) -> Tensor:
-    """A picture uint8 [C, H, W] at the wanted size: bilinear, antialiased."""
-    size, (height, width) = wanted.image_size, image.shape[1:]
-    if size is None or (height, width) == (size, size):
+    """A picture uint8 [C, H, W] at the wanted size."""
+    size = wanted.image_size
+    return image if size is None else resized(image, (size, size), wanted.resize)
+
+
+def resized(image: Tensor, size: Sequence[int], way: str = "crop") -> Tensor:
+    """A picture uint8 [C, H, W] as [C, h, w] of a size (h, w): bilinear, antialiased.
+
+    Args:
+        image: the picture.
+        size: (h, w).
+        way: `crop` (default) resizes until the picture covers the size, and takes the middle; `stretch` resizes both
+            sides.
+    """
+    (height, width), (h, w) = image.shape[1:], size
+    if (height, width) == (h, w):
         return image
-    if wanted.resize == "crop":
-        height, width = (max(size, round(side * size / min(height, width))) for side in (height, width))
-        top, left = (height - size) // 2, (width - size) // 2
-    else:
-        height, width, top, left = size, size, 0, 0
-    return resize(to_unit(image).unsqueeze(0), (height, width))[0, :, top : top + size, left : left + size]
+    scale = max(h / height, w / width)
+    covering = (max(h, round(height * scale)), max(w, round(width * scale))) if way == "crop" else (h, w)
+    top, left = (covering[0] - h) // 2, (covering[1] - w) // 2
+    return resize(to_unit(image).unsqueeze(0), covering)[0, :, top : top + h, left : left + w]
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:
@@ -124,7 +144,7 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).to(torch.uint8).unsqueeze(1)  # as Pillow's L
 
 
-def _levels_of_numbers(image: Image.Image, path: Path) -> np.ndarray:
+def _levels_of_numbers(image: Image.Image, name: str) -> np.ndarray:
     """Levels uint8 [H, W] of a grey picture of 16-bit numbers, which Pillow may hold in 32 bits."""
     values = np.asarray(image)
     lowest, highest = values.min(), values.max()
@@ -132,7 +152,7 @@ def _levels_of_numbers(image: Image.Image, path: Path) -> np.ndarray:
     if image.mode == "F" or lowest < 0 or highest > 65535 or (image.mode == "I" and 0 < highest <= 255):
         kind = "floating-point" if image.mode == "F" else "32-bit"
         raise InputError(
-            f"{path.name} has {kind} levels from {lowest:g} to {highest:g}, and 0..65535 are black to white in so many"
+            f"{name} has {kind} levels from {lowest:g} to {highest:g}, and 0..65535 are black to white in so many"
             " bits: save it with 8 or 16 bits"
         )
     return ((values.astype(np.int64) + 128) // 257).astype(np.uint8)  # 257 is odd: v / 257 rounded

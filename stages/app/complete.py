@@ -6,14 +6,12 @@ import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from spiking_vq.data.images import as_uint8_images
-from spiking_vq.data.levels import resize_images
+from spiking_vq.data.pictures import read_picture, resized
 from spiking_vq.errors import InputError, require_one_of, require_seed
 from spiking_vq.pipelines.base import Pipeline, Samples
 from stages.app.models import completes, settings
@@ -68,32 +66,21 @@ def read_upload(content: bytes, pipeline: Pipeline) -> Upload:
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise InputError(f"a picture must have at most {MOST_PIXELS // 10**6} million pixels")
-            picture = _in_8_bits(ImageOps.exif_transpose(opened)).convert("RGBA")
+        picture = read_picture(io.BytesIO(content), channels, formats=FORMATS)
     except InputError:
         raise
     except Exception as error:  # damaged files make the parsers raise anything
         raise InputError(f"this is no picture that can be read ({', '.join(FORMATS)})") from error
-    changes = []
-    if picture.width * size[0] != picture.height * size[1]:
+    changes, (height, width) = [], picture.shape[1:]
+    if width * size[0] != height * size[1]:
         changes.append("cropped")
-    side = min(picture.width / size[1], picture.height / size[0])
-    picture = ImageOps.fit(picture, (max(1, round(size[1] * side)), max(1, round(size[0] * side))))
-    black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
-    levels = pil_to_tensor(Image.alpha_composite(black, picture).convert("L" if channels == 1 else "RGB"))
-    if tuple(levels.shape[1:]) != tuple(size):
+    if (height, width) != tuple(size):
         changes.append(f"resized to {size[1]} x {size[0]} pixels")
-    image = resize_images(levels.unsqueeze(0), size)
+    image = resized(picture, size)
     if channels == 1 and _border(image).float().mean() > 127:
         image = 255 - image
         changes.append("inverted, as the data have bright ink on black")
-    return Upload(image[0], " and ".join(changes))
-
-
-def _in_8_bits(picture: Image.Image) -> Image.Image:
-    """A picture of levels 0..255; grey may have 16 bits, and colours be those of a printer."""
-    if picture.mode.startswith("I"):
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
-    return picture.convert("RGB") if picture.mode == "CMYK" else picture
+    return Upload(image, " and ".join(changes))
 
 
 def _border(images: Tensor) -> Tensor:
