@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
+import torch
 from torch import Tensor, nn
 
 from spiking_vq.checkpoint.build import PixelModel, build_unet
 from spiking_vq.config.schema import GaussianConfig
+from spiking_vq.data.augment import random_flips
 from spiking_vq.data.image_data import ImageData
 from spiking_vq.data.levels import to_unit
 from spiking_vq.data.styles import with_styles
@@ -43,6 +45,10 @@ class GaussianStage(DenoiserStage):
     def prepared(self, examples: Tensor) -> Tensor:
         """uint8 images [B, C, H, W] as floats in [-1, 1]."""
         return 2 * to_unit(examples).to(parameter_type(self.config.precision)) - 1
+
+    def augmented(self, examples: Tensor, generator: torch.Generator) -> Tensor:
+        """Random flips of uint8 images [B, C, H, W], if configured."""
+        return random_flips(examples, generator) if self.config.flips else examples
 
     def pipeline(self) -> Pipeline:
         """The pipeline of a copy of the model; `analytic`, whose error is measured after training, takes 0 for it."""

@@ -255,6 +255,7 @@ class GaussianConfig(DenoiserConfig):
         model: its network.
         diffusion: noise schedule, prediction and objective.
         sample: defaults of the sampler.
+        flips: half of the training images, drawn anew in each epoch, are mirrored left to right; default false.
         val_images: number of images of the validation split that the loss is measured on; a picture made while training
             shows as many, but at most 64.
     """
@@ -263,6 +264,7 @@ class GaussianConfig(DenoiserConfig):
     model: UNetOptions = field(default_factory=UNetOptions)
     diffusion: GaussianOptions = field(default_factory=GaussianOptions)
     sample: GaussianSamplerOptions = field(default_factory=GaussianSamplerOptions)
+    flips: bool = False
     val_images: Count = 1024
 
 

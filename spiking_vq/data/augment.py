@@ -1,4 +1,4 @@
-"""Augmentation: random rotation, stretch, shear and shift of images."""
+"""Augmentation: random rotation, stretch, shear, shift and horizontal flips of images."""
 
 from __future__ import annotations
 
@@ -50,3 +50,9 @@ def warp(images: Tensor, maps: Tensor) -> Tensor:
     """Transform images [B, C, H, W] in [0, 1] by `maps` [B, 2, 3]: bicubic between pixels, borders repeated."""
     positions = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
     return F.grid_sample(images, positions, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)
+
+
+def random_flips(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images [B, C, H, W], each mirrored left to right with probability 1/2; `generator` on their device."""
+    mirrored = uniform_noise((len(images), 1, 1, 1), generator, images.device) < 0.5
+    return torch.where(mirrored, images.flip(3), images)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spiking_vq.layers.labels import ClassEmbedding
 from spiking_vq.layers.synapses import BatchNorm, NeuronFactory, at_each_step, conv_norm, direct_coding
-from spiking_vq.models.unet_parts import SpikingUNet
+from spiking_vq.models.unet_parts import SpikingUNet, sinusoid
 from spiking_vq.neurons.fused import LazyCurrent
 from spiking_vq.runtime.running import steps_of
 
@@ -146,6 +146,10 @@ class FSDDIMUNet(SpikingUNet):
         with torch.autocast(x.device.type, enabled=False):  # rounding errors here add up from call to call
             patches = at_each_step(self.head, torch.cat([x, *of_first_level], dim=2).to(dtype))
         return F.pixel_shuffle(patches, self.patch_size)
+
+    def time_features(self, t: Tensor) -> Tensor:
+        """See `SpikingUNet.time_features`; here of t - 1, as the authors count times from 0, up to frequency 1e-4."""
+        return sinusoid(t - 1, self.width, to_the_end=True).to(self.head.weight.dtype)
 
     def _time(self, t: Tensor, labels: Tensor | None) -> Tensor:
         """The currents `[T, B, E]` of time and labels."""

@@ -113,6 +113,7 @@ class SDDPMUNet(SpikingUNet):
         self.head_norm = BatchNorm(before)
         self.head = nn.Conv2d(before, num_channels, 3, padding=1)
         self.smooth = conv_norm(num_channels, num_channels)
+        self._initialise()
         self.to(memory_format=torch.channels_last)
 
     def forward(self, noisy: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -132,6 +133,18 @@ class SDDPMUNet(SpikingUNet):
             else:
                 x = layer(x)
         return self.read_out(x)
+
+    def _initialise(self) -> None:
+        """Start as the authors' network does: Xavier-uniform weights, biases of 0, and an output near 0.
+
+        The convolutions behind the first neuron and over the output keep torch's own start.
+        """
+        kept = {id(module) for part in (self.entry, self.smooth) for module in part.modules()}
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear) and id(module) not in kept:
+                nn.init.xavier_uniform_(module.weight, gain=1e-5 if module is self.head else 1.0)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def embed_time(self, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Time embedding [B, E], with that of the labels; arguments of `forward`."""

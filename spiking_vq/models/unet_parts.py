@@ -11,14 +11,20 @@ from torch import Tensor, nn
 from spiking_vq.errors import require, require_multiples
 
 
-def sinusoid(t: Tensor, num_features: int) -> Tensor:
-    """Sines and cosines of the diffusion times `t` [B], wave lengths from 2 pi to about 20,000 pi; float32 [B, E].
+def sinusoid(t: Tensor, num_features: int, to_the_end: bool = False) -> Tensor:
+    """Sines and cosines of the times `t` [B] at the frequencies `10000^(-i / n)`, i = 0..E/2 - 1; float32 [B, E].
+
+    Args:
+        t: diffusion times.
+        num_features: E, even.
+        to_the_end: n is E/2 - 1, so that the last frequency is 1e-4; by default n is E/2.
 
     Reference: Vaswani et al., arXiv:1706.03762, section 3.5.
     """
-    half = torch.arange(0, num_features, 2, device=t.device, dtype=torch.float64)
-    angles = t.double().unsqueeze(1) * torch.exp(-math.log(10_000) * half / num_features)
-    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :num_features].float()
+    half = num_features // 2
+    exponents = torch.arange(half, device=t.device, dtype=torch.float64) / max(half - to_the_end, 1)
+    angles = t.double().unsqueeze(1) * torch.exp(-math.log(10_000) * exponents)
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1).float()
 
 
 class SpikingUNet(nn.Module):

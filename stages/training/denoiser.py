@@ -71,6 +71,10 @@ class DenoiserStage(Stage):
         """Examples as the diffusion takes them."""
         return examples
 
+    def augmented(self, examples: Tensor, generator: torch.Generator) -> Tensor:
+        """Training examples with the configured augmentation; none by default."""
+        return examples
+
     def objective(self, labels: Tensor) -> dict[str, Any]:
         """Further arguments of the diffusion's objective for images with these labels [B]; none by default."""
         return {}
@@ -79,7 +83,7 @@ class DenoiserStage(Stage):
         """The diffusion's objective: drawn for the whole batch, computed for this rank's rows."""
         examples, labels = batch
         generator = self._on_device(generator)
-        drawn = self.diffusion.draw(self.prepared(examples), generator)
+        drawn = self.diffusion.draw(self.prepared(self.augmented(examples, generator)), generator)
         drawn = type(drawn)(*map(own_rows, drawn))
         labels = own_rows(self._with_dropout(labels, generator))
         return self.diffusion.loss_of(self._denoiser(self.model, labels), drawn, **self.objective(labels))

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from spiking_vq.data.augment import random_affine, warp
+from spiking_vq.data.augment import random_affine, random_flips, warp
 from spiking_vq.errors import InputError
 
 
@@ -49,6 +49,15 @@ def test_borders_are_repeated_and_values_stay_in_range():
     assert 0 <= moved.min() < moved.max() <= 1
     white = torch.ones(2, 1, 6, 6)
     torch.testing.assert_close(warp(white, random_affine(2, seeded(), degrees=45, shift=0.5)), white)
+
+
+def test_half_of_the_images_are_mirrored_left_to_right():
+    images = torch.randint(0, 256, (4000, 2, 3, 5), dtype=torch.uint8, generator=seeded())
+    flipped = random_flips(images, seeded(1))
+    kept, mirrored = ((flipped == other).flatten(1).all(1) for other in (images, images.flip(3)))
+    assert (kept | mirrored).all()
+    assert abs(mirrored.double().mean() - 0.5) < 0.03
+    assert torch.equal(flipped, random_flips(images, seeded(1)))
 
 
 def test_what_is_negative():

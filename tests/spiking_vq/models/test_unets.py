@@ -23,7 +23,11 @@ def small(request):
     torch.manual_seed(0)
     unet = UNETS[request.param]((1, 8, 8), 3, IF if request.param == "sddpm" else LEAKY, num_classes=4, **SMALL)
     noisy = torch.randn(5, 1, 8, 8)
-    noisy = noisy.unsqueeze(0) if request.param == "fsddim" else noisy
+    if request.param == "fsddim":
+        noisy = noisy.unsqueeze(0)
+        with torch.no_grad():  # so that the neurons of the time fire, which few do in a network as narrow as this
+            unet.time_in.weight.mul_(4)
+            unet.time_out.weight.mul_(8)
     for _ in range(20):
         unet(noisy, torch.arange(1, 6) * 200)
     return unet.eval(), noisy
@@ -163,6 +167,29 @@ def test_sinusoid():
     expected = [value for w in waves for value in (torch.sin(torch.tensor(7 * w)), torch.cos(torch.tensor(7 * w)))]
     torch.testing.assert_close(found[1], torch.stack(expected))
     torch.testing.assert_close(found[0], torch.tensor([0.0, 1.0] * 3))
+
+
+def test_fsddim_counts_time_from_0_up_to_frequency_1e_4():
+    """As the authors' table does; see `tests/golden/fsddim.safetensors`."""
+    unet = FSDDIMUNet((1, 8, 8), 2, LEAKY, **SMALL | {"width": 6})
+    found = unet.time_features(torch.tensor([1, 8]))
+    waves = [10_000 ** (-i / 2) for i in range(3)]
+    expected = [value for w in waves for value in (torch.sin(torch.tensor(7 * w)), torch.cos(torch.tensor(7 * w)))]
+    torch.testing.assert_close(found[1], torch.stack(expected))
+    torch.testing.assert_close(found[0], torch.tensor([0.0, 1.0] * 3))
+
+
+def test_sddpm_starts_as_the_authors_network():
+    torch.manual_seed(0)
+    unet = SDDPMUNet((3, 16, 16), 3, IF, width=16, multipliers=(1, 2), num_blocks=1)
+    noisy = torch.randn(8, 3, 16, 16)
+    loss = (unet(noisy, torch.arange(1, 9) * 100) - torch.randn(8, 3, 16, 16)).square().mean().item()
+    assert loss == pytest.approx(1, abs=0.1)  # an output near 0 against noise of variance 1
+    block, width = unet.down[0], 16
+    for layer, fan in ((block.first[0], 18 * width), (block.time, 5 * width), (unet.stem[0], 9 * (3 + width))):
+        limit = (6 / fan) ** 0.5  # Xavier-uniform
+        assert 0.9 * limit < layer.weight.abs().max() <= limit
+    assert not block.time.bias.any()
 
 
 @pytest.mark.parametrize("unet", UNETS.values())
