@@ -29,6 +29,7 @@ from stages.compare.tables import (
     system_table,
     title_of,
 )
+from stages.compare.twins import twins, verdicts
 from stages.evaluate.protocols import PROTOCOLS
 from stages.reporting.markdown import table
 from stages.reporting.report import Report
@@ -177,6 +178,8 @@ TABLES: dict[str, Callable[..., list]] = {
     "overview": overview,
     "shipped": shipped,
     "unet": unet,
+    "twins": twins,
+    "cost-of-spikes": verdicts,
     "comparison": comparison,
     "protocols": protocols,
     "first-steps": first_steps,
