@@ -28,6 +28,7 @@ from stages.bench.work import (
     spikingjelly_neuron,
     synapses,
     training,
+    unet_task,
 )
 
 DTYPES = ("float32", "bfloat16")
@@ -38,6 +39,8 @@ PAPER_TARGETS = {
     "absorbing": {"float32": (2.8, 2.8), "bfloat16": (4.5, 4.5)},
 }
 """Stage -> type -> (must, aim) of a training step compared with the plain form."""
+UNET_TARGETS = {"float32": (1.5, 2.0), "bfloat16": (2.5, 4.0)}
+"""Type -> (must, aim) of a training step of a published U-Net compared with the plain form."""
 SAMPLING_TARGETS = {"float32": (1.5, 1.5), "bfloat16": (2.5, 2.5)}
 
 
@@ -98,6 +101,20 @@ def training_case(preset: str, stage: str) -> Case:
         case[f"ours {dtype}"] = ours(training, dtype, compile=True, targets=targets.get(dtype))
         case[f"synapses alone {dtype}"] = ours(synapses, dtype)
     return case | {"ours float32, not compiled": ours(training), "spikes copied once": ours(copying)}
+
+
+def unet_case(preset: str, n: int) -> Case:
+    """A training step of a published U-Net at full size, on `n` images of 3x32x32."""
+
+    def variant(plain: bool = False, dtype: str = "float32", **options: Any) -> Variant:
+        return Variant(
+            lambda device: training(*unet_task(preset, n, plain, device), dtype, fused=not plain), n, dtype, **options
+        )
+
+    ours = {
+        f"ours {dtype}": variant(dtype=dtype, compile=True, targets=targets) for dtype, targets in UNET_TARGETS.items()
+    }
+    return {"plain": variant(plain=True, ours=False), **ours, "ours float32, not compiled": variant()}
 
 
 def scaling_case(stage: str) -> Case:
@@ -161,6 +178,7 @@ CASES: dict[str, Case] = {
         for preset in ("paper", "base")
         for stage in STAGES
     },
+    **{f"{preset} training step, batch {n}": unet_case(preset, n) for preset in ("sddpm", "fsddim") for n in (2, 8)},
     "sampling": sampling_case(),
     **{f"{stage} scaling": scaling_case(stage) for stage in STAGES},
 }

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spiking_vq.checkpoint.build import build_denoiser, build_vq_svae
+from spiking_vq.checkpoint.build import build_denoiser, build_unet, build_vq_svae
 from spiking_vq.config.load import load_config
 from spiking_vq.config.schema import Config
 from spiking_vq.diffusion.absorbing import AbsorbingDiffusion
 from spiking_vq.diffusion.absorbing_sampler import AbsorbingSampler, AbsorbingSamplerOptions
+from spiking_vq.diffusion.gaussian import GaussianDiffusion
 from spiking_vq.diffusion.guidance import Denoiser, with_labels
 from spiking_vq.layers.mixing import PositionLinear
 from spiking_vq.models.vq_svae import VQSVAE, token_grid
@@ -123,6 +125,22 @@ def plain_task(stage: str, neurons: str, device: Device) -> Task:
         return model, lambda: model.loss(images)
     model = plain.PlainSDID(lif).to(device)
     return model, denoising_loss(model, plain.K, (BATCH, 1, *plain.GRID), "reweighted", device)
+
+
+def unet_task(preset: str, n: int, plain: bool, device: Device) -> Task:
+    """A published U-Net at full size and its loss of `n` images of 3x32x32, ours or the plain form."""
+    config = load_config("gaussian", preset_file("gaussian", preset))
+    config.image_shape = [3, 32, 32]
+    if plain:
+        from stages.bench import plain_unets
+
+        model = {"sddpm": plain_unets.PlainSDDPM, "fsddim": plain_unets.PlainFSDDIM}[preset]()
+    else:
+        model = build_unet(config)
+    model.train().to(device)
+    images = 2 * torch.rand(n, *config.image_shape, device=device) - 1
+    diffusion = GaussianDiffusion(**asdict(config.diffusion))
+    return model, lambda: diffusion.loss(model, images)["loss"]
 
 
 def denoising_loss(

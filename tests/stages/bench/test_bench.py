@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from spiking_vq.checkpoint.build import build_denoiser, build_vq_svae
+from spiking_vq.checkpoint.build import build_denoiser, build_unet, build_vq_svae
+from spiking_vq.config.load import load_config
 from spiking_vq.layers.synapses import BatchNorm
+from spiking_vq.neurons.lif import LIF
 from stages.bench import run as bench
 from stages.bench import worker
 from stages.bench.cases import CASES
 from stages.bench.work import configured, our_sampling, our_task, training
 from stages.bench.worker import Measured
+from stages.cli.options import preset_file
 
 CPU = torch.device("cpu")
 FIRST = next(iter(CASES))
@@ -24,7 +27,7 @@ def layers(model, *kinds):
 
 def copy_weights(ours, plain):
     """Give the plain network our weights; layers stand in the same order in both."""
-    synapses = nn.Conv2d, nn.ConvTranspose2d
+    synapses = nn.Conv2d, nn.ConvTranspose2d, nn.Linear
     for mine, other in zip(layers(ours, *synapses), layers(plain, *synapses), strict=True):
         other.weight.data.copy_(mine.weight.data)
         other.bias.data.copy_(torch.zeros_like(other.bias) if mine.bias is None else mine.bias.data)
@@ -76,6 +79,29 @@ def test_the_plain_stage_2_is_ours(ours_and_plain):
     torch.testing.assert_close(logits, plain_logits, rtol=1e-10, atol=1e-12)
     weights = torch.randn_like(logits)
     (logits * weights).sum().backward(), (plain_logits * weights).sum().backward()
+    assert_same_gradients(ours, plain)
+
+
+@pytest.mark.parametrize("preset", ["sddpm", "fsddim"])
+def test_the_plain_unets_are_ours(preset):
+    plain_form = pytest.importorskip("stages.bench.plain_unets", exc_type=ImportError)
+    config = load_config("gaussian", preset_file("gaussian", preset), ["model.width=8", "precision=fp64"])
+    config.image_shape = [3, 32, 32]
+    torch.manual_seed(0)
+    ours = build_unet(config).double()
+    plain = {"sddpm": plain_form.PlainSDDPM, "fsddim": plain_form.PlainFSDDIM}[preset](width=8).double()
+    with torch.no_grad():
+        for weight in ours.parameters():  # an output that is not near 0, and currents that fire
+            weight.add_(0.1 * torch.randn_like(weight))
+        for neuron in layers(ours, LIF):
+            neuron.beta.fill_(config.lif.beta)  # exactly, where the network's own is single precision
+    copy_weights(ours, plain)
+    noisy, t = torch.randn(2, 3, 32, 32).double(), torch.tensor([4, 700])
+    noisy = noisy.unsqueeze(0) if preset == "fsddim" else noisy
+    found, expected = ours(noisy, t), plain(noisy, t)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    weights = torch.randn_like(found)
+    (found * weights).sum().backward(), (expected * weights).sum().backward()
     assert_same_gradients(ours, plain)
 
 
