@@ -75,6 +75,7 @@ def calls(monkeypatch):
     monkeypatch.setattr(winograd, "kernel", lambda function, kind, compile: function)
     monkeypatch.setattr(winograd, "FEW_CHANNEL_PAIRS", 4 * 6)
     monkeypatch.setattr(winograd, "MIN_CHANNEL_PAIRS", {})
+    monkeypatch.setattr(winograd, "MIN_TILES", 8)
     return seen
 
 
@@ -97,6 +98,13 @@ def test_it_is_used_among_compiled_kernels_on_wide_layers(calls, channels, expec
         y = Conv3x3(*channels)(torch.rand(2, channels[0], 7, 7))
     assert bool(calls) == (expected and compile)
     assert y.is_contiguous(memory_format=torch.channels_last) or not calls
+
+
+@pytest.mark.parametrize(("images", "size", "expected"), [(2, (7, 7), True), (1, (7, 7), False), (1, (5, 13), True)])
+def test_it_is_used_on_many_tiles(calls, images, size, expected):
+    with run_with(compile=True):
+        Conv3x3(4, 6)(torch.rand(images, 4, *size))
+    assert bool(calls) == expected
 
 
 @pytest.mark.parametrize("training", [True, False])
