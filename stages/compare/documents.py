@@ -28,6 +28,7 @@ from stages.compare.tables import (
     split,
     system_table,
     title_of,
+    with_best,
 )
 from stages.compare.twins import twins, verdicts
 from stages.evaluate.protocols import PROTOCOLS
@@ -61,7 +62,7 @@ def comparison(results: Path, *presets: str) -> list[str]:
         lines += [f"### {title_of(data)}", ""]
         for text in {system.stand_in for system in systems if system.data == data} - {""}:
             lines += [text, ""]
-        for part in split(system_table(data, systems, presets or PRESETS)):
+        for part in split(with_best(system_table(data, systems, presets or PRESETS))):
             lines += [*table(part), ""]
     return lines[:-1]
 
@@ -69,7 +70,12 @@ def comparison(results: Path, *presets: str) -> list[str]:
 def protocols(results: Path) -> list[str]:
     """One line for each protocol that is compared, and for each published row."""
     ours = [f"- `{name}`: {PROTOCOLS[name].about}." for name in COMPARED]
-    return ours + [f"- {row.system}: {row.about}." for row in PUBLISHED if row.about != UNKNOWN]
+    published = [
+        f"- {row.system}: {row.about}{f'; comparable with `{row.protocol}`' if row.protocol else ''}."
+        for row in PUBLISHED
+        if row.about != UNKNOWN
+    ]
+    return ours + published
 
 
 def first_steps(results: Path) -> list[dict[str, str]]:

@@ -51,13 +51,11 @@ def best_published(folder: Path) -> str:
     `folder` holds the reports on our model.
     """
     data = folder.parent.name
-    spiking = [row for row in PUBLISHED if data in row.fid and "no spikes" not in row.system]
-    best = min(spiking, key=lambda row: row.fid[data])
+    best = min((row for row in PUBLISHED if data in row.fid and row.spikes), key=lambda row: row.fid[data])
     text = f"{best.fid[data]:g}, {re.split(r'[,(]', best.system)[0].strip()}"
-    protocol = best.about.rpartition("comparable with ")[2]
-    if not (folder / f"{protocol}.json").is_file():
+    if not best.protocol or not (folder / f"{best.protocol}.json").is_file():
         return text
-    ours = _evaluation(folder, protocol).spread("metrics", "fid").text()
+    ours = _evaluation(folder, best.protocol).spread("metrics", "fid").text()
     return f"{text} (ours by its protocol: {ours})"
 
 

@@ -48,15 +48,21 @@ def items(texts: list[str]) -> str:
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """Rows of one set of columns."""
+    """Rows of one set of columns; text between `**` is bold."""
     head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
     body = "".join(
         "<tr>"
-        + "".join(f"<td{' class=none' if text == 'not run' else ''}>{escape(text)}</td>" for text in row.values())
+        + "".join(f"<td{' class=none' if text == 'not run' else ''}>{_cell(text)}</td>" for text in row.values())
         + "</tr>\n"
         for row in rows
     )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    """Text of a cell; bold between `**`."""
+    inner = escape(text.strip("*"))
+    return f"<b>{inner}</b>" if text.startswith("**") else inner
 
 
 def picture(path: Path, caption: str) -> str:

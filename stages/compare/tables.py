@@ -21,10 +21,12 @@ PRESETS = (
 COMPARED = ("test-10k", "n1280-test", "fsddim-10k", "train-50k")
 UNCONDITIONAL = evaluation_name({"protocol": "{}", "only": "samples", "guidance": 0.0}).removesuffix(".json")
 """Name of the report on images that were generated without labels; `{}` stands for the protocol."""
+OTHER = "FID under other protocols"
+"""Column of published FIDs that compare with none of ours."""
 QUALITY = (
     "system",
     *(f"FID {name}" for name in COMPARED),
-    "published FID",
+    OTHER,
     "protocol of what follows",
     "KID x 1000",
     "classifier distance",
@@ -131,9 +133,21 @@ def system_table(data: str, systems: Sequence[System], presets: Sequence[str] = 
             rows.append(unconditional_row(known[preset]))
     for published in PUBLISHED:
         if data in published.fid:
-            rows.append(dict.fromkeys(COLUMNS, "") | {"system": published.system})
-            rows[-1]["published FID"] = f"{published.fid[data]:g}"
+            column = f"FID {published.protocol}" if published.protocol else OTHER
+            row = {"system": published.system, column: f"{published.fid[data]:g}"}
+            rows.append(dict.fromkeys(COLUMNS, "") | row)
     return rows
+
+
+def with_best(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """A table with the lowest FID under each protocol between `**`."""
+    marked = [dict(row) for row in rows]
+    for column in (f"FID {name}" for name in COMPARED):
+        measured = [row for row in marked if row[column] not in (NOT_RUN, "")]
+        if measured:
+            best = min(measured, key=lambda row: float(row[column].split()[0]))
+            best[column] = f"**{best[column]}**"
+    return marked
 
 
 def split(rows: list[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
@@ -146,7 +160,7 @@ def split(rows: list[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
 
 def system_row(preset: str, known: dict[str, System]) -> dict[str, str]:
     """One of our presets; what was not run says so."""
-    row = dict.fromkeys(COLUMNS, NOT_RUN) | {"system": f"ours, {preset}", "published FID": ""}
+    row = dict.fromkeys(COLUMNS, NOT_RUN) | {"system": f"ours, {preset}", OTHER: ""}
     if energy := image_energy(preset, known):
         row["uJ / image"], row["with memory"] = (shown(value) for value in microjoules(energy))
     if preset not in known:

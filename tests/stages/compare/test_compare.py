@@ -88,8 +88,11 @@ def test_tables_say_what_was_measured_published_and_not_run(results, capsys):
     assert found["mnist", "ours, base-relu"]["uJ / image"] == "4"  # its energy stands in the report of base
     assert found["cifar10", "ours, base"]["FID test-10k"] == "not run"
     published = found["mnist", "Spiking-Diffusion (T 16)"]
-    assert (published["published FID"], published["FID n1280-test"]) == ("37.5", "")
+    assert (published["FID under other protocols"], published["FID n1280-test"]) == ("37.5", "")
+    assert found["mnist", "FSDDIM, best"]["FID fsddim-10k"] == "3.99"
     text = (results / "comparison.md").read_text()
+    assert "| ours, base | **14.4 ± 1 (1.5)** | **20 ± 2 (1.5)** | 20 ± 2 (1.5) |" in text
+    assert "| FSDDIM, best |  |  | **3.99** |" in text
     assert "KMNIST here is a stand-in of 9,000 images." in text
     assert "wrote" in capsys.readouterr().out
 
@@ -127,7 +130,7 @@ def test_folders_that_anyone_made_are_compared_too(results, capsys):
     tuned.parent.mkdir()
     tuned.write_text(json.dumps(report | {"protocol": "val"}))  # never compared
     compare.main([f"results={results}", "presets=base folder-set-images"])
-    assert "| ours, folder-set-images | 9 ± 0.9 (1.5) |" in (results / "comparison.md").read_text()
+    assert "| ours, folder-set-images | **9 ± 0.9 (1.5)** |" in (results / "comparison.md").read_text()
     assert "FashionMNIST" in (results / "report.html").read_text()
 
 
