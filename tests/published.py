@@ -2,6 +2,7 @@
 
 import ast
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +26,9 @@ class Golden(NamedTuple):
     outputs: dict[str, Tensor]
 
 
+@cache
 def golden(name: str) -> Golden:
-    """The network of a file in `tests/golden`."""
+    """The network of a file in `tests/golden`; nobody may change it."""
     with safe_open(ROOT / f"tests/golden/{name}.safetensors", framework="pt") as file:
         tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
     parts = ({}, {}, {})

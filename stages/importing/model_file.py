@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,7 +128,7 @@ def import_unet(
     out = options.target(config)
     print(f"read {described(model.unet, config)}: {sizes(config)}")
     write(out, model, config)
-    print(f"next: spiking-vq sample {out}")
+    print_next("sample", out)
 
 
 def described(network: nn.Module, config: SpikingConfig) -> str:
@@ -147,3 +148,8 @@ def write(out: Path, model: nn.Module, config: SpikingConfig) -> None:
     """Write the model file, whole or not at all, and print its name."""
     save_model(out, model, config)
     print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+def print_next(*words: object) -> None:
+    """Print the command that comes next."""
+    print("next:", shlex.join(["spiking-vq", *map(str, words)]))

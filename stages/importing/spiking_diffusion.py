@@ -26,7 +26,7 @@ from spiking_vq.fields import Positive
 from spiking_vq.files import read_path
 from spiking_vq.models.vq_svae import VQSVAE
 from stages.cli.options import read_options
-from stages.importing.model_file import SUFFIX, ImportOptions, described, side_of, write
+from stages.importing.model_file import SUFFIX, ImportOptions, described, print_next, side_of, write
 
 EXAMPLE = "spiking-vq import spiking-diffusion diff_model.pth T=16 stage1=model.pth data=mnist"
 
@@ -69,7 +69,7 @@ def import_stage1(weights: Mapping[str, Tensor], options: Options) -> None:
     write(out, model, config)
     if options.data_variance is None:
         print("to train it further, import it again with data_variance=, the variance of the training images' pixels")
-    print(f"next: spiking-vq import spiking-diffusion diff_model.pth T={config.T} data={config.data} stage1={out}")
+    print_next("import", "spiking-diffusion", "diff_model.pth", f"T={config.T}", f"stage1={out}")
 
 
 def import_denoiser(weights: Mapping[str, Tensor], options: Options) -> None:
@@ -81,7 +81,7 @@ def import_denoiser(weights: Mapping[str, Tensor], options: Options) -> None:
     out = options.target(config)
     print(f"read the denoiser, {described(model.denoiser, config)}: {vq_svae.codebook_size} codes and their mask")
     write(out, model, config)
-    print(f"next: spiking-vq sample {out}")
+    print_next("sample", out)
 
 
 def converted_stage1(weights: Mapping[str, Tensor], options: Options) -> tuple[VQSVAE, VQSVAEConfig]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"cannot read {path}: it is truncated, corrupt or of another format ({error})") from error
     except Exception as error:  # damaged bytes make the unpickler raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"holds an object of {foreign[1]}" if foreign else "is truncated, corrupt or of another format"
         raise InputError(
-            f"{path} is no checkpoint of tensors and plain values: it is truncated, corrupt or holds other objects"
-            f" ({reason}). Save the network's state dict alone, and name that file"
+            f"{path} is no checkpoint of tensors and plain values: it {reason}. Save the network's state dict alone,"
+            " and name that file"
         ) from error
     return state_dict_of(content, str(path))
 
