@@ -24,6 +24,9 @@ STAGE ?=
 CKPT ?=
 IMAGES ?=
 EXPORT ?=
+KIND ?= sddpm
+FILE ?=
+T ?=
 PROTOCOL ?= test-10k
 INCEPTION ?=
 ARGS ?=
@@ -37,11 +40,11 @@ EVALUATE := $(call o,images,$(IMAGES)) $(call o,protocol,$(PROTOCOL)) $(call o,i
 FIND := $(call o,stage,$(STAGE)) $(call o,data,$(DATA)) $(call o,preset,$(PRESET)) $(call o,runs,$(RUNS)) $(call o,ckpt,$(CKPT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 unet sample app classifier evaluate energy rates spiking-report portrait quantise export verify-export stream compare all-runs ablation candidates scaling calls decompose analytic labels threshold-sweep bench publish cards docs docs-figures test test-all lint format clean
+.PHONY: help install demo stage1 stage2 unet sample app classifier evaluate energy rates spiking-report portrait quantise import export verify-export stream compare all-runs ablation candidates scaling calls decompose analytic labels threshold-sweep bench publish cards docs docs-figures test test-all lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(call q,$(strip $(MAKEFILE_LIST)))
-	@echo "  variables: DATA=mnist|fmnist|kmnist|letters|cifar10|celeba|digits|path/to/folder PRESET=base|large|counts|paper|base-relu|base-quantised|sddpm|fsddim|... PRESETS STAGE SEED N DATA_DIR RUNS CKPT PROTOCOL IMAGES INCEPTION EXPORT ARGS=\"key=value ...\""
+	@echo "  variables: DATA=mnist|fmnist|kmnist|letters|cifar10|celeba|digits|path/to/folder PRESET=base|large|counts|paper|base-relu|base-quantised|sddpm|fsddim|... PRESETS STAGE SEED N DATA_DIR RUNS CKPT PROTOCOL IMAGES INCEPTION EXPORT KIND FILE T ARGS=\"key=value ...\""
 
 install: $(INSTALLED)  ## create the virtual environment and install the package into it
 
@@ -89,6 +92,9 @@ portrait: $(INSTALLED)  ## draw a film strip of images being generated, and a ra
 
 quantise: $(INSTALLED)  ## round the weights of a trained model to integers of 8 bits (ARGS="bits=4" for fewer)
 	$(VQ) quantise $(FIND) $(ARGS)
+
+import: $(INSTALLED)  ## turn the authors' checkpoint FILE into a model: KIND=sddpm, fsddim or spiking-diffusion, and T
+	$(VQ) import $(call q,$(KIND)) $(call o,file,$(FILE)) $(call o,T,$(T)) $(call o,data,$(DATA)) $(call o,runs,$(RUNS)) $(ARGS)
 
 export: $(INSTALLED)  ## export a model to NIR, or with ARGS="to=onnx" or "to=pt2"; ARGS="form=feedback" for snnTorch, Norse
 	$(VQ) export $(FIND) $(ARGS)

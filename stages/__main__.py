@@ -27,6 +27,9 @@ COMMANDS = {
     "evaluate": "stages.evaluate.report",
     "inspect": "stages.inspect.report",
     "quantise": "stages.quantise",
+    "import sddpm": "stages.importing.sddpm",
+    "import fsddim": "stages.importing.fsddim",
+    "import spiking-diffusion": "stages.importing.spiking_diffusion",
     "study candidates": "stages.study.candidates",
     "study scaling": "stages.study.scaling",
     "study calls": "stages.study.calls",
@@ -62,7 +65,7 @@ def main(arguments: list[str]) -> None:
     elif names and (wants_help or not rest):
         print(help.group_help(verb, COMMANDS))
     elif names:
-        raise InputError(f"unknown study {rest[0]!r}: {nearest(rest[0], names, 'studies')}")
+        raise InputError(f"unknown {verb} {rest[0]!r}: {nearest(rest[0], names, 'names')}")
     else:
         verbs = list(dict.fromkeys(command.split()[0] for command in COMMANDS))
         raise InputError(f"unknown verb {verb!r}: {nearest(verb, verbs, 'verbs')}")

@@ -31,7 +31,7 @@ STAGES = [
     {"cli"},
     {"reporting", "training", "sample", "bench"},
     {"evaluate", "vq_svae", "absorbing", "gaussian", "classifier"},
-    {"inspect", "train", "compare", "quantise", "export"},
+    {"inspect", "train", "compare", "quantise", "export", "importing"},
     {"study", "publish", "app"},
     {"__main__"},
 ]

@@ -19,6 +19,9 @@ from spiking_vq.fields import FilePath, OneOf, Range
 WORDS = ("-h", "--help")
 """Arguments that ask for help."""
 
+POSITIONAL = {"model": "[MODEL]", "file": "FILE"}
+"""Option that may be given as a word without its name -> how it is written in the usage; a command has one at most."""
+
 KINDS = {bool: "true|false", int: "integer", float: "number", str: "text", Path: "path", FilePath: "path"}
 
 
@@ -135,7 +138,7 @@ def command_help(name: str, module: ModuleType, word: str = "") -> str:
     else:
         word, title = "", "Options"
     listed = [option for option in described(options) if option.name != "stage" or not word]
-    model = " [MODEL]" if any(option.name == "model" for option in listed) else ""
+    positional = "".join(f" {POSITIONAL[option.name]}" for option in listed if option.name in POSITIONAL)
     lines = "\n".join(
         fill(
             f"{option.explanation.rstrip('.')} [{option.kind}]",
@@ -145,4 +148,4 @@ def command_help(name: str, module: ModuleType, word: str = "") -> str:
         )
         for option in listed
     )
-    return f"spiking-vq {name}{model} [key=value ...]\n\n{purpose}\n\n{title}:\n{lines}\n\n{example}"
+    return f"spiking-vq {name}{positional} [key=value ...]\n\n{purpose}\n\n{title}:\n{lines}\n\n{example}"

@@ -19,7 +19,7 @@ from spiking_vq.errors import InputError
 from spiking_vq.fields import Natural, OneOf, value_of
 from spiking_vq.pipelines import zoo
 from spiking_vq.pipelines.base import Pipeline
-from stages.cli.help import explanations
+from stages.cli.help import POSITIONAL, explanations
 
 CONFIGS = next(
     folder
@@ -110,16 +110,17 @@ def read_options(cls: type[Options], arguments: Sequence[str]) -> Options:
 
     Args:
         cls: dataclass of the command's options.
-        arguments: such as `["mnist", "n=16", "order=halton"]`; a word without `=` is the `model`, where there is one.
+        arguments: such as `["mnist", "n=16", "order=halton"]`; a word without `=` is the option of `POSITIONAL`.
 
     Raises:
         InputError: an unknown option (the nearest is suggested), or a value of another type or out of its range.
     """
     hints, given = get_type_hints(cls, include_extras=True), {}
+    positional = next((name for name in POSITIONAL if name in hints), None)
     for text in arguments:
         key, separator, value = text.partition("=")
-        if not separator and "model" in hints and "model" not in given:
-            key, value = "model", text
+        if not separator and positional and positional not in given:
+            key, value = positional, text
         elif not separator or key not in hints:
             raise InputError(f"unknown argument {text!r}: expected key=value; {nearest(key, list(hints), 'options')}")
         if value:

@@ -1,0 +1,1 @@
+"""Turn the checkpoint of a published system into a model file."""
