@@ -19,9 +19,9 @@ from typing import Any
 from spiking_vq.errors import InputError, require
 from spiking_vq.fields import Count
 from spiking_vq.files import atomic_write, json_text
-from stages.bench.cases import CASES
+from stages.bench.cases import CASES, Case
 from stages.bench.worker import Measured
-from stages.cli.machine import check_device, describe_machine
+from stages.cli.machine import check_device, describe_machine, emulates_bf16
 from stages.cli.options import read_options, recorded_command
 from stages.cli.progress import progress
 
@@ -51,12 +51,16 @@ def main(arguments: list[str]) -> None:
     check_device(options.device)
     cases = {name: case for name, case in CASES.items() if options.only in name}
     require(cases != {}, "only", f"a part of one of {', '.join(CASES)}", options.only)
+    if emulates_bf16(options.device):
+        print("bfloat16 is left out: this processor has no instructions for it")
+        cases = {name: {key: v for key, v in case.items() if v.dtype != "bfloat16"} for name, case in cases.items()}
+        cases = {name: case for name, case in cases.items() if case}
     if find_spec("spikingjelly") is None and not all(v.ours for case in cases.values() for v in case.values()):
         raise InputError("the plain form needs SpikingJelly: pip install 'spiking_vq[bench]' (Python 3.11 or later)")
     with atomic_write(options.out) as temporary:  # opened first, so that a folder that is not writable is found early
         rows = []
-        for name in cases:
-            measured = measure(name, options.rounds, options.device)
+        for name, case in cases.items():
+            measured = measure(name, case, options.rounds, options.device)
             print_table(measured)
             rows += measured
         report = {
@@ -78,9 +82,8 @@ def turn(case: str, variant: str, device: str, peak: bool) -> Measured:
     return Measured(**json.loads(done.stdout))
 
 
-def measure(name: str, rounds: int, device: str) -> list[dict[str, Any]]:
+def measure(name: str, case: Case, rounds: int, device: str) -> list[dict[str, Any]]:
     """A row of results for each variant of a case."""
-    case = CASES[name]
     turns: dict[str, list[Measured]] = {variant: [] for variant in case}
     with progress(title=name, total=len(turns) * rounds, unit="turn") as bar:
         for left in reversed(range(rounds)):

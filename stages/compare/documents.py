@@ -153,8 +153,8 @@ def labels(results: Path) -> list[dict[str, str]]:
     ]
 
 
-def bench(results: Path) -> list[dict[str, str]]:
-    """Images a second of every variant, and the ratio to the first of its task."""
+def bench(results: Path, name: str = "bench") -> list[dict[str, str]]:
+    """Images a second of every variant of a benchmark, and the ratio to the first of its task."""
     return [
         {
             "task": row.get(str, "name"),
@@ -163,7 +163,7 @@ def bench(results: Path) -> list[dict[str, str]]:
             "ratio": f"{row.get(float, 'ratio'):.2g}",
             "peak MB": f"{row.get(float, 'peak_mb'):,.0f}",
         }
-        for row in Report.read(results / "bench.json").parts("rows")
+        for row in Report.read(results / f"{name}.json").parts("rows")
         if row.get(str, "variant") != "spikes copied once"
     ]
 

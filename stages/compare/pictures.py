@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from stages.compare.tables import System
+from stages.compare.tables import COMPARED, System, image_energy, microjoules, title_of
 
 
 def firing_rates(system: System) -> str:
@@ -42,6 +44,63 @@ def quality_by_calls(curves: dict[str, list[tuple[int, float]]], title: str) -> 
     axis.set_ylim(0, 1.1 * max(distance for points in curves.values() for _, distance in points))
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
+    return as_svg(figure)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """FIDs and energies of the models of one data set, under the protocol that most of them were measured by.
+
+    Attributes:
+        title: the data set and the protocol.
+        floor: FID of real training images.
+        points: model -> its FID, and uJ of an image: of the arithmetic alone, and with memory.
+    """
+
+    title: str
+    floor: float
+    points: dict[str, tuple[float, float, float]]
+
+
+def costs(systems: Sequence[System]) -> Costs | None:
+    """The costs of the models of one data set; None where no energy was measured."""
+    known = {system.preset: system for system in systems}
+    energies = {name: energy for name in known if (energy := image_energy(name, known))}
+    protocol = max(COMPARED, key=lambda name: sum(name in known[preset].evaluations for preset in energies))
+    reports = {name: known[name].evaluations[protocol] for name in energies if protocol in known[name].evaluations}
+    if not reports:
+        return None
+    points = {name: (of.spread("metrics", "fid").mean, *microjoules(energies[name])) for name, of in reports.items()}
+    floor = next(iter(reports.values())).get(float, "floor", "fid")
+    return Costs(f"{title_of(systems[0].data)}, {protocol}", floor, points)
+
+
+def quality_by_energy(panels: Sequence[Costs]) -> str:
+    """FID against the energy of an image, a panel a data set: a dot a model, with memory an open one."""
+    if not panels:
+        return ""
+    plt = pyplot()
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    size = 4.4 * columns, 3.4 * rows
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharex=True)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        for name, (fid, alone, with_memory) in panel.points.items():
+            (dot,) = axis.plot(alone, fid, "o", markersize=6)
+            axis.plot([alone, with_memory], [fid, fid], color=dot.get_color(), linewidth=0.8)
+            axis.plot(with_memory, fid, "o", color=dot.get_color(), markersize=6, markerfacecolor="white")
+            axis.annotate(name, (alone, fid), (0, 6), textcoords="offset points", fontsize=8)
+        axis.axhline(panel.floor, color="#888", linewidth=0.8, linestyle="--")
+        axis.annotate(
+            "real images", (1, panel.floor), (-2, 3), ("axes fraction", "data"), "offset points", ha="right", fontsize=7
+        )
+        axis.set(xscale="log", xlabel="uJ an image", ylabel="FID", title=panel.title)
+        axis.tick_params(labelbottom=True)
+        axis.set_ylim(0, 1.15 * max(fid for fid, *_ in panel.points.values()))
+        axis.margins(x=0.15)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
     return as_svg(figure)
 
 

@@ -1,7 +1,8 @@
 """Put all measurements side by side, next to published ones.
 
-Reads `<results>/<data>/<preset>/*.json` and writes `comparison.md`, `comparison.csv` and `report.html` there; then
-renders the tables of the documents (see `stages.compare.documents`). What was not run says so.
+Reads `<results>/<data>/<preset>/*.json` and writes `comparison.md`, `comparison.csv`, `quality-by-energy.svg` and
+`report.html` there; then renders the tables of the documents (see `stages.compare.documents`). What was not run says
+so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from spiking_vq.files import read_path
 from stages.cli.options import read_options
 from stages.compare import page
 from stages.compare.documents import comparison, encodings, protocols, rendered
-from stages.compare.pictures import firing_rates, quality_by_calls
+from stages.compare.pictures import costs, firing_rates, quality_by_calls, quality_by_energy
 from stages.compare.tables import PRESETS, System, data_sets, read_systems, split, system_table, title_of, with_best
 from stages.reporting.report import Report, write_text
 
@@ -41,7 +42,6 @@ class Options:
 
 
 PICTURES = {
-    "{protocol}-samples.png": "Generated images, not chosen",
     "{protocol}-reconstructions.png": "Test images, each row above its reconstructions by stage 1",
     "{protocol}-neighbours.png": "First column: generated; then the seven nearest training images",
     "{protocol}-inpainting.png": "First column: test images; then completions of their upper halves",
@@ -51,6 +51,11 @@ PICTURES = {
 }
 TUNING = re.compile(r"val-(samples-)?classifier-sample_steps=\d+\.json")
 """Reports in which the number of calls alone departs from the model's own settings."""
+
+ENERGY_CHART = (
+    "A dot is a model: FID against the energy of an image, 32-bit floats at 45 nm, arithmetic alone; open, with memory"
+    " accesses where nothing is reused. The lower left corner is best."
+)
 
 NOTES = [
     "FID, KID and classifier distance: mean ± standard deviation over the seeds, in brackets the floor, the same figure"
@@ -77,6 +82,8 @@ def main(arguments: list[str]) -> None:
         results / "comparison.csv": as_csv(tables),
         results / "report.html": report(results, tables, systems),
     }
+    if chart := cost_chart(systems):
+        texts[results / "quality-by-energy.svg"] = chart
     texts |= {path: rendered(text, results) for path, text in map(read_document, options.documents.split())}
     for path, text in texts.items():
         write_text(path, text)
@@ -107,19 +114,34 @@ def as_csv(tables: dict[str, list[dict[str, str]]]) -> str:
 def report(results: Path, tables: dict[str, list[dict[str, str]]], systems: Sequence[System]) -> str:
     """Tables, pictures and charts on one page."""
     notes = NOTES + [line.removeprefix("- ").replace("`", "") for line in protocols(results)]
-    parts = [page.items(notes)]
+    parts = [page.items(notes), page.heading("Quality and energy"), page.chart(cost_chart(systems))]
+    parts.append(page.paragraph(ENERGY_CHART))
     for data, rows in tables.items():
         parts += [page.heading(title_of(data)), *map(page.table, split(with_best(rows)))]
         ours = [system for system in systems if system.data == data]
         parts += [page.paragraph(text) for text in {system.stand_in for system in ours} - {""}]
         curves = {system.preset: points for system in ours if (points := calls_and_distances(system.folder))}
         parts.append(page.chart(quality_by_calls(curves, f"{title_of(data)}: quality against number of calls, val")))
+        if ours:
+            parts.append(page.heading(f"{title_of(data)}: the same seeds, side by side", 3))
+            parts += [page.picture(*samples_of(system)) for system in ours]
         for system in ours:
             parts += system_parts(system)
         if (results / data / "ablation.json").is_file():
             parts.append(page.heading(f"{title_of(data)}: encoding and spike generator", 3))
             parts.append(page.table(encodings(results, data)))
     return page.page("Image generation with spiking neural networks", parts)
+
+
+def cost_chart(systems: Sequence[System]) -> str:
+    """FID against energy, data set by data set; nothing where no energy was measured."""
+    by_data = {data: [system for system in systems if system.data == data] for data in data_sets(systems)}
+    return quality_by_energy([found for ours in by_data.values() if ours and (found := costs(ours))])
+
+
+def samples_of(system: System) -> tuple[Path, str]:
+    """The picture of a system's first samples under its headline protocol, and its caption."""
+    return system.folder / f"{system.headline.get(str, 'protocol')}-samples.png", f"{system.preset}: not chosen"
 
 
 def system_parts(system: System) -> list[str]:

@@ -173,6 +173,16 @@ def test_rows_by_hand(monkeypatch, tmp_path, capsys):
     assert second["variant"] in capsys.readouterr().out
 
 
+def test_bf16_is_left_out_where_it_is_emulated(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "emulates_bf16", lambda device: True)
+    monkeypatch.setattr(bench, "find_spec", lambda name: True)
+    monkeypatch.setattr(bench, "turn", lambda case, variant, device, peak: Measured(1.0, 1.0, 1.0 if peak else None))
+    out = tmp_path / "bench.json"
+    bench.main(["rounds=1", "only=sddpm training step, batch 2", f"out={out}"])
+    assert [row["dtype"] for row in json.loads(out.read_text())["rows"]] == 3 * ["float32"]
+    assert "bfloat16 is left out" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_worker_that_dies_says_why():
     with pytest.raises(RuntimeError, match="no such variant"):

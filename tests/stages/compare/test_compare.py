@@ -8,7 +8,8 @@ from PIL import Image
 
 from spiking_vq.errors import InputError
 from stages.compare import report as compare
-from stages.compare.tables import COLUMNS
+from stages.compare.pictures import Costs, costs
+from stages.compare.tables import COLUMNS, read_systems
 
 
 def evaluation(fid, **more):
@@ -101,11 +102,26 @@ def test_the_page_needs_nothing_else(results):
     compare.main([f"results={results}", "presets=base"])
     text = (results / "report.html").read_text()
     assert 'src="data:image/png;base64,' in text
-    assert text.count("<svg") == 2  # quality by calls and the firing rates of base; the twin has none
+    assert text.count("<svg") == 3  # quality by energy and by calls, and the firing rates of base; the twin has none
+    assert text.count(">MNIST: the same seeds, side by side") == 1
     assert "wins &lt;here&gt;." in text
     assert "<td>psp</td><td>2 ± 0</td>" in text  # FID of the one encoding and spike generator
     for attribute in ('src="http', 'href="http', "<link", "<script", "@import"):
         assert attribute not in text
+
+
+def test_models_stand_by_their_fid_and_energy(results):
+    found = costs([system for system in read_systems(results) if system.data == "mnist"])
+    assert found == Costs("MNIST, test-10k", 1.5, {"base": (14.4, 4.0, 10.0)})
+    twin = results / "mnist/base-relu/n1280-test.json"
+    twin.parent.mkdir()
+    twin.write_text(json.dumps(evaluation(12.0, firing_rate=None)))
+    found = costs([system for system in read_systems(results) if system.data == "mnist"])
+    assert found.title == "MNIST, n1280-test"  # which both were measured by
+    assert found.points == {"base": (20.0, 4.0, 10.0), "base-relu": (12.0, 4.0, 10.0)}
+    assert costs([system for system in read_systems(results) if system.data == "kmnist"]) is None
+    compare.main([f"results={results}"])
+    assert "<svg" in (results / "quality-by-energy.svg").read_text()
 
 
 def test_no_reports_and_damaged_ones(tmp_path, results):
