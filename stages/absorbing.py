@@ -126,11 +126,16 @@ class AbsorbingStage(DenoiserStage):
         super().__init__(config, build_denoiser(config), diffusion, train, val)
         self.teachers = [load_teacher(config)] if config.distilled_guidance else []  # a list, as above
 
+    def on_fit_start(self) -> None:
+        """Move what no module holds to the device."""
+        for teacher in self.teachers:
+            teacher.to(self.device)
+
     def objective(self, labels: Tensor) -> dict[str, Any]:
         """The teacher with these labels [B], if guidance is distilled."""
         if not self.teachers:
             return {}
-        network, config = self.teachers[0].to(self.device), self.config
+        network, config = self.teachers[0], self.config
         strong, weak = (within(network, num_steps=steps) for steps in (None, config.distilled_T))
         teacher = guided(strong, config.distilled_guidance, weak, applies=labels != self.no_label)
         return {"teacher": with_labels(teacher, labels)}

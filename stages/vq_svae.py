@@ -67,13 +67,18 @@ class VQSVAEStage(Stage):
             self.config = replace(self.config, perceptual=options)
             self.perceptual.append(PerceptualDistance(classifier).to(parameter_type(config.precision)))
 
+    def on_fit_start(self) -> None:
+        """Move what no module holds to the device."""
+        for distance in self.perceptual:
+            distance.to(self.device)
+
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The paper's loss of uint8 images plus the critics' losses; a step of an EMA codebook."""
         images = to_unit(own_rows(batch[0])).to(parameter_type(self.config.precision))
         terms, critics = self.model.loss_terms(images, generator), {}
         loss = terms.reconstruction + terms.cross_entropy
         for distance in self.perceptual:
-            critics["perceptual"] = distance.to(self.device)(terms.made + 0.5, images)
+            critics["perceptual"] = distance(terms.made + 0.5, images)
             loss = loss + self.config.perceptual.weight * critics["perceptual"]
         if self.adversary is not None:
             critics["adversary"] = self.adversary(terms.made, images - 0.5)
@@ -85,7 +90,7 @@ class VQSVAEStage(Stage):
             "quantizer": terms.quantizer,
             "psp": terms.psp,
             "perplexity": perplexity(terms.tokens),
-            "restarts": terms.mse.new_tensor(float(restarts)),
+            "restarts": restarts,
             **critics,
         }
 

@@ -48,7 +48,7 @@ def random_affine(
 
 def warp(images: Tensor, maps: Tensor) -> Tensor:
     """Transform images [B, C, H, W] in [0, 1] by `maps` [B, 2, 3]: bicubic between pixels, borders repeated."""
-    positions = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
+    positions = F.affine_grid(maps.to(images, non_blocking=True), list(images.shape), align_corners=False)
     return F.grid_sample(images, positions, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)
 
 

@@ -154,20 +154,19 @@ class AbsorbingDiffusion:
     def loss_of(self, denoiser: Denoiser, drawn: Draw, teacher: Denoiser | None = None) -> dict[str, Tensor]:
         """The objective of a draw, or of some of its rows; see `loss`."""
         tokens, t, noisy, weight = drawn
-        masked = noisy == self.mask_id
-        rows, targets = denoiser(noisy, t).movedim(1, -1)[masked], tokens[masked]
+        masked = (noisy == self.mask_id).flatten()
+        # All positions, as the host does not know how many are masked: on a GPU it would have to wait.
+        rows, targets = _rows(denoiser(noisy, t)), tokens.flatten()
         taught = targets
         if teacher is not None:
             with torch.no_grad():
-                taught = teacher(noisy, t).movedim(1, -1)[masked]
-            taught = taught.to(state_type(taught)).softmax(1)
-        nll = F.cross_entropy(rows.to(state_type(rows)), taught, reduction="none")
-        weights = weight.view(-1, 1, 1, 1).expand(masked.shape)[masked]
-        num_masked = max(len(rows), 1)  # small t may mask nothing at all
+                taught = _rows(teacher(noisy, t)).softmax(1)
+        nll = F.cross_entropy(rows, taught, reduction="none").where(masked, 0.0)
+        num_masked = masked.sum().clamp(min=1)  # small t may mask nothing at all
         return {
-            "loss": (weights * nll).sum() / len(tokens),
+            "loss": (weight.repeat_interleave(self.diffusion_steps) * nll).sum() / len(tokens),
             "cross_entropy": nll.detach().sum() / num_masked,
-            "accuracy": (rows.argmax(1) == targets).sum().float() / num_masked,
+            "accuracy": ((rows.argmax(1) == targets) & masked).sum() / num_masked,
         }
 
     @torch.no_grad()
@@ -205,3 +204,8 @@ class AbsorbingDiffusion:
             nll = F.cross_entropy(logits.to(state_type(logits)), targets, ignore_index=-1, reduction="none")
             nats += nll.sum((1, 2, 3)) / time
         return nats / math.log(2)
+
+
+def _rows(logits: Tensor) -> Tensor:
+    """Logits [B, K, G, h, w] of each position, [B * N, K], fp32 at least."""
+    return logits.to(state_type(logits)).movedim(1, -1).flatten(0, -2)

@@ -109,6 +109,7 @@ class GaussianDiffusion:
         self.betas = SCHEDULES[schedule](diffusion_steps)
         self.alpha_bars = torch.cat([torch.ones(1, dtype=torch.float64, device="cpu"), (1 - self.betas).cumprod(0)])
         self.current_weights = self._current_weights()
+        self._tables: dict[tuple[str, torch.device], Tensor] = {}
 
     @property
     def on_currents(self) -> bool:
@@ -183,7 +184,7 @@ class GaussianDiffusion:
         decoded = currents.mean(0)
         error = (decoded - target).square().mean((1, 2, 3))
         spread = (decoded - currents).square().mean((0, 2, 3, 4))
-        weight, alpha_bar = (table.to(t.device)[t].to(error.dtype) for table in (self.current_weights, self.alpha_bars))
+        weight, alpha_bar = (self._at(t, table).to(error.dtype) for table in ("current_weights", "alpha_bars"))
         return {
             "loss": (alpha_bar * error + weight * spread).mean(),
             "mse": error.detach().mean(),
@@ -265,5 +266,12 @@ class GaussianDiffusion:
         """`sqrt(a_t)` and `sqrt(1 - a_t)`, [B, 1, 1, 1], which broadcast against `[T, B, C, H, W]` too."""
         if like.dim() < 4 or len(t) != like.shape[-4]:
             raise InputError(f"expected images [B, C, H, W] and times [B]; got {list(like.shape)} and {list(t.shape)}")
-        alpha_bars = self.alpha_bars.to(t.device)[t].view(-1, 1, 1, 1)
+        alpha_bars = self._at(t, "alpha_bars").view(-1, 1, 1, 1)
         return alpha_bars.sqrt().to(like.dtype), (1 - alpha_bars).sqrt().to(like.dtype)
+
+    def _at(self, t: Tensor, table: str) -> Tensor:
+        """Entries [B] of a table at times t [B]; the table is copied to their device once."""
+        key = table, t.device
+        if key not in self._tables:
+            self._tables[key] = getattr(self, table).to(t.device, non_blocking=True)
+        return self._tables[key][t]

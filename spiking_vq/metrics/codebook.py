@@ -13,5 +13,12 @@ def perplexity(tokens: Tensor) -> Tensor:
     Returns:
         Scalar in [1, K], the geometric mean over the G codes; K if all classes are equally frequent.
     """
-    shares = [code.unique(return_counts=True)[1].float() / code.numel() for code in tokens.unbind(1)]
-    return torch.stack([torch.special.entr(p).sum() for p in shares]).mean().exp()
+    entropies = [-_share_of_class(code.flatten()).log().mean() for code in tokens.unbind(1)]
+    return torch.stack(entropies).mean().exp()
+
+
+def _share_of_class(tokens: Tensor) -> Tensor:
+    """Share [n] of the tokens [n] that are of the same class; sorted, so that no shape depends on the classes."""
+    ordered = tokens.sort().values
+    count = torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
+    return count.float() / len(tokens)

@@ -73,7 +73,7 @@ class PoissonSpikeGenerator(nn.Module):
             uniform = own_rows(batch).transpose(0, 1)
         else:
             uniform = uniform_noise(rate.shape, generator)
-        spk = (uniform.to(rate.device) < rate).to(rate.dtype)
+        spk = (uniform.to(rate.device, non_blocking=True) < rate).to(rate.dtype)
         return rate + (spk - rate).detach()
 
 

@@ -12,7 +12,9 @@ from spiking_vq.runtime.precision import state_type
 
 def weighted_sum(x: Tensor, weights: Sequence[float]) -> Tensor:
     """`sum_t weights[t] x[t]`, `[T, B, ...] -> [B, ...]`, fp32 at least."""
-    return _over_time(torch.tensor([weights], dtype=torch.float64, device="cpu"), x).squeeze(0)
+    # filled on x's device: a GPU would wait for a copy, and could not repeat it in a graph
+    row = torch.stack([torch.full((), weight, dtype=state_type(x), device=x.device) for weight in weights])
+    return _over_time(row.unsqueeze(0), x).squeeze(0)
 
 
 def rate_weights(num_steps: int) -> list[float]:
@@ -40,13 +42,13 @@ def psp_trace(x: Tensor, tau: float = 2.0) -> Tensor:
 
     Reference: Liu et al., arXiv:2308.10187, the PSP of the loss.
     """
-    steps = torch.arange(len(x), dtype=torch.float64, device="cpu")
+    steps = torch.arange(len(x), dtype=torch.float64, device=x.device)
     age = steps.unsqueeze(1) - steps
     return _over_time(torch.where(age < 0, 0.0, (1 - 1 / tau) ** age.clamp(min=0) / tau), x)
 
 
 def _over_time(matrix: Tensor, x: Tensor) -> Tensor:
     """`y[s] = sum_t matrix[s, t] x[t]`, in fp32 at least: the memory of a filter needs more digits than bf16 has."""
-    matrix = matrix.to(x.device, state_type(x))
+    matrix = matrix.to(state_type(x))
     with torch.autocast(x.device.type, enabled=False):
         return torch.tensordot(matrix, x.to(matrix.dtype), dims=1)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
@@ -86,6 +87,9 @@ class MetricsTable(Logger):
 class KeepRun(Callback):
     """Logs, validates, and writes the checkpoints, metrics and pictures of a run; stops a run that diverges.
 
+    The metrics of a step stay on the device until a step that logs, validates or saves: reading them makes the host
+    wait for a GPU. A loss that was not finite is found then, before anything is saved.
+
     It does not use Lightning's own loop for this: each `last.ckpt` is written after the logging and validation that are
     due at its step, so that a resumed run has the same rows and best step as an unbroken one.
 
@@ -105,6 +109,7 @@ class KeepRun(Callback):
         self.best, self.best_step, self.validation = math.inf, 0, {}
         self.step, self.saved_step, self.seconds, self.started = 0, 0, 0.0, time.monotonic()
         self.validation_seconds = 0.0
+        self.unread: dict[int, dict[str, Tensor]] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """The state to resume from: the step, the best validation so far, and the time spent."""
@@ -128,21 +133,19 @@ class KeepRun(Callback):
         row = self.table.rows.get(self.best_step, {})  # older checkpoints do not hold the validation
         self.validation = state.get("validation", {key: row[key] for key in row if key.startswith("val/")})
 
-    def on_before_backward(self, trainer: Trainer, stage: Stage, loss: Tensor) -> None:
-        """Stop at a loss that is not finite. It is the mean over the ranks, so that all of them stop."""
-        if not stage.metrics["loss"].isfinite():
-            terms = {name: float(value) for name, value in stage.metrics.items()}
-            reasons = [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]
-            raise self._diverged(f"{', '.join(reasons)} at step {trainer.global_step + 1}")
-
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
         """Log, validate and save when due."""
         step = self.step = trainer.global_step
+        self.unread[step] = stage.metrics
         finished = step == self.total_steps
         validates = step % self.train.val_every == 0 or finished
         saves = step % self.train.save_every == 0 or finished
-        if step % self.log_every == 0:
-            _log(trainer, stage.metrics, step)
+        logs = step % self.log_every == 0
+        if logs or validates or saves:
+            metrics = self._read()
+            self.bar.loss = metrics["loss"]
+            if logs:
+                _log(trainer, metrics, step)
         if validates or saves:
             self._check_weights(stage, step)
         if validates:
@@ -158,6 +161,20 @@ class KeepRun(Callback):
     def elapsed(self) -> float:
         """Seconds of training so far, over all its sessions."""
         return self.seconds + time.monotonic() - self.started
+
+    def _read(self) -> dict[str, float]:
+        """The metrics of the last step; stop if those of any step since the last reading are not finite.
+
+        The loss is the mean over the ranks, so that all of them stop.
+        """
+        values = torch.stack([torch.stack([*metrics.values()]) for metrics in self.unread.values()]).tolist()
+        for (step, metrics), row in zip(self.unread.items(), values, strict=True):
+            read = dict(zip(metrics, row, strict=True))
+            if not math.isfinite(read["loss"]):
+                reasons = [f"{name} = {value}" for name, value in read.items() if not math.isfinite(value)]
+                raise self._diverged(f"{', '.join(reasons)} at step {step}")
+        self.unread.clear()
+        return read
 
     def _check_weights(self, stage: Stage, step: int) -> None:
         """Stop if a weight is not finite: a gradient may overflow though the loss did not, and validation hide it."""
@@ -180,7 +197,7 @@ class KeepRun(Callback):
         logged = {f"val/{key}": value for key, value in metrics.items()}
         _log(trainer, logged, step)
         if trainer.is_global_zero:
-            self.bar.show(step, stage.metrics["loss"].item(), metrics)
+            self.bar.show(step, metrics)
             self.folder.images.mkdir(exist_ok=True)
             images = stage.picture()
             with atomic_write(self.folder.images / f"step{step:07d}.png") as temporary:
@@ -190,9 +207,9 @@ class KeepRun(Callback):
             trainer.save_checkpoint(self.folder.best)
 
 
-def _log(trainer: Trainer, metrics: dict[str, Any], step: int) -> None:
+def _log(trainer: Trainer, metrics: dict[str, float], step: int) -> None:
     for logger in trainer.loggers:
-        logger.log_metrics({name: float(value) for name, value in metrics.items()}, step)
+        logger.log_metrics(metrics, step)
 
 
 class RunBar(Callback):
@@ -201,10 +218,13 @@ class RunBar(Callback):
     Args:
         title: of the run.
         total_steps: its length.
+
+    Attributes:
+        loss: the last one that was read from the device; NaN before.
     """
 
     def __init__(self, title: str, total_steps: int) -> None:
-        self.title, self.total_steps, self.validated = title, total_steps, {}
+        self.title, self.total_steps, self.validated, self.loss = title, total_steps, {}, math.nan
         self.bar: tqdm | None = None
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
@@ -213,15 +233,15 @@ class RunBar(Callback):
         self.bar.n = self.bar.initial = self.bar.last_print_n = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
-        """Count the step and show its loss."""
-        self.bar.set_postfix({"loss": stage.metrics["loss"].item()} | self.validated, refresh=False)
+        """Count the step and show the last loss."""
+        self.bar.set_postfix({"loss": self.loss} | self.validated, refresh=False)
         self.bar.update()
 
-    def show(self, step: int, loss: float, metrics: dict[str, float]) -> None:
+    def show(self, step: int, metrics: dict[str, float]) -> None:
         """Show the metrics of a validation: in the bar, or where it is hidden, as a line on stderr."""
         self.validated = {f"val_{name}": value for name, value in metrics.items()}
         if self.bar.disable:
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in ({"loss": loss} | self.validated).items())
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in ({"loss": self.loss} | self.validated).items())
             print(f"{self.title}: step {step} of {self.total_steps}, {shown}", file=sys.stderr)
 
     def on_train_end(self, *_: Any) -> None:

@@ -26,7 +26,7 @@ from spiking_vq.randomness import Stream, mix_seed
 from spiking_vq.runtime.distributed import mean_over_ranks
 from spiking_vq.runtime.precision import autocast, parameter_type
 from spiking_vq.runtime.running import run_with
-from stages.training.ema import averaged
+from stages.training.ema import MovingAverage
 from stages.training.fine_tune import take_over
 
 
@@ -65,7 +65,7 @@ class Stage(LightningModule):
         if limits == [None, None]:
             raise InputError("the length of training is missing: set train.max_steps or train.max_epochs")
         self.total_steps = self.stream.num_batches = min(limit for limit in limits if limit)
-        self.ema = averaged(model, train.ema_decay) if train.ema_decay else None
+        self.ema = MovingAverage(model, train.ema_decay) if train.ema_decay else None
 
     def batch_loss(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` with its gradient, and metrics to log, of this rank's rows of a batch.
@@ -166,7 +166,7 @@ class Stage(LightningModule):
         """A step of the optimiser, then of the moving average."""
         super().optimizer_step(*args, **kwargs)
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self.ema.update(self.model)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The optimiser's parameter groups; those without `lr` take `train.lr`."""

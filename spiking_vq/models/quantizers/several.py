@@ -68,7 +68,7 @@ class ProductQuantizer(SeveralQuantizers):
         slices = zip(self.parts, tokens.split(1, 1), strict=True)
         return torch.cat([part.lookup(codes) for part, codes in slices], 1)
 
-    def update(self, z: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> int:
+    def update(self, z: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See `Quantizer.update`."""
         slices = zip(self.parts, z.chunk(self.num_codes, 1), tokens.split(1, 1), strict=True)
         return sum(part.update(rows, codes, generator) for part, rows, codes in slices)
@@ -109,11 +109,11 @@ class ResidualQuantizer(SeveralQuantizers):
         levels = zip(self.parts, tokens.split(1, 1), strict=True)
         return sum(level.lookup(codes) for level, codes in levels)
 
-    def update(self, z: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> int:
+    def update(self, z: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See `Quantizer.update`."""
-        restarts = 0
+        restarts = tokens.new_zeros(())
         for level, codes in zip(self.parts, tokens.split(1, 1), strict=True):
             coarse = level.lookup(codes)  # before the update
-            restarts += level.update(z, codes, generator)
+            restarts = restarts + level.update(z, codes, generator)
             z = z - coarse
         return restarts

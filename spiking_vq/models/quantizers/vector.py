@@ -55,7 +55,7 @@ class Quantizer(nn.Module):
         """Quantised vectors [B, D, h, w] of `tokens` [B, G, h, w] in 0..K-1."""
         raise NotImplementedError
 
-    def update(self, z: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> int:
+    def update(self, z: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """After a training step, let codes that are moving averages learn from its vectors.
 
         Several ranks average over the vectors of all of them, so that their codebooks stay the same.
@@ -66,9 +66,9 @@ class Quantizer(nn.Module):
             generator: draws the restart vectors, on CPU; in the same state on all ranks. None: torch's global one.
 
         Returns:
-            Number of restarted codes.
+            Number of restarted codes, an int64 scalar on the device of `z`.
         """
-        return 0
+        return tokens.new_zeros(())
 
 
 class VectorQuantizer(Quantizer):
@@ -146,27 +146,38 @@ class VectorQuantizer(Quantizer):
         return F.embedding(tokens.squeeze(1), self.codebook).movedim(-1, 1)
 
     @torch.no_grad()
-    def update(self, z: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> int:
+    def update(self, z: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Take one step of the moving averages, if there are any, then restart idle codes; see `Quantizer.update`."""
+        restarts = super().update(z, tokens, generator)
         if not self.ema_decay:
-            return 0
+            return restarts
         z = z.to(self.codebook.dtype)
         rows, ids = _rows(z), tokens.flatten()
         count = torch.zeros_like(self.use).index_add_(0, ids, torch.ones_like(ids, dtype=self.use.dtype))
         total = torch.zeros_like(self.total).index_add_(0, ids, rows)
         self.use.lerp_(sum_over_ranks(count), 1 - self.ema_decay)
         self.total.lerp_(sum_over_ranks(total), 1 - self.ema_decay)
-        idle = (self.use < self.restart_below).nonzero().flatten()
-        if len(idle):
-            rows = _rows(all_rows(z))
-            idle = idle[: len(rows)]
-            # distinct positions; rows of flat background are identical, so jitter keeps the restarted codes apart
-            chosen = permutation(len(rows), generator)[: len(idle)].to(rows.device)
-            noise = normal_noise((len(idle), rows.shape[1]), generator).to(rows.device)
-            self.total[idle] = rows[chosen] + 0.01 * rows.std(correction=0).clamp(min=0.1) * noise
-            self.use[idle] = 1.0
+        if self.restart_below:
+            restarts = self._restart(_rows(all_rows(z)), generator)
         self.codebook.copy_(self.total / self.use.clamp(min=1e-6).unsqueeze(1))
-        return len(idle)
+        return restarts
+
+    def _restart(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Let idle codes take the values of distinct rows [n, D], n of them at most; returns their number.
+
+        A vector is drawn for every code, as the host does not know which are idle: on a GPU it would have to wait.
+        """
+        idle = self.use < self.restart_below
+        number = idle.cumsum(0) - 1  # of each idle code among them
+        idle &= number < len(rows)
+        slot = number.clamp(0, len(rows) - 1)
+        order, noise = permutation(len(rows), generator), normal_noise(self.total.shape, generator)
+        order, noise = (drawn.to(rows.device, non_blocking=True) for drawn in (order, noise))
+        # rows of flat background are identical, so jitter keeps the restarted codes apart
+        restarted = rows[order[slot]] + 0.01 * rows.std(correction=0).clamp(min=0.1) * noise[slot]
+        self.total.copy_(restarted.where(idle.unsqueeze(1), self.total))
+        self.use.masked_fill_(idle, 1.0)
+        return idle.sum()
 
 
 def _rows(z: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from stages.absorbing import AbsorbingStage, cached_tokens
 from stages.classifier import ClassifierStage
 from stages.gaussian import GaussianStage
 from stages.training.denoiser import PICTURED
-from stages.training.ema import averaged
+from stages.training.ema import MovingAverage
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Spiking steps and firing rates
@@ -96,14 +96,14 @@ def test_training_does_not_depend_on_torchs_default_type(unbroken, tmp_path, arg
 
 def test_moving_average_by_hand():
     model = torch.nn.BatchNorm1d(1)
-    average = averaged(model, 0.5)
+    average = MovingAverage(model, 0.5)
     values = [1.0, 3.0, 11.0]
     for value in values:
         with torch.no_grad():
             model.weight.fill_(value)
             model.running_mean.fill_(-value)
             model.num_batches_tracked.add_(1)
-        average.update_parameters(model)
+        average.update(model)
     # the first update copies; then d = min(0.5, (1 + n) / (10 + n)) with n = 1, 2
     expected = 2 / 11 * 1.0 + 9 / 11 * 3.0
     expected = 3 / 12 * expected + 9 / 12 * 11.0
