@@ -106,13 +106,16 @@ class AbsorbingSampler(Sampler):
         Raises:
             InputError: at the first state, that `known` does not fit or there are no seeds.
         """
-        start, n = self._start(len(seeds), known, device), len(seeds)
+        start, n = self._start(len(seeds), known), len(seeds)
         slots = n if batch_size is None else batch_size
         require(slots >= 1, "batch_size", "at least 1, or None for all images at once", slots)
         plan = self.plan(self._order_noise(seeds), start == self.diffusion.mask_id, slots)
-        noise, total = self._gumbel_noise(seeds, plan.rows.tolist(), start.device), len(plan.rows)
-        plan = Plan(*(each.to(start.device) for each in plan))
+        if device is None:
+            device = torch.get_default_device() if known is None else known.device
+        noise, total = self._gumbel_noise(seeds, plan.rows.tolist(), device), len(plan.rows)
+        plan = Plan(*(each.to(device) for each in plan))
         tokens = torch.cat([start, start.new_zeros(slots, *self.diffusion.grid)])  # rows for slots without an image
+        tokens = tokens.to(device)
         yield State(tokens[:n], 0, total)
         for calls, (gumbel, rows, t, chosen, temperature) in enumerate(zip(noise, *plan, strict=True), start=1):
             seen, images = tokens[rows], rows.clamp(max=n - 1)
@@ -122,19 +125,19 @@ class AbsorbingSampler(Sampler):
             yield State(tokens[:n], calls, total)
 
     def plan(self, order_noise: Tensor, free: Tensor, slots: int) -> Plan:
-        """The plan for images with noise [n, N] and free positions [n, G, h, w], in batches of `slots`; on the CPU."""
+        """The plan for images with noise [n, N] and free positions [n, G, h, w], by `slots` at once; all on the CPU."""
         options, S = self.options, self.sample_steps
-        unmask_call = unmask_calls(options.order, order_noise, free.cpu(), S, options.schedule)
+        unmask_call = unmask_calls(options.order, order_noise, free, S, options.schedule)
         last = options.temperature if options.last_temperature is None else options.last_temperature
         times = call_times(self.diffusion.diffusion_steps, S, options.schedule)
         return plan_calls(unmask_call, times, (options.temperature, last), slots)
 
-    def _start(self, n: int, known: Tensor | None, device: torch.device | str | None) -> Tensor:
-        """The tokens to begin with, int64 [n, G, h, w]: those known, or all masked."""
+    def _start(self, n: int, known: Tensor | None) -> Tensor:
+        """The tokens to begin with, int64 [n, G, h, w] on the CPU: those known, or all masked."""
         if n == 0:
             raise InputError("seeds must hold at least one seed, one for each image; got none.")
         if known is None:
-            return self.diffusion.prior(n, device)
+            return self.diffusion.prior(n, "cpu")
         shape, mask_id = [n, *self.diffusion.grid], self.diffusion.mask_id
         require(list(known.shape) == shape, "known", f"{shape}, one grid for each seed", list(known.shape))
         if known.min() < 0 or known.max() > mask_id:
@@ -142,7 +145,7 @@ class AbsorbingSampler(Sampler):
                 f"known must hold tokens in 0..{mask_id - 1}, or {mask_id} where free; "
                 f"got values in {known.min()}..{known.max()}."
             )
-        return known.to(device, torch.int64)
+        return known.to("cpu", torch.int64)
 
     def _order_noise(self, seeds: Sequence[int]) -> Tensor:
         """Uniform noise [n, N], the first of each image's own generator; on the CPU."""

@@ -131,12 +131,13 @@ class GaussianSampler(Sampler):
         x = image_noise(self.shape, generators).to(device, self.dtype)
         if self.num_currents is not None:
             x = x.expand(self.num_currents, *x.shape)
-        batches = torch.arange(len(generators), device=x.device).split(size)
-        total = len(batches) * self.sample_steps
+        firsts = range(0, len(generators), size)
+        total = len(firsts) * self.sample_steps
         yield State(x[..., :n, :, :, :], 0, total)
-        for rows in batches:
+        for first in firsts:
+            rows = torch.arange(first, first + size, device=x.device)
             denoise = with_labels(denoiser, labels, rows.clamp(max=n - 1))
-            step = self._step([generators[row] for row in rows.tolist()])
+            step = self._step(generators[first : first + size])
             for t, s in pairwise(self.times):
                 noisy = x.index_select(-4, rows)
                 prediction = denoise(noisy, torch.full((size,), t, device=x.device)).to(x.dtype)

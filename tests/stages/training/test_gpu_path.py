@@ -8,6 +8,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from spiking_vq.diffusion.gaussian import GaussianDiffusion
+from spiking_vq.pipelines.load import pipeline_of
+from spiking_vq.runtime.precision import autocast
 
 PRESETS = {
     "vq_svae": ["base", "counts", "paper", "base-relu", "base-quantised"],
@@ -59,6 +61,40 @@ def test_a_training_step_keeps_to_the_gpu(monkeypatch, case, precision):
         if case[0] == "absorbing" or case == ("vq_svae", "paper"):  # they draw nothing on the CPU
             assert gpu.copies == 0
         assert {value.device for value in stage.metrics.values()} == {CUDA}
+
+
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case",
+    [(stage, preset) for stage in ("absorbing", "gaussian") for preset in PRESETS[stage]]
+    + [("gaussian", "base", "sample.sampler=ddpm_small"), ("gaussian", "base", "sample.sampler=dpm_solver")],
+    ids=" ".join,
+)
+def test_sampling_keeps_to_the_gpu(monkeypatch, case, precision):
+    """Every call of the sampler, and decoding. Noise and plans come from the CPU, and nothing goes back."""
+    stage = noise_stage(monkeypatch, *case, f"precision={precision}", "sample.sample_steps=2")
+    pipeline = pipeline_of(stage.export(), stage.config, precision=precision)
+    monkeypatch.setattr("spiking_vq.pipelines.pixel.check_threshold_shift", lambda *_: None)  # it reads the thresholds
+    with fake_gpu(monkeypatch, strict=False):
+        on_gpu(pipeline.model)
+        pipeline.device = CUDA
+        with autocast(precision, CUDA), torch.no_grad():
+            *_, last = pipeline.states([1, 2, 3])
+            images = pipeline.decode(last.x, torch.Generator())
+    assert last.calls == last.total == 2
+    assert (images.device, len(images)) == (CUDA, 3)
+
+
+@pytest.mark.parametrize("preset", PRESETS["vq_svae"])
+def test_tokenizing_and_decoding_keep_to_the_gpu(monkeypatch, preset):
+    stage = noise_stage(monkeypatch, "vq_svae", preset)
+    with fake_gpu(monkeypatch):
+        model, images = on_gpu(stage.model.eval()), torch.rand(2, *stage.model.image_shape, device=CUDA)
+        monkeypatch.setattr("spiking_vq.models.vq_svae.require_unit_range", lambda *_: None)  # it reads the images
+        with autocast("bf16", CUDA), torch.no_grad():
+            tokens = model.tokenize(images)
+            assert model.decode(tokens).shape == images.shape
+    assert tokens.device == CUDA
 
 
 @pytest.mark.parametrize("loss", ["mse", "synaptic_current"])
