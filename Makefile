@@ -40,7 +40,7 @@ EVALUATE := $(call o,images,$(IMAGES)) $(call o,protocol,$(PROTOCOL)) $(call o,i
 FIND := $(call o,stage,$(STAGE)) $(call o,data,$(DATA)) $(call o,preset,$(PRESET)) $(call o,runs,$(RUNS)) $(call o,ckpt,$(CKPT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 stage2 unet sample app classifier evaluate energy rates spiking-report portrait quantise import export verify-export stream compare all-runs ablation candidates scaling calls decompose analytic labels threshold-sweep bench publish cards docs docs-figures test test-all lint format clean
+.PHONY: help install demo stage1 stage2 unet sample app classifier evaluate energy rates spiking-report portrait quantise import export verify-export stream compare all-runs ablation candidates scaling calls decompose analytic labels threshold-sweep bench gpu-check publish cards docs docs-figures test test-all lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(call q,$(strip $(MAKEFILE_LIST)))
@@ -146,6 +146,9 @@ threshold-sweep: $(INSTALLED)  ## sample with all firing thresholds shifted (thr
 
 bench: $(EXTRA)bench  ## compare speed and memory with SpikingJelly (Python >= 3.11)
 	$(VQ) bench $(ARGS)
+
+gpu-check: $(INSTALLED)  ## check a GPU: tests on it, its numbers against the CPU's, speed of training steps
+	$(VQ) gpu-check $(ARGS)
 
 $(EXTRA)%: $(INSTALLED)
 	$(MODULE) pip install --quiet --editable ".[$*]"

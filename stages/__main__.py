@@ -46,6 +46,7 @@ COMMANDS = {
     "stream": "stages.export.stream",
     "publish": "stages.publish.weights",
     "bench": "stages.bench.run",
+    "gpu-check": "stages.bench.gpu_check",
 }
 """Command -> the module whose `main` runs it; imported only then, as some take seconds to load."""
 

@@ -69,13 +69,14 @@ def snntorch_neuron(device: Device) -> Layer:
     return run
 
 
-def spikingjelly_neuron(device: Device) -> Layer:
-    """SpikingJelly's multi-step LIF, with the backend it chooses on the device."""
+def spikingjelly_neuron(device: Device, backend: str = "torch") -> Layer:
+    """SpikingJelly's multi-step LIF with one of its backends."""
     from spikingjelly.activation_based import functional
 
     from stages.bench.plain import fused_lif
 
     lif = fused_lif().to(device)
+    lif.backend = backend
 
     def run(x: Tensor) -> Tensor:
         functional.reset_net(lif)

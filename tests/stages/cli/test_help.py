@@ -27,7 +27,7 @@ OPTIONS |= {f"train {stage}": options for stage, options in MODULES["train"].Opt
 def test_the_overview_lists_the_verbs(arguments, command):
     code, said, error = command(*arguments)
     assert (code, error) == (0, "")
-    assert re.findall(r"^  (\w+) ", said, re.MULTILINE) == VERBS
+    assert re.findall(r"^  ([\w-]+) ", said, re.MULTILINE) == VERBS
 
 
 @pytest.mark.parametrize("command_line", COMMANDS)
