@@ -60,7 +60,8 @@ class Stage(LightningModule):
         if train.start_from:
             sha256 = self._start_from(train.start_from)
             self.config = config = replace(config, train=replace(train, start_from_sha256=sha256))
-        self.stream = BatchStream(tuple(rows), train.batch_size, 0, mix_seed(config.seed, Stream.BATCHES))
+        seed, pinned = mix_seed(config.seed, Stream.BATCHES), torch.device(config.device).type == "cuda"
+        self.stream = BatchStream(tuple(rows), train.batch_size, 0, seed, pinned)
         limits = [train.max_steps, train.max_epochs and train.max_epochs * self.stream.batches_per_epoch]
         if limits == [None, None]:
             raise InputError("the length of training is missing: set train.max_steps or train.max_epochs")

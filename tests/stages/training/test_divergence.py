@@ -8,6 +8,7 @@ from spiking_vq.checkpoint.file import fingerprint, load_model
 from spiking_vq.config.load import read_config
 from spiking_vq.errors import InputError
 from stages import train
+from stages.training import callbacks
 
 
 def spoil(monkeypatch, stage, step, spoilt):
@@ -67,3 +68,11 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, step, 
 def test_diverged_run_says_so(tmp_path):
     with pytest.raises(InputError, match=r"diverged.*Lower train\.lr.*another folder with runs=FOLDER"):
         train.main([*STAGE1, f"runs={tmp_path}", "train.lr=1e30"])
+
+
+def test_a_loss_between_readings_is_found_at_the_next_and_nothing_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(callbacks, "LOGGED", 1)  # logs at step 10 only; step 6 saves
+    spoil(monkeypatch, "classifier", 5, lambda loss, parameter: loss * torch.inf)
+    with pytest.raises(InputError, match=r"diverged: loss = inf at step 5\. .*last\.ckpt holds step 3"):
+        train.main([*CLASSIFIER, f"runs={tmp_path}"])
+    assert torch.load(tmp_path / "digits/base/classifier/last.ckpt", weights_only=True)["global_step"] == 3
