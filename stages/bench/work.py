@@ -69,14 +69,15 @@ def snntorch_neuron(device: Device) -> Layer:
     return run
 
 
-def spikingjelly_neuron(device: Device, backend: str = "torch") -> Layer:
-    """SpikingJelly's multi-step LIF with one of its backends."""
+def spikingjelly_neuron(device: Device, backend: str | None = None) -> Layer:
+    """SpikingJelly's multi-step LIF with one of its backends, or the one it chooses on the device."""
     from spikingjelly.activation_based import functional
 
     from stages.bench.plain import fused_lif
 
     lif = fused_lif().to(device)
-    lif.backend = backend
+    if backend:
+        lif.backend = backend
 
     def run(x: Tensor) -> Tensor:
         functional.reset_net(lif)
