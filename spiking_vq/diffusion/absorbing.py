@@ -166,7 +166,7 @@ class AbsorbingDiffusion:
         return {
             "loss": (weight.repeat_interleave(self.diffusion_steps) * nll).sum() / len(tokens),
             "cross_entropy": nll.detach().sum() / num_masked,
-            "accuracy": ((rows.argmax(1) == targets) & masked).sum() / num_masked,
+            "accuracy": ((rows.argmax(1) == targets) & masked).sum().float() / num_masked,
         }
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ def test_without_a_gpu_it_says_so(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_all_parts_run_in_a_dry_run(tmp_path):
     out = tmp_path / "report.json"
     gpu_check.main(["device=cpu", "dry_run=true", f"out={out}"])

@@ -29,7 +29,13 @@ VARIANTS = [
     ("gaussian", "base", "neuron=relu", "conditional=true"),
     ("gaussian", "base", "train.ema_decay=0", "diffusion.prediction=noise"),
 ]
-CASES = [(stage, preset) for stage, presets in PRESETS.items() for preset in presets] + VARIANTS
+LARGE = pytest.param(("gaussian", "sddpm"), marks=pytest.mark.slow)
+
+
+def presets(*stages):
+    """Stage and preset of each case; the largest network is left to the slow tests."""
+    cases = [(stage, preset) for stage in stages for preset in PRESETS[stage]]
+    return [LARGE if case == ("gaussian", "sddpm") else case for case in cases]
 
 
 def moved(stage):
@@ -52,7 +58,7 @@ def step(stage, batch):
 
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", CASES, ids=" ".join)
+@pytest.mark.parametrize("case", presets(*PRESETS) + VARIANTS, ids=" ".join)
 def test_a_training_step_keeps_to_the_gpu(monkeypatch, case, precision):
     stage = noise_stage(monkeypatch, *case, f"precision={precision}")
     batch = next(iter(stage.stream))
@@ -66,7 +72,7 @@ def test_a_training_step_keeps_to_the_gpu(monkeypatch, case, precision):
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "case",
-    [(stage, preset) for stage in ("absorbing", "gaussian") for preset in PRESETS[stage]]
+    presets("absorbing", "gaussian")
     + [("gaussian", "base", "sample.sampler=ddpm_small"), ("gaussian", "base", "sample.sampler=dpm_solver")],
     ids=" ".join,
 )
