@@ -142,3 +142,9 @@ def test_files_can_be_read_in_one_sitting():
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES.values()}
     assert {name for name, length in lengths.items() if length > 300} == LONG.keys()
     assert len(LONG) <= 2
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest tells test files of folders without `__init__.py` apart by their names alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

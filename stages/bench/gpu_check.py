@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -270,7 +270,5 @@ def loss_of(config: Config, network: nn.Module) -> Callable[..., Tensor]:
     if config.stage == "absorbing":
         size = config.vq_svae.model.codebook_size
         return lambda tokens, _: AbsorbingDiffusion(tokens.shape[1:], size, config.loss).loss(network, tokens)["loss"]
-    diffusion = GaussianDiffusion(
-        config.diffusion.diffusion_steps, config.diffusion.schedule, config.diffusion.prediction, config.diffusion.loss
-    )
+    diffusion = GaussianDiffusion(**asdict(config.diffusion))
     return lambda images, _: diffusion.loss(network, images)["loss"]
