@@ -52,9 +52,7 @@ def main(arguments: list[str]) -> None:
     preset = presets[-1] if presets else "base"  # the last one wins, as with every other override
     config = load_config(stage_name, preset_file(stage_name, preset), overrides)
     check_device(config.device, config.trainer.devices)
-    if config.train.start_from:
-        start = located(config.train.start_from, stage_name, *STAGES[stage_name].held_by)
-        config = replace(config, train=replace(config.train, start_from=str(start)))
+    config = with_files(config)
     given = {key for key, _, value in (text.partition("=") for text in overrides) if value}
     folder = RunFolder(config)
     folder.check(config, open_fields={*ADAPTABLE, *config.reading} - given)
@@ -69,6 +67,16 @@ def main(arguments: list[str]) -> None:
         print(f"finished before: {folder.model}")
         return
     fit(stage, folder, arguments)
+
+
+def with_files(config: Config) -> Config:
+    """The configuration with the files of the models that it names, such as `mnist-base`."""
+    if start := config.train.start_from:
+        start = located(start, config.stage, *STAGES[config.stage].held_by)
+        config = replace(config, train=replace(config.train, start_from=str(start)))
+    if isinstance(config, AbsorbingConfig) and config.stage1:
+        config = replace(config, stage1=str(located(config.stage1, "vq_svae", *VQSVAEStage.held_by)))
+    return config
 
 
 def fitted(config: Config, given: set[str]) -> Config:

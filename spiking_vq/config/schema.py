@@ -219,8 +219,9 @@ class AbsorbingConfig(DenoiserConfig):
             (default) trains on data.
         distilled_T: spiking steps of that network's prediction without label; None (default): its T.
         sample: defaults of the sampler; its `schedule` is the unmasking schedule.
-        stage1: file of the frozen stage 1, or of a stage 2 that holds it; None (default) takes that of
-            `train.start_from`, if it was trained on the same data, or else that of the same data, preset and `runs`.
+        stage1: the frozen stage 1, or a stage 2 that holds it: a file, a run folder, or the name of a model that ships,
+            such as `mnist-base`; None (default) takes that of `train.start_from`, if it was trained on the same data,
+            or else that of the same data, preset and `runs`.
         stage1_sha256: fingerprint of the weights of stage 1; filled in when training starts.
         vq_svae: configuration of stage 1; filled in when training starts.
         tokens_dir: folder in which encoded images are kept; None (default) is `<runs>/<data>/tokens`.

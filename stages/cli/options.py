@@ -15,7 +15,7 @@ from spiking_vq.config.schema import STAGES
 from spiking_vq.config.text import FROM_TEXT, read_number
 from spiking_vq.diffusion.absorbing_sampler import AbsorbingSamplerOptions
 from spiking_vq.diffusion.gaussian_sampler import GaussianSamplerOptions
-from spiking_vq.errors import InputError
+from spiking_vq.errors import InputError, require
 from spiking_vq.fields import Natural, OneOf, value_of
 from spiking_vq.pipelines import zoo
 from spiking_vq.pipelines.base import Pipeline
@@ -34,6 +34,9 @@ RUNS = Path("runs")
 LOADABLE = ("vq_svae", "absorbing", "gaussian")
 """Stages of the models that commands take."""
 
+NAMING = ("stage", "data", "preset", "ckpt")
+"""Options that name a model where `model` does not."""
+
 Options = TypeVar("Options")
 
 
@@ -44,8 +47,8 @@ class ModelOptions:
     Attributes:
         model: a model that ships (`mnist`, `mnist-base-gaussian`), a run folder (`runs/mnist/base`), a file
             (`model.safetensors`, `best.ckpt`) or a repository of the Hugging Face hub (`owner/name`), written without
-            `model=`; None (default) takes `ckpt`, or else the model of this stage, data and preset, your own run before
-            the one that ships.
+            `model=`; it excludes the four options below, which its file answers. None (default) takes `ckpt`, or else
+            the model of this stage, data and preset, your own run before the one that ships.
         stage: stage of the model.
         data: data set of the model.
         preset: preset of the model.
@@ -113,7 +116,8 @@ def read_options(cls: type[Options], arguments: Sequence[str]) -> Options:
         arguments: such as `["mnist", "n=16", "order=halton"]`; a word without `=` is the option of `POSITIONAL`.
 
     Raises:
-        InputError: an unknown option (the nearest is suggested), or a value of another type or out of its range.
+        InputError: an unknown option (the nearest is suggested), a value of another type or out of its range, or a
+            model that is named twice.
     """
     hints, given = get_type_hints(cls, include_extras=True), {}
     positional = next((name for name in POSITIONAL if name in hints), None)
@@ -125,6 +129,10 @@ def read_options(cls: type[Options], arguments: Sequence[str]) -> Options:
             raise InputError(f"unknown argument {text!r}: expected key=value; {nearest(key, list(hints), 'options')}")
         if value:
             given[key] = value_of(key, value, hints[key], FROM_TEXT)
+    if issubclass(cls, ModelOptions) and "model" in given:
+        doubled = [name for name in NAMING if name in given]
+        expected = f"left out with the model {given['model']}, whose file says it (name another, such as mnist-base)"
+        require(not doubled, ", ".join(doubled), expected, ", ".join(f"{name}={given[name]}" for name in doubled))
     return cls(**given)
 
 

@@ -43,6 +43,17 @@ def test_the_model_is_the_word_without_a_key():
         read_options(Few, ["mnist", "fmnist"])
 
 
+@pytest.mark.parametrize("name", OF_A_MODEL)
+def test_a_model_is_not_named_twice(name):
+    """Else `evaluate mnist preset=base` would measure `large`, the one that `mnist` alone names."""
+    for given in ("stage=gaussian", "data=fmnist", "preset=base", "ckpt=best.ckpt"):
+        key, _, _ = given.partition("=")
+        with pytest.raises(InputError, match=f"^{key} must be left out with the model mnist, .*; got {given}$"):
+            read_options(OPTIONS[name], ["mnist", given])
+    with pytest.raises(InputError, match=r"^data, preset must be left out .* runs/a, .*; got data=digits, preset=c$"):
+        read_options(OPTIONS[name], ["data=digits", "model=runs/a", "preset=c"])
+
+
 def test_an_unknown_option_names_the_nearest():
     with pytest.raises(InputError, match=r"unknown argument 'odrer=halton': expected key=value; did you mean order"):
         read_options(Few, ["odrer=halton"])
