@@ -111,9 +111,9 @@ def serve(models: Models, host: str, port: int) -> None:
                 theme=theme,
                 css_paths=CSS,
             )
-            print(f"open http://{_for_a_browser(host)}:{port} in a browser; Ctrl-C ends it", flush=True)
+            print(f"open http://{_for_a_browser(host)}:{port} in a browser; Ctrl-C ends it")
             if not _is_this_machine(host):
-                print(f"everyone who reaches port {port} of this machine can use it", flush=True)
+                print(f"everyone who reaches port {port} of this machine can use it")
             Event().wait()
         finally:
             ended.set()

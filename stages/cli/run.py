@@ -29,8 +29,8 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     The exit code is 0; 2 for an `InputError` and a full disk, which are printed without a traceback; 130 for Ctrl-C.
     """
     keep_freed_memory()
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # the name of a file need not be printable
+    for stream in (sys.stdout, sys.stderr):  # the name of a file need not be printable; logs show lines as they come
+        stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         main(sys.argv[1:])
         sys.stdout.flush()

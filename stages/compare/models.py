@@ -10,7 +10,7 @@ from pathlib import Path
 from spiking_vq.errors import require
 from spiking_vq.pipelines.zoo import ZOO
 from stages.compare.published import PUBLISHED
-from stages.compare.tables import COMPARED, NOT_RUN, PRESETS, TITLES, UNCONDITIONAL, beside_floor, microjoules, title_of
+from stages.compare.tables import COMPARED, NOT_RUN, PRESETS, TITLES, UNLABELLED, beside_floor, microjoules, title_of
 from stages.reporting.report import Report, inspected
 
 SIDES = ("spiking", "relu", "quantised")
@@ -92,10 +92,10 @@ def _shipped(folder: Path) -> Iterator[tuple[str, str]]:
         if (folder / f"{protocol}.json").is_file():
             yield f"FID under {protocol} (floor)", beside_floor(_evaluation(folder, protocol), "fid")
     for protocol in COMPARED:
-        if (folder / f"{UNCONDITIONAL.format(protocol)}.json").is_file():
-            unconditional = _evaluation(folder, UNCONDITIONAL.format(protocol))
-            yield f"without labels: FID under {protocol} (floor)", beside_floor(unconditional, "fid")
-            yield f"without labels: recall under {protocol} (floor)", beside_floor(unconditional, "recall")
+        if (folder / f"{UNLABELLED.format(protocol)}.json").is_file():
+            unlabelled = _evaluation(folder, UNLABELLED.format(protocol))
+            yield f"without labels: FID under {protocol} (floor)", beside_floor(unlabelled, "fid")
+            yield f"without labels: recall under {protocol} (floor)", beside_floor(unlabelled, "recall")
     if (folder / "labels.json").is_file():
         agreement = {row["guidance"]: row["agreement"] for row in Report.read(folder / "labels.json").get(list, "rows")}
         yield "label agreement at guidance 1, 1.5", ", ".join(f"{share:.0%}" for share in agreement.values())

@@ -15,11 +15,11 @@ from stages.reporting.report import Report, evaluation_name, inspected
 
 NOT_RUN = "not run"
 PRESETS = (
-    *("base", "large", "base-relu", "base-quantised", "paper"),
+    *("base", "large", "unconditional", "base-relu", "base-quantised", "paper"),
     *("gaussian-base", "gaussian-sddpm", "gaussian-fsddim"),
 )
 COMPARED = ("test-10k", "n1280-test", "fsddim-10k", "train-50k")
-UNCONDITIONAL = evaluation_name({"protocol": "{}", "only": "samples", "guidance": 0.0}).removesuffix(".json")
+UNLABELLED = evaluation_name({"protocol": "{}", "only": "samples", "guidance": 0.0}).removesuffix(".json")
 """Name of the report on images that were generated without labels; `{}` stands for the protocol."""
 OTHER = "FID under other protocols"
 """Column of published FIDs that compare with none of ours."""
@@ -52,7 +52,7 @@ class System:
         data, preset: which.
         folder: of the reports.
         evaluations: protocol -> its report.
-        unconditional: protocol -> its report on images of the same weights without labels.
+        unlabelled: protocol -> its report on images of the same weights without labels.
         energy: the energy of an image; None where it was not measured.
     """
 
@@ -60,7 +60,7 @@ class System:
     preset: str
     folder: Path
     evaluations: dict[str, Report]
-    unconditional: dict[str, Report]
+    unlabelled: dict[str, Report]
     energy: Report | None
 
     @property
@@ -108,10 +108,10 @@ def read_systems(results: Path) -> list[System]:
     own = sorted(path.name for path in results.glob("*") if is_own_name(path.name))
     for data in (*TITLES, *own):
         for folder in sorted(path for path in (results / data).glob("*") if path.is_dir()):
-            evaluations, unconditional = (read_evaluations(folder, form) for form in ("{}", UNCONDITIONAL))
+            evaluations, unlabelled = (read_evaluations(folder, form) for form in ("{}", UNLABELLED))
             if evaluations:
                 energy = inspected(folder, "energy")
-                systems.append(System(data, folder.name, folder, evaluations, unconditional, energy))
+                systems.append(System(data, folder.name, folder, evaluations, unlabelled, energy))
     if not systems:
         raise InputError(f"no reports in {results}: make some with `spiking-vq evaluate` or `spiking-vq study grid`")
     return systems
@@ -129,8 +129,8 @@ def system_table(data: str, systems: Sequence[System], presets: Sequence[str] = 
     rows = []
     for preset in presets:
         rows.append(system_row(preset, known))
-        if preset in known and known[preset].unconditional:
-            rows.append(unconditional_row(known[preset]))
+        if preset in known and known[preset].unlabelled:
+            rows.append(unlabelled_row(known[preset]))
     for published in PUBLISHED:
         if data in published.fid:
             column = f"FID {published.protocol}" if published.protocol else OTHER
@@ -188,12 +188,12 @@ def system_row(preset: str, known: dict[str, System]) -> dict[str, str]:
     )
 
 
-def unconditional_row(system: System) -> dict[str, str]:
+def unlabelled_row(system: System) -> dict[str, str]:
     """A preset's weights, sampled without labels."""
-    head = next(iter(system.unconditional.values()))
+    head = next(iter(system.unlabelled.values()))
     row = dict.fromkeys(COLUMNS, "") | dict.fromkeys((f"FID {name}" for name in COMPARED), NOT_RUN)
-    row |= {f"FID {name}": beside_floor(report, "fid") for name, report in system.unconditional.items()}
-    return row | {"system": f"ours, {system.preset}, unconditional"} | sample_metrics(head)
+    row |= {f"FID {name}": beside_floor(report, "fid") for name, report in system.unlabelled.items()}
+    return row | {"system": f"ours, {system.preset}, without labels"} | sample_metrics(head)
 
 
 def sample_metrics(report: Report) -> dict[str, str]:

@@ -15,7 +15,7 @@ from spiking_vq.errors import require
 from spiking_vq.pipelines.card import KINDS, configuration
 from spiking_vq.pipelines.zoo import located
 from stages.cli.options import CONFIGS
-from stages.compare.tables import TITLES, UNCONDITIONAL, read_evaluations
+from stages.compare.tables import TITLES, UNLABELLED, read_evaluations
 from stages.evaluate.protocols import PROTOCOLS
 from stages.reporting.hardware import TITLES as HARDWARE
 from stages.reporting.markdown import cells, table
@@ -71,12 +71,12 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
     """The measurements of the file with this hash, from the reports in a folder.
 
     Returns:
-        Protocol -> its metrics, and those of images without labels as `unconditional`; `calls` and `energy`; all where
+        Protocol -> its metrics, and those of images without labels as `unlabelled`; `calls` and `energy`; all where
         measured. `firing_rate` of each stage that fires.
     """
-    reports, unconditional = (
+    reports, unlabelled = (
         {name: found for name, found in read_evaluations(folder, form, PROTOCOLS).items() if found.is_on(sha256)}
-        for form in ("{}", UNCONDITIONAL)
+        for form in ("{}", UNLABELLED)
     )
     measurements: dict[str, Any] = {
         name: {
@@ -91,9 +91,9 @@ def measured(folder: Path, sha256: str) -> dict[str, Any]:
         }
         for name, report in reports.items()
     }
-    for name in reports.keys() & unconditional.keys():
-        spreads = {metric: unconditional[name].get(object, "metrics", metric) for metric in SHOWN}
-        measurements[name]["unconditional"] = spreads
+    for name in reports.keys() & unlabelled.keys():
+        spreads = {metric: unlabelled[name].get(object, "metrics", metric) for metric in SHOWN}
+        measurements[name]["unlabelled"] = spreads
     parts = (report.part("firing_rate", default={}) for report in reports.values())
     rates = inspected(folder, "firing_rate", sha256) or next((part for part in parts if part.contents), None)
     measurements["firing_rate"] = {stage: rates.get(float, stage, "all") for stage in rates.contents} if rates else {}
@@ -204,7 +204,7 @@ def metrics(protocol: str, report: Report, model: str) -> list[str]:
         generated, floor = report.spread("metrics", name), report.spread("floor", name)
         if generated.mean is not None:
             std = report.get(float, "floor_std", name, default=None)
-            unlabelled = report.spread("unconditional", name)
+            unlabelled = report.spread("unlabelled", name)
             columns = {
                 "generated images": generated,
                 **({"without labels": unlabelled} if unlabelled.mean is not None else {}),

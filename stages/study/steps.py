@@ -154,7 +154,7 @@ def run_steps(chains: Sequence[Sequence[Step]], jobs: int = 1, logs: Path | None
                 print(f"{text}: done before, {step.leaves}")
                 continue
             log = logs / f"{number:03}.log" if jobs > 1 else None
-            print(text + (f" > {log}" if log else ""), flush=True)
+            print(text + (f" > {log}" if log else ""))
             _run(step, jobs, log)
 
     with ThreadPoolExecutor(jobs) as pool:

@@ -155,8 +155,8 @@ def test_cards_show_the_measurements_of_the_very_file(finished, tmp_path, option
     assert "## val" not in card
     inspection = {"checkpoint": {"sha256": sha256}, "energy": energy} | fires(0.125)
     (folder / "inspection.json").write_text(json.dumps(inspection))
-    unconditional = reports["test-10k"] | {"metrics": {name: {"mean": 0.75, "std": None} for name in cards.SHOWN}}
-    (folder / "test-10k-samples-guidance=0.0.json").write_text(json.dumps(unconditional))
+    unlabelled = reports["test-10k"] | {"metrics": {name: {"mean": 0.75, "std": None} for name in cards.SHOWN}}
+    (folder / "test-10k-samples-guidance=0.0.json").write_text(json.dumps(unlabelled))
     publish(["only=cards", *options])
     card = published.with_suffix(".md").read_text()
     assert "Mean firing rate: absorbing 0.125." in card

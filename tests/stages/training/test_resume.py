@@ -166,6 +166,15 @@ def test_output_that_finds_no_space_is_reported():
     assert (done.returncode, done.stderr) == (2, "error: cannot write: No space left on device. Free some space.\n")
 
 
+def test_a_log_shows_lines_as_they_come(tmp_path):
+    """Not when the command ends, which this one does too hard for anything that is left to be written."""
+    main = "def main(words): print('step 1'); os._exit(9)"
+    program = [sys.executable, "-c", f"import os\nfrom stages.cli.run import run_command\n{main}\nrun_command(main)"]
+    with (tmp_path / "log").open("w") as log:
+        assert subprocess.run(program, cwd=ROOT, stdout=log).returncode == 9
+    assert (tmp_path / "log").read_text() == "step 1\n"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # One device trains anywhere
 
