@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from spiking_vq.neurons.fused import LazyCurrent, Norm, as_current, batch_statistics
+from spiking_vq.runtime.conv3x3 import Conv3x3
 from spiking_vq.runtime.distributed import num_ranks
-from spiking_vq.runtime.winograd import Conv3x3
 
 NeuronFactory = Callable[[], nn.Module]
 
@@ -37,6 +37,11 @@ def direct_coding(x: Tensor | LazyCurrent, num_steps: int) -> LazyCurrent:
 def at_each_step(layer: nn.Module, x: Tensor) -> Tensor:
     """Apply a layer of `[B, C, H, W]` to every step of `x` `[T, B, C, H, W]`."""
     return unfold_time(layer(fold_time(x)), len(x))
+
+
+def concatenate(*currents: Tensor) -> Tensor:
+    """Currents `[T, B, C, H, W]`, which may differ in C, along the channels; channels-last like the convolutions."""
+    return unfold_time(torch.cat([fold_time(x) for x in currents], dim=1), len(currents[0]))
 
 
 class BatchNorm(nn.BatchNorm2d):

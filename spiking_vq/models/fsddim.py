@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiking_vq.layers.labels import ClassEmbedding
-from spiking_vq.layers.synapses import BatchNorm, NeuronFactory, at_each_step, conv_norm, direct_coding
+from spiking_vq.layers.synapses import BatchNorm, NeuronFactory, at_each_step, concatenate, conv_norm, direct_coding
 from spiking_vq.models.unet_parts import SpikingUNet, sinusoid
 from spiking_vq.neurons.fused import LazyCurrent
+from spiking_vq.runtime.conv3x3 import Conv3x3
 from spiking_vq.runtime.running import steps_of
 
 
@@ -112,7 +113,7 @@ class FSDDIMUNet(SpikingUNet):
         self.middle = nn.ModuleList(block(widths[-1], widths[-1]) for _ in range(2))
         self.up = nn.ModuleList(blocks(before + after, after) for before, after in reversed(levels))
         self.grow = nn.ModuleList(
-            nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(after, before, 3, padding=1))
+            nn.Sequential(nn.Upsample(scale_factor=2), Conv3x3(after, before, bias=True))
             for before, after in reversed(levels[1:])
         )
         self.top = change(widths[1], width)
@@ -139,12 +140,12 @@ class FSDDIMUNet(SpikingUNet):
             x = block(x, time)
         for level, blocks in enumerate(self.up):
             for block in blocks:
-                x = block(torch.cat([x, skips.pop()], dim=2), time)
+                x = block(concatenate(x, skips.pop()), time)
                 of_first_level += [x] if level == len(self.grow) else []
             x = at_each_step(self.grow[level], x) if level < len(self.grow) else self.top(x)
-        x = self.last(torch.cat([x, skips.pop()], dim=2), time)
+        x = self.last(concatenate(x, skips.pop()), time)
         with torch.autocast(x.device.type, enabled=False):  # rounding errors here add up from call to call
-            patches = at_each_step(self.head, torch.cat([x, *of_first_level], dim=2).to(dtype))
+            patches = at_each_step(self.head, concatenate(x, *of_first_level).to(dtype))
         return F.pixel_shuffle(patches, self.patch_size)
 
     def time_features(self, t: Tensor) -> Tensor:

@@ -10,12 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiking_vq.layers.labels import ClassEmbedding
-from spiking_vq.layers.synapses import BatchNorm, NeuronFactory, NormedSynapse, at_each_step, conv_norm, direct_coding
+from spiking_vq.layers.synapses import (
+    BatchNorm,
+    NeuronFactory,
+    NormedSynapse,
+    at_each_step,
+    concatenate,
+    conv_norm,
+    direct_coding,
+)
 from spiking_vq.models.unet_parts import SpikingUNet
 from spiking_vq.neurons.fused import LazyCurrent, as_current
 from spiking_vq.neurons.readouts import decayed_sum
+from spiking_vq.runtime.conv3x3 import Conv3x3
 from spiking_vq.runtime.running import steps_of
-from spiking_vq.runtime.winograd import Conv3x3
 
 
 class PreSpikeBlock(nn.Module):
@@ -129,7 +137,7 @@ class SDDPMUNet(SpikingUNet):
             x = layer(x, time)
         for layer in self.up:
             if isinstance(layer, PreSpikeBlock):
-                x = layer(torch.cat([x.value(), skips.pop().value()], dim=2), time)
+                x = layer(concatenate(x.value(), skips.pop().value()), time)
             else:
                 x = layer(x)
         return self.read_out(x)

@@ -3,8 +3,8 @@
 Four by four outputs are computed from six by six inputs: inputs and weights are transformed, multiplied element by
 element (36 products instead of 144), and transformed back: `y = A^T [(G w G^T) * (B^T x B)] A`, where the product over
 channels is a matrix product for each of the 36 elements. A grid of 7x7, padded to 8x8, takes a third of the products.
-Each transform takes a pass over memory, so this pays where the channels are many, and where the tiles are many enough
-for the weights' transform, which is paid once.
+Each transform takes a pass over memory, and that of the weights is paid once for all tiles: see `conv3x3.py` for where
+this pays.
 
 The result is the same up to rounding. In bf16 that is several times the convolution's own, though transformed spikes
 stay exact.
@@ -14,14 +14,13 @@ Reference: Lavin and Gray, arXiv:1509.09308.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from spiking_vq.runtime.compiling import kernel
@@ -29,15 +28,6 @@ from spiking_vq.runtime.running import running
 
 OUT, TAPS = 4, 3
 TILE = OUT + TAPS - 1
-
-MIN_CHANNEL_PAIRS = {torch.bfloat16: 128 * 256}
-FEW_CHANNEL_PAIRS = 64 * 64
-"""Smallest product of input and output channels for which the filtering is faster than the convolution: by type, and of
-any other type. Cores that multiply bf16 matrices do so much faster than they transform."""
-
-MIN_TILES = 128
-"""Smallest number of tiles, in all images together, for which the filtering is faster. Measured in fp32 on AVX2, both
-passes of 256 to 256 channels: 1.2 to 2.3 times as fast with 128 tiles and more, 0.9 times with 32."""
 
 POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-2))  # and infinity
 
@@ -127,7 +117,7 @@ def convolve(x: Tensor, weight: Tensor, compile: bool) -> tuple[Tensor, Tensor]:
     size = x.shape[1:3]
     inputs = kernel(input_kernel, None, compile)(_padded(x, border=1))
     tiles = kernel(output_kernel, None, compile)(*_products(inputs, weight))
-    rows, columns = _num_tiles(size)
+    rows, columns = num_tiles(size)
     tiles = tiles.view(OUT, OUT, len(x), rows, columns, -1)
     y = x.new_empty(len(x), *size, weight.shape[0])
     for i in range(OUT):
@@ -146,14 +136,15 @@ def weight_gradient(inputs: Tensor, grad: Tensor, compile: bool) -> Tensor:
     return taps.view(TAPS, TAPS, inputs.shape[-1], grad.shape[-1]).permute(3, 2, 0, 1)
 
 
-def _num_tiles(size: Sequence[int]) -> tuple[int, int]:
+def num_tiles(size: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of tiles that cover an image of a size (H, W)."""
     return -(-size[0] // OUT), -(-size[1] // OUT)
 
 
 def _padded(x: Tensor, border: int) -> Tensor:
     """`x` [N, H, W, C] with `border` zeros before, and zeros after up to whole tiles and a border."""
     height, width = x.shape[1:3]
-    rows, columns = _num_tiles((height, width))
+    rows, columns = num_tiles((height, width))
     padded = x.new_empty(len(x), OUT * rows + 2 * border, OUT * columns + 2 * border, x.shape[-1])
     padded[:, :border] = padded[:, border + height :] = 0
     padded[:, :, :border] = padded[:, :, border + width :] = 0
@@ -181,42 +172,12 @@ def _transformed(taps: Tensor) -> Tensor:
     return (_weight_matrix(taps) @ taps.reshape(TAPS * TAPS, -1)).view(TILE * TILE, *taps.shape[2:])
 
 
-# The layer
+class WinogradConvolution(torch.autograd.Function):
+    """`apply(x, weight)`: images [N, H, W, C] and weights [C', C, 3, 3] to [N, H, W, C']."""
 
-
-class Conv3x3(nn.Conv2d):
-    """3x3 convolution with zeros around the image and without bias, by Winograd's filtering where that is faster.
-
-    That is on a CPU, inside `run_with(compile=True)`, with many channels and tiles; and in training mode only, as the
-    outputs of a trained network must not depend on how it runs.
-
-    Args:
-        in_channels, out_channels: C and C'.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, TAPS, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` to `[N, C', H, W]`, channels-last."""
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        if not (self.training and running().compile and kind == "cpu" and self._pays(x.shape, dtype)):
-            return super().forward(x)
-        with torch.autocast(kind, enabled=False):
-            rows = x.to(dtype).permute(0, 2, 3, 1).contiguous()
-            return _Convolution.apply(rows, self.weight).permute(0, 3, 1, 2)
-
-    def _pays(self, shape: Sequence[int], dtype: torch.dtype) -> bool:
-        """Whether the filtering is faster for images of a shape [N, C, H, W]."""
-        tiles = shape[0] * math.prod(_num_tiles(shape[2:]))
-        pairs = self.in_channels * self.out_channels
-        return tiles >= MIN_TILES and pairs >= MIN_CHANNEL_PAIRS.get(dtype, FEW_CHANNEL_PAIRS)
-
-
-class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """The convolution of `x`."""
         ctx.compile = running().compile
         y, inputs = convolve(x, weight, ctx.compile)
         ctx.save_for_backward(inputs, weight)
@@ -225,6 +186,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of `x` and of the weights; None where it is not needed."""
         inputs, weight = ctx.saved_tensors
         grad = grad.contiguous()
         grad_x = grad_weight = None

@@ -9,7 +9,7 @@ from spiking_vq.export.graphs.build import GraphBuilder, Signal
 from spiking_vq.export.graphs.cells import convolution_of_cells, to_cells, to_pixels
 from spiking_vq.export.graphs.graph import INPUT, Convolution
 from spiking_vq.export.receivers.own import Receiver
-from spiking_vq.runtime.winograd import Conv3x3
+from spiking_vq.runtime.conv3x3 import Conv3x3
 
 GRID = (3, 5)
 """Positions; odd, so that a border lies elsewhere than in the middle of a cell."""

@@ -9,7 +9,7 @@ from torch import nn
 from spiking_vq.layers.folding import fold_batch_norms, separate_connections
 from spiking_vq.layers.mixing import GridMixer
 from spiking_vq.layers.synapses import BatchNorm, NormedSynapse, conv_norm, up_conv_norm
-from spiking_vq.runtime.winograd import Conv3x3
+from spiking_vq.runtime.conv3x3 import Conv3x3
 
 SYNAPSES = {
     "convolution": lambda: conv_norm(3, 5, gain=0.7),

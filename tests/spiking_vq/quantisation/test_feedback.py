@@ -11,7 +11,7 @@ from spiking_vq.layers.synapses import at_each_step
 from spiking_vq.quantisation.feedback import input_moments, round_with_feedback
 from spiking_vq.quantisation.grid import along, best_exponents, largest, to_grid
 from spiking_vq.quantisation.model import quantise_model
-from spiking_vq.runtime.winograd import Conv3x3
+from spiking_vq.runtime.conv3x3 import Conv3x3
 
 LAYERS = {
     "convolution": lambda: Conv3x3(4, 6),

@@ -1,4 +1,4 @@
-"""Winograd's filtering against torch's convolution: values, gradients, and when it is used."""
+"""Winograd's filtering against torch's convolution: values and gradients."""
 
 from fractions import Fraction
 
@@ -6,10 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spiking_vq.layers.synapses import conv_norm
 from spiking_vq.runtime import winograd
 from spiking_vq.runtime.running import run_with
-from spiking_vq.runtime.winograd import Conv3x3, cook_toom
+from spiking_vq.runtime.winograd import cook_toom
 
 SIZES = [(7, 7), (8, 8), (4, 4), (5, 6), (3, 9), (1, 1)]
 
@@ -28,7 +27,7 @@ def both(size, dtype=torch.float64, channels=(5, 6), reference=torch.float64):
 
     def filtered(x, w):
         rows = x.permute(0, 2, 3, 1).contiguous()
-        return winograd._Convolution.apply(rows, w).permute(0, 3, 1, 2)
+        return winograd.WinogradConvolution.apply(rows, w).permute(0, 3, 1, 2)
 
     return zip(of(filtered, dtype), of(lambda x, w: F.conv2d(x, w, padding=1), reference), strict=True)
 
@@ -60,67 +59,3 @@ def test_rounding(dtype, error):
     for got, expected in both((7, 7), dtype, (64, 64)):
         assert got.dtype == dtype
         assert 0 < (got.double() - expected).std() < error * expected.std()
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """Types of the images that were filtered, one for each convolution; the kernels run as they are."""
-    seen, whole = [], winograd.convolve
-
-    def watched(x, weight, compile):
-        seen.append(x.dtype)
-        return whole(x, weight, compile)
-
-    monkeypatch.setattr(winograd, "convolve", watched)
-    monkeypatch.setattr(winograd, "kernel", lambda function, kind, compile: function)
-    monkeypatch.setattr(winograd, "FEW_CHANNEL_PAIRS", 4 * 6)
-    monkeypatch.setattr(winograd, "MIN_CHANNEL_PAIRS", {})
-    monkeypatch.setattr(winograd, "MIN_TILES", 8)
-    return seen
-
-
-def test_gradients_of_the_layer(calls):
-    conv, x = Conv3x3(4, 6), torch.rand(2, 4, 7, 7).requires_grad_()
-    grad = torch.randn(2, 6, 7, 7)
-    with run_with(compile=True):
-        y = conv(x)
-    with torch.autocast("cpu", torch.bfloat16):  # which the backward pass ignores
-        got = torch.autograd.grad(y, (x, conv.weight), grad)
-    expected = torch.autograd.grad(F.conv2d(x, conv.weight, padding=1), (x, conv.weight), grad)
-    assert len(calls) == 2
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("channels, expected", [((4, 6), True), ((4, 5), False)])
-@pytest.mark.parametrize("compile", [True, False])
-def test_it_is_used_among_compiled_kernels_on_wide_layers(calls, channels, expected, compile):
-    with run_with(compile=compile):
-        y = Conv3x3(*channels)(torch.rand(2, channels[0], 7, 7))
-    assert bool(calls) == (expected and compile)
-    assert y.is_contiguous(memory_format=torch.channels_last) or not calls
-
-
-@pytest.mark.parametrize(("images", "size", "expected"), [(2, (7, 7), True), (1, (7, 7), False), (1, (5, 13), True)])
-def test_it_is_used_on_many_tiles(calls, images, size, expected):
-    with run_with(compile=True):
-        Conv3x3(4, 6)(torch.rand(images, 4, *size))
-    assert bool(calls) == expected
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_is_used_in_training_only(calls, training, dtype):
-    conv, x = Conv3x3(4, 6).train(training), torch.rand(2, 4, 7, 7)
-    with run_with(compile=True), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        y = conv(x)
-        expected = F.conv2d(x, conv.weight, padding=1)
-    assert y.dtype == dtype
-    assert calls == ([dtype] if training else [])
-    assert torch.equal(y, expected) == (not training)
-    torch.testing.assert_close(y, expected, rtol=0.1, atol=0.05)
-
-
-def test_only_3x3_convolutions_of_stride_1_are_built_for_it():
-    assert isinstance(conv_norm(4, 6)[0], Conv3x3)
-    assert not isinstance(conv_norm(4, 6, stride=2)[0], Conv3x3)
-    assert not isinstance(conv_norm(4, 6, kernel_size=1)[0], Conv3x3)
