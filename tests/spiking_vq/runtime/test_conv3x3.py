@@ -67,6 +67,15 @@ def test_the_filtering_is_used_among_compiled_kernels_on_wide_layers(calls, chan
     assert y.is_contiguous(memory_format=torch.channels_last) or not calls
 
 
+@pytest.mark.parametrize(("images", "channels", "expected"), [(1, 6, 1), (2, 6, 0), (1, 5, 0)])
+def test_the_matrix_gradient_is_used_on_few_tiles_of_wide_layers(calls, monkeypatch, images, channels, expected):
+    seen, whole = [], conv3x3.neighbourhoods
+    monkeypatch.setattr(conv3x3, "neighbourhoods", lambda x: seen.append(x.shape) or whole(x))
+    with run_with(compile=True):
+        Conv3x3(4, channels)(torch.rand(images, 4, 7, 7)).sum().backward()
+    assert len(seen) == expected
+
+
 @pytest.mark.parametrize(("images", "size", "expected"), [(2, (7, 7), True), (1, (7, 7), False), (1, (5, 13), True)])
 def test_the_filtering_is_used_on_many_tiles(calls, images, size, expected):
     with run_with(compile=True):

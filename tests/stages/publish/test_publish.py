@@ -34,8 +34,13 @@ def finished(untrained_runs):
 
 
 @pytest.fixture
-def options(tmp_path):
-    return ["data=digits", f"runs={tmp_path / 'runs'}", f"zoo={tmp_path / 'zoo'}", f"results={tmp_path / 'results'}"]
+def folders(tmp_path):
+    return [f"runs={tmp_path / 'runs'}", f"zoo={tmp_path / 'zoo'}", f"results={tmp_path / 'results'}"]
+
+
+@pytest.fixture
+def options(folders):
+    return ["data=digits", *folders]
 
 
 def test_a_published_model_has_its_own_settings(finished, tmp_path, options):
@@ -53,16 +58,16 @@ def test_a_published_model_has_its_own_settings(finished, tmp_path, options):
         assert torch.equal(ours.unet.state_dict()[name], rounded)
 
 
-def test_a_run_is_one_word(finished, tmp_path, options):
+def test_a_run_is_one_word(finished, tmp_path, folders):
     for word in ("digits/base", "digits/base/absorbing", "digits/base/absorbing/model.safetensors"):
-        publish([str(finished / word), *options[1:]])
+        publish([str(finished / word), *folders])
         (published,) = (tmp_path / "zoo").glob("*.safetensors")
         assert published.name == "digits-base-absorbing.safetensors"
         published.unlink()
 
 
-def test_a_stage_1_that_was_taken_over_has_the_summary_of_its_model(finished, tmp_path, options):
-    publish([str(finished / "digits/base"), *options[1:]])
+def test_a_stage_1_that_was_taken_over_has_the_summary_of_its_model(finished, tmp_path, folders):
+    publish([str(finished / "digits/base"), *folders])
     shipped = tmp_path / "zoo/digits-base-absorbing.json"
     description = json.loads(shipped.read_text())
     description["training"]["vq_svae"]["steps"] = 77
@@ -71,12 +76,12 @@ def test_a_stage_1_that_was_taken_over_has_the_summary_of_its_model(finished, tm
     model, config = load_model(shipped.with_suffix(".safetensors"))
     tuned = replace(config, preset="tuned", stage1_sha256=fingerprint(model.vq_svae))
     save_model(finished / "digits/base/absorbing/model.safetensors", model, tuned)
-    publish([str(finished / "digits/base"), *options[1:]])
+    publish([str(finished / "digits/base"), *folders])
     training = json.loads((tmp_path / "zoo/digits-tuned-absorbing.json").read_text())["training"]
     assert (training["vq_svae"]["steps"], training["absorbing"]) == (77, SUMMARY)
     save_model(finished / "digits/base/absorbing/model.safetensors", model, replace(tuned, stage1_sha256="other"))
     with pytest.raises(InputError, match="no .*vq_svae/training.json: publish from the folder of finished runs"):
-        publish([str(finished / "digits/base"), *options[1:]])
+        publish([str(finished / "digits/base"), *folders])
 
 
 @pytest.mark.parametrize(
