@@ -265,7 +265,8 @@ def test_quantised_takes_as_many_bits_as_the_spikes():
 
 
 def test_a_preset_may_extend_another(tmp_path):
-    base, twin = (load_config("absorbing", CONFIGS / f"absorbing/{name}.yaml") for name in ("base", "base-quantised"))
+    presets = (CONFIGS / f"absorbing/{name}.yaml" for name in ("base", "base-quantised"))
+    base, twin = (load_config("absorbing", preset, ["data=fmnist"]) for preset in presets)  # which has no file of these
     assert (twin.preset, twin.neuron, twin.T, twin.early_T, twin.activation_bits) == (
         "base-quantised",
         "quantised",
